@@ -1,0 +1,39 @@
+# Aliases of documented commands; see CONTRIBUTING.md.
+.PHONY: setup demo check lint types unit test test-all docs clean
+.DEFAULT_GOAL := help
+BIN := .venv/bin/
+# Root needs no sudo; a user whose sudo wants a password is asked for it once.
+ASK_SUDO = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## .venv with the locked requirements
+	@scripts/setup.sh dev
+
+demo: ## serve a real model on this machine and ask it a question
+	@scripts/setup.sh runtime
+	@$(BIN)ansible-playbook -i inventory/demo playbooks/demo.yml $(ASK_SUDO)
+
+check: setup lint types unit ## lint, types, unit and contract tests: under two minutes
+
+lint:
+	@scripts/lint.sh
+
+types:
+	$(BIN)mypy
+
+unit:
+	$(BIN)pytest -q tests/unit tests/contract -m 'not engine and not e2e'
+
+test: check ## everything that CI runs
+	scripts/test.sh
+
+test-all: test ## what does not fit into CI as well
+	scripts/test-all.sh
+
+docs: setup ## reference documentation from argument_specs, modules and catalogs
+	$(BIN)python scripts/docs.py
+
+clean: ## remove caches and reports, keep what is deployed
+	rm -rf .venv .cache reports .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,374 @@
+"""Controller side of `llm_plan`: reads variables, calls the pure functions of module_utils/llm, starts nothing on any host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+import yaml
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# Ansible serves module_utils/ to modules only; action plugins run in its own process and need the folder on the path.
+_LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
+if _LIBRARY not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_LIBRARY)
+
+from ansible.module_utils.llm import compose, plan, spec  # noqa: E402 - after the path above
+
+CATALOGS = ("images", "models", "services")
+GATEWAY_IMAGE = "haproxy"
+
+
+class ActionModule(ActionBase):
+    """See library/llm_plan.py for the documentation."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the plan as `plan`, or fail with every finding that refuses it."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        _, options = self.validate_argument_spec(
+            argument_spec={
+                "facts": {"type": "dict"},
+                "report_dir": {"type": "str", "default": ""},
+                "refuse": {"type": "bool", "default": True},
+            }
+        )
+        host = str(variables["inventory_hostname"])
+        origins: dict[str, str] = {}
+        raw = self._declaration(variables, origins)
+        declared, findings = spec.parse(raw)
+        if declared is None:
+            return self._refused(result, host, _by_service(findings, raw["services"]), raw, origins, options["report_dir"])
+        selection, unknown = plan.select(
+            variables.get("ansible_run_tags", ["all"]),
+            variables.get("ansible_skip_tags", []),
+            declared.host_services,
+            declared.services,
+        )
+        judged = plan.judge(declared)
+        judged[""] = [*findings, *unknown]
+        keys = {str(k): str(v) for k, v in (self._value(variables, "llm_service_keys", {}) or {}).items()}
+        judged[""] += [
+            spec.Finding("unknown-service", "error", f"llm_service_keys.{k}", "names no service", spec.did_you_mean(k, declared.services))
+            for k in keys
+            if k not in declared.services
+        ]
+        running = [s for s in plan.deployed(declared) if s in selection.services]
+        plugins, missing = self._plugins(declared, variables)
+        for service, found in missing.items():
+            judged[service] += found
+        facts = options["facts"]
+        if facts and facts["docker"]["running"] is not None:
+            for service, found in plan.look_at_host(declared, facts, running).items():
+                judged.setdefault(service, []).extend(found)
+        document = plan.document(declared, judged)
+        self._report(document, options["report_dir"], host, variables)
+        errors = [f for found in judged.values() for f in found if f.severity == "error"]
+        if errors and options["refuse"]:
+            return self._refused(result, host, judged, raw, origins, "")
+        rendered = plan.releases(declared, facts, plugins)
+        result["plan"] = {
+            **document,
+            "stages": list(selection.stages),
+            "selected": list(selection.services),
+            "deployed": list(plan.deployed(declared)),
+            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS} | {"force": list(declared.settings.force)},
+            "images": _images(declared, running, facts),
+            "models": _models(declared, running, facts),
+            "services": {s: {**document["services"][s], **_service(declared, rendered[s])} for s in declared.host_services},
+            "host": _host_wants(declared),
+            "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE]) if GATEWAY_IMAGE in declared.images else "",
+        }
+        if facts:
+            reasons = plan.service_work(declared, facts, running, rendered, keys)
+            result["plan"]["work"] = _work(declared, facts, running, selection.services, rendered, reasons)
+            result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
+        result["changed"] = False
+        return result
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _value(self, variables: Mapping[str, Any], name: str, default: Any) -> Any:
+        return self._templar.template(variables[name]) if name in variables else default
+
+    def _declaration(self, variables: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+        """Variables as `spec.parse` wants them; fills `origins` (dotted key -> file:line)."""
+        raw: dict[str, Any] = {}
+        for kind in CATALOGS:
+            ours = self._value(variables, f"llm_{kind}", {})
+            theirs = self._value(variables, f"llm_{kind}_custom", {})
+            _note_origins(f"llm_{kind}", ours, origins)
+            _note_origins(f"llm_{kind}", theirs, origins)
+            raw[kind] = spec.merge(ours or {}, theirs or {})
+        for key, variable in (("host_services", "llm_host_services"), ("gpus", "llm_host_gpus")):
+            raw[key] = self._value(variables, variable, [])
+            _note_origins(variable, raw[key], origins)
+        settings = {}
+        for key in spec.SETTINGS:
+            variable = f"llm_{key}"
+            if variable in variables:
+                value = self._value(variables, variable, None)
+                _note_origins(variable, value, origins)
+                settings[key] = _from_command_line(key, value)
+        raw["settings"] = settings
+        return raw
+
+    def _plugins(
+        self, declared: spec.Declared, variables: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, str]], dict[str, list[spec.Finding]]]:
+        """Contents of the plugin files of the host's services, and findings for files that are not there."""
+        contents: dict[str, dict[str, str]] = {}
+        missing: dict[str, list[spec.Finding]] = {}
+        inventory = variables.get("inventory_dir")
+        places = [Path(inventory) / "files"] if inventory else []
+        places.append(Path(__file__).resolve().parent.parent / "files")
+        for name in declared.host_services:
+            contents[name] = {}
+            for file in compose.plugin_files(declared.services[name]):
+                candidates = [p / file for p in places]
+                path = next((c for c in candidates if c.is_file()), None)
+                if path is None:
+                    looked = ", ".join(str(p) for p in places)
+                    finding = spec.Finding(
+                        "plugin-missing", "error", f"llm_services.{name}.plugins", f"file `{file}` is not in {looked}", "Put it there"
+                    )
+                    missing.setdefault(name, []).append(finding)
+                else:
+                    contents[name][path.name] = path.read_text(encoding="utf-8")
+        return contents, missing
+
+    # -- answering ------------------------------------------------------------------------------------------------
+
+    def _refused(
+        self,
+        result: dict[str, Any],
+        host: str,
+        judged: Mapping[str, list[spec.Finding]],
+        raw: Mapping[str, Any],
+        origins: Mapping[str, str],
+        report_dir: str,
+    ) -> dict[str, Any]:
+        found = [f for findings in judged.values() for f in findings if f.severity == "error"]
+        placed = [_with_file(f, origins) for f in found]
+        if report_dir:
+            listed = raw["host_services"] if isinstance(raw["host_services"], (list, tuple)) else []
+            services = {
+                str(s): {
+                    "verdict": "refuse" if judged.get(str(s)) else "ok",
+                    "findings": [f.as_dict() for f in judged.get(str(s), [])],
+                    "gpus": [],
+                    "kv_tokens": {"low": None, "high": None},
+                }
+                for s in {*map(str, listed), *(s for s in judged if s)}
+            }
+            self._report({"services": services, "findings": [f.as_dict() for f in judged.get("", [])]}, report_dir, host, {})
+        lines = "\n".join(f"  - {f.text()}" for f in placed)
+        count = f"{len(placed)} problem{'s' if len(placed) != 1 else ''}"
+        result.update(failed=True, msg=f"{host}: refused, {count}; nothing was touched.\n{lines}")
+        result["findings"] = [f.as_dict() for f in placed]
+        return result
+
+    def _report(self, document: Mapping[str, Any], report_dir: str, host: str, variables: Mapping[str, Any]) -> None:
+        if not report_dir:
+            return
+        hosts = variables.get("ansible_play_hosts_all") or [host]
+        folder = Path(report_dir) if len(hosts) == 1 else Path(report_dir) / host
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            new = folder / f".plan.json.{os.getpid()}"
+            new.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            new.replace(folder / "plan.json")
+        except OSError as error:
+            raise AnsibleActionFail(f"llm_report_dir: cannot write {folder}/plan.json: {error.strerror}. Choose another folder") from error
+
+
+def _from_command_line(key: str, value: Any) -> Any:
+    """Values given with -e NAME=VALUE are text: turn them into what the setting wants."""
+    if key in ("offline", "prune") and isinstance(value, str):
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
+    if key == "engine_uid" and isinstance(value, str) and value.isdigit():
+        return int(value)
+    if key == "force" and isinstance(value, str):
+        return [word for word in value.replace(",", " ").split() if word]
+    return value
+
+
+def _by_service(findings: Iterable[spec.Finding], services: Any) -> dict[str, list[spec.Finding]]:
+    names = [str(s) for s in services] if isinstance(services, Mapping) else []
+    found: dict[str, list[spec.Finding]] = {"": []}
+    for finding in findings:
+        parts = finding.key.split(".")
+        owner = parts[1] if parts[0] == "llm_services" and len(parts) > 1 and parts[1] in names else ""
+        found.setdefault(owner, []).append(finding)
+    return found
+
+
+def _note_origins(key: str, value: Any, origins: dict[str, str]) -> None:
+    """Remember where each value was written. Ansible tags values with their origin; without the tag nothing is noted."""
+    try:
+        from ansible._internal._datatag._tags import Origin
+    except ImportError:  # a private name: when it moves, messages only lose their file and line
+        return
+
+    def visit(path: str, entry: Any) -> None:
+        origin = Origin.get_tag(entry)
+        if origin is not None and origin.path:
+            line = f":{origin.line_num}" if origin.line_num else ""
+            origins[path] = f"{_short(origin.path)}{line}"
+        if isinstance(entry, Mapping):
+            for name, inner in entry.items():
+                visit(f"{path}.{name}", inner)
+        elif isinstance(entry, (list, tuple)):
+            for position, inner in enumerate(entry):
+                visit(f"{path}.{position}", inner)
+
+    visit(key, value)
+
+
+def _short(path: str) -> str:
+    full = Path(path).resolve()
+    try:
+        return str(full.relative_to(Path.cwd()))
+    except ValueError:
+        return str(full)
+
+
+def _with_file(finding: spec.Finding, origins: Mapping[str, str]) -> spec.Finding:
+    """The finding with the file and line of its key, or of the nearest key above it."""
+    key = finding.key
+    while key:
+        if key in origins:
+            return spec.Finding(**{**vars(finding), "file": origins[key]})
+        key = key.rpartition(".")[0]
+    return finding
+
+
+def _plain(value: Any) -> Any:
+    """Without Ansible's tagged types, so that YAML and JSON come out plain."""
+    return json.loads(json.dumps(value))
+
+
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """Deterministic YAML in the order given."""
+    return str(yaml.safe_dump(_plain(document), sort_keys=False, width=1000, allow_unicode=True))
+
+
+def _compose_text(release: compose.Release) -> str:
+    header = f"# Rendered from llm_services.{release.service}. Edits are lost: change the declaration and run site.yml.\n"
+    # A dollar sign would be read as a variable by Compose.
+    return header + to_yaml(release.compose).replace("$", "$$")
+
+
+def _service(declared: spec.Declared, release: compose.Release) -> dict[str, Any]:
+    service, settings = declared.services[release.service], declared.settings
+    folder = compose.release_dir(settings, service.name, release.hash)
+    return _plain(
+        {
+            "name": service.name,
+            "release": release.hash,
+            "container": release.container,
+            "folder": folder,
+            "service_folder": compose.service_dir(settings, service.name),
+            "cache": f"{settings.root}/cache/{compose.cache_key(release.facts['image']['id'])}",
+            "key_file": compose.key_file(settings, service.name),
+            "facts": release.facts,
+            "files": {**release.files, "compose.yml": _compose_text(release)},
+            "image": compose.image_ref(declared.images[service.image]),
+            "preflight": {
+                "argv": release.facts["command"],
+                "env": release.facts["environment"],
+                "plugins": f"{folder}/plugins" if release.files else "",
+            },
+            "model_folder": compose.model_dir(settings, declared.models[service.model]),
+            "served_model_name": service.served_model_name,
+            "port": service.port,
+            "boot_timeout": service.boot_timeout,
+            "smoke": service.smoke,
+            "warmup": service.warmup,
+            "status": service.status,
+            "state": service.state,
+        }
+    )
+
+
+def _images(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Images that are needed and not there: in order, each with what its sources need."""
+    names = [*plan.needed_images(declared, running)]
+    if running and GATEWAY_IMAGE in declared.images:
+        names.append(GATEWAY_IMAGE)
+    have = (facts or {}).get("images", {})
+    return [_plain(image_job(declared, n)) for n in names if compose.image_ref(declared.images[n]) not in have]
+
+
+def image_job(declared: spec.Declared, name: str) -> dict[str, Any]:
+    """An image with its sources, and the same for the images it is built on."""
+    image = declared.images[name]
+    bases = {s["build"]["base"] for s in image.sources if "build" in s}
+    return {
+        "name": name,
+        "ref": compose.image_ref(image),
+        "sources": list(image.sources),
+        "bases": [image_job(declared, b) for b in sorted(bases)],
+    }
+
+
+def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    have = (facts or {}).get("models", {})
+    jobs = []
+    for name in plan.needed_models(declared, running):
+        model = declared.models[name]
+        if have.get(name, {}).get("present"):
+            continue
+        converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
+        jobs.append(
+            {
+                "name": name,
+                "revision": model.revision,
+                "folder": compose.model_dir(declared.settings, model),
+                "sources": list(model.sources),
+                "size_gib": model.size_gib,
+                "images": {i: compose.image_ref(declared.images[i]) for i in sorted(converters)},
+            }
+        )
+    return list(_plain(jobs))
+
+
+def _host_wants(declared: spec.Declared) -> dict[str, Any]:
+    """What module llm_host_facts is to look for."""
+    services = declared.host_services
+    models = {declared.services[s].model for s in services}
+    return {
+        "root": declared.settings.root,
+        "images": sorted({compose.image_ref(i) for i in declared.images.values()}),
+        "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
+        "services": list(services),
+        "ports": sorted({declared.services[s].port for s in plan.deployed(declared)}),
+    }
+
+
+def _work(
+    declared: spec.Declared,
+    facts: Mapping[str, Any],
+    running: list[str],
+    selected: Iterable[str],
+    rendered: Mapping[str, compose.Release],
+    reasons: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    return _plain(
+        {
+            "deploy": [{"name": s, "reasons": why} for s, why in reasons.items()],
+            "stop": plan.to_stop(declared, facts, selected),
+            "orphans": plan.orphans(declared, facts),
+            "prove": list(plan.to_prove(facts, running, rendered)),
+            "routes": plan.routes(declared, facts),
+        }
+    )

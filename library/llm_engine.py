@@ -1,0 +1,360 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: llm_engine
+short_description: Wait until a container's engine is ready
+description:
+  - Reads the log of a container that boots a vLLM engine, follows its phases (import, config, weights, compile, KV cache,
+    graphs, server), and returns as soon as the engine answers its health path with 200.
+  - Ends early, with the likely cause and the last log lines, when the container exits, is restarted or is paused.
+  - Talks to the Docker daemon through its socket with the Python standard library; nothing is installed on the host.
+options:
+  container:
+    description: Name or id of the container.
+    type: str
+    required: true
+  network:
+    description:
+      - Docker network in which the engine is asked.
+      - Left out, the container must be attached to exactly one.
+    type: str
+  port:
+    description: Port on which the engine listens inside the network.
+    type: int
+    default: 8000
+  path:
+    description: Health path; 200 means ready.
+    type: str
+    default: /health
+  timeout:
+    description: Seconds to wait for a ready engine, counted from the start of the module.
+    type: int
+    default: 600
+  progress_file:
+    description:
+      - File that gets one JSON line for each step. The action plugin of the same name fills it in and shows the lines.
+    type: path
+attributes:
+  check_mode:
+    support: full
+    description: Looks once and does not wait; a container that is not there yet is no failure. C(ready) says what was found.
+  diff_mode:
+    support: none
+    description: Nothing is changed, so there is nothing to show.
+  idempotent:
+    support: full
+    description: Only reads. A ready engine is reported at once.
+author:
+  - ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Wait for the engine
+  llm_engine:
+    container: llm-micro-cpu-1a2b3c4d
+    network: llm
+    timeout: 300
+  register: engine
+
+- name: Say how long it took
+  ansible.builtin.debug:
+    msg: "{{ engine.boot_seconds }} s, {{ engine.harvest.kv_cache_tokens }} tokens of KV cache"
+"""
+
+RETURN = r"""
+ready:
+  description: Whether the engine answered with 200.
+  returned: always
+  type: bool
+ip:
+  description: Address of the container in the network.
+  returned: when it has one
+  type: str
+url:
+  description: Where the engine answers, without a path.
+  returned: when it has an address
+  type: str
+  sample: http://172.18.0.2:8000
+boot_seconds:
+  description:
+    - Seconds from the start of the container to a ready engine; null when the engine was ready before and its log does
+      not reach back to the boot.
+  returned: success
+  type: float
+phases:
+  description: The phases of the boot in order, with their seconds.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{"phase": "import", "seconds": 14.2}, {"phase": "weights", "seconds": 3.9}]
+harvest:
+  description: Numbers that the engine printed about itself, as far as its log has them.
+  returned: always
+  type: dict
+  sample: {"version": "0.32.0", "kv_cache_tokens": 46592, "kv_cache_gib": 1.0, "weights_seconds": 1.49}
+restarts:
+  description: How often Docker has restarted the container.
+  returned: when the container exists
+  type: int
+cause:
+  description: Why the boot failed, as far as state and log tell; empty when they don't.
+  returned: failure
+  type: dict
+  contains:
+    id: {description: Short name of the cause., type: str, sample: unknown_flag}
+    cause: {description: What went wrong., type: str}
+    remedy: {description: What to do., type: str}
+    line: {description: The log line that shows it., type: str}
+exit_code:
+  description: Exit code of the container's main process.
+  returned: when the container has exited
+  type: int
+oom_killed:
+  description: Whether the container was killed at its memory limit.
+  returned: when the container has exited
+  type: bool
+log_tail:
+  description: Last lines of the log, without progress bars, secrets blanked.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+import http.client
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import docker_api, engine
+from ansible.module_utils.llm.progress import Progress
+
+POLL = 0.5
+HEALTH_TIMEOUT = 3.0
+LOG_LINES_KEPT = 4000
+
+
+@dataclass(frozen=True)
+class State:
+    """What matters of a container's state: started in nanoseconds since the epoch."""
+
+    status: str
+    started: int
+    exit_code: int
+    oom_killed: bool
+    restarts: int
+
+
+def read_state(inspected: Mapping[str, Any]) -> State:
+    """Read the state out of Docker's answer to inspect."""
+    state = inspected.get("State") or {}
+    return State(
+        status=str(state.get("Status") or "unknown"),
+        started=docker_api.parse_time(str(state.get("StartedAt") or "")),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        restarts=int(inspected.get("RestartCount") or 0),
+    )
+
+
+def over(state: State, first: State) -> str:
+    """Say why waiting any longer is useless, or "" while it is not.
+
+    A restart counts as the end: an engine that failed once fails again the same way, and a restart policy would hide
+    it until the timeout.
+    """
+    if state.restarts > first.restarts or (first.started and state.started > first.started):
+        return "exited and was restarted"
+    if state.status in ("exited", "dead", "removing"):
+        return f"exited (exit code {state.exit_code})"
+    if state.status == "restarting":
+        return f"exited (exit code {state.exit_code}) and is being restarted"
+    if state.status == "paused":
+        return "is paused"
+    if state.status == "created":
+        return "was never started"
+    return ""
+
+
+def ask_health(ip: str, port: int, path: str) -> int:
+    """Return the HTTP status of the health path, or 0 when nobody answers."""
+    connection = http.client.HTTPConnection(ip, port, timeout=HEALTH_TIMEOUT)
+    try:
+        connection.request("GET", path)
+        return int(connection.getresponse().status)
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+class Watch:
+    """One boot, watched: reads state, log and health, and keeps what was seen."""
+
+    def __init__(self, params: Mapping[str, Any], progress: Progress) -> None:
+        self.container: str = params["container"]
+        self.network: str | None = params["network"]
+        self.port: int = params["port"]
+        self.path: str = params["path"]
+        self.timeout: int = params["timeout"]
+        self.progress = progress
+        self.inspected = docker_api.inspect(self.container)
+        self.first = self.state = read_state(self.inspected)
+        begin = self.first.started
+        # A service that has run for weeks has a long log; only the boot at its start is of interest.
+        self.reader = docker_api.LogReader(
+            self.container, since=begin, until=max(begin, time.time_ns()) + (self.timeout + 60) * 10**9
+        )
+        self.boot = engine.BootProgress(started=begin / 1e9)
+        self.lines: list[str] = []
+        self.log_error = ""
+
+    def look(self) -> None:
+        """Read what is new."""
+        self.inspected = docker_api.inspect(self.container)
+        self.state = read_state(self.inspected)
+        self.read_log()
+
+    def read_log(self) -> None:
+        """Read new log lines; a log driver that cannot be read is no reason to stop."""
+        try:
+            new = self.reader.read()
+        except docker_api.DockerUnreachable:
+            raise
+        except docker_api.DockerError as error:
+            self.log_error = str(error)
+            return
+        before = self.boot.describe()
+        for line in new:
+            self.lines.append(line.text)
+            self.boot = self.boot.feed(line.seconds, line.text)
+        del self.lines[:-LOG_LINES_KEPT]
+        if self.boot.describe() != before:
+            self.progress.say(self.boot.phase, self.boot.describe())
+
+    @property
+    def ip(self) -> str:
+        return docker_api.container_ip(self.inspected, self.network)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.ip}:{self.port}"
+
+    def healthy(self) -> bool:
+        return bool(self.ip) and ask_health(self.ip, self.port, self.path) == 200
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "changed": False,
+            "phases": self.boot.phases(self.boot.ready_at() or time.time()),
+            "harvest": engine.harvest(self.lines),
+            "restarts": self.state.restarts,
+        }
+        if self.ip:
+            found.update(ip=self.ip, url=self.url)
+        return found
+
+    def failure(self, what: str, *, remedy: str = "") -> dict[str, Any]:
+        """Return the arguments of a failure: what happened, the likely cause, the last lines."""
+        ended = self.state.status in ("exited", "dead", "restarting", "removing") or self.state.started > self.first.started
+        cause = engine.likely_cause(
+            self.lines,
+            exit_code=self.state.exit_code if ended else None,
+            oom_killed=ended and self.state.oom_killed,
+        )
+        message = f"The engine in container {self.container} {what}, while {self.boot.describe()}."
+        if cause:
+            message += f" {cause.cause} {cause.remedy}"
+        elif remedy:
+            message += f" {remedy}"
+        else:
+            message += " Its log names no cause that is known here; log_tail has its last lines."
+        if self.log_error:
+            message += f" The log could not be read: {self.log_error}"
+        found = self.result() | {
+            "msg": message,
+            "ready": False,
+            "cause": asdict(cause) if cause else {},
+            "log_tail": engine.tail(self.lines),
+        }
+        if ended:
+            found.update(exit_code=self.state.exit_code, oom_killed=self.state.oom_killed)
+        return found
+
+
+def success(watch: Watch, *, waited: bool) -> dict[str, Any]:
+    """Return the result for a ready engine; ``waited`` says that it was seen not ready before."""
+    watch.read_log()
+    ready = watch.boot.ready_at()
+    boot_seconds = None
+    if ready is not None or waited:
+        boot_seconds = round(watch.boot.elapsed(ready if ready is not None else time.time()), 1)
+    return watch.result() | {"ready": True, "boot_seconds": boot_seconds}
+
+
+def run(module: Any) -> dict[str, Any]:
+    """Watch until the engine is ready or its end is certain; the result has ``msg`` when it is a failure."""
+    watch = Watch(module.params, Progress(module.params["progress_file"]))
+    if module.check_mode:
+        watch.look()
+        return success(watch, waited=False) if watch.healthy() else watch.result() | {"ready": False}
+    watch.progress.say("import", watch.boot.describe())
+    end = time.monotonic() + watch.timeout
+    waited = False
+    while True:
+        watch.look()
+        ended = over(watch.state, watch.first)
+        if ended:
+            watch.read_log()
+            return watch.failure(ended)
+        if watch.healthy():
+            return success(watch, waited=waited)
+        waited = True
+        if not watch.ip and watch.state.status == "running":
+            attached = ", ".join(sorted((watch.inspected.get("NetworkSettings") or {}).get("Networks") or {})) or "none"
+            return watch.failure(
+                f"has no address in network {watch.network or '(not named)'}; it is attached to: {attached}",
+                remedy="Attach it to that network, or name the right one.",
+            )
+        if time.monotonic() >= end:
+            return watch.failure(
+                f"was not ready after {watch.timeout} s",
+                remedy="Raise `boot_timeout` of the service if the engine is only slow; log_tail has its last lines.",
+            )
+        time.sleep(POLL)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "container": {"type": "str", "required": True},
+            "network": {"type": "str"},
+            "port": {"type": "int", "default": 8000},
+            "path": {"type": "str", "default": "/health"},
+            "timeout": {"type": "int", "default": 600},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    name = module.params["container"]
+    try:
+        result = run(module)
+    except docker_api.NotFound:
+        if module.check_mode:
+            module.exit_json(changed=False, ready=False, phases=[], harvest={})
+        module.fail_json(
+            msg=f"There is no container {name} on this host. Start it first, or check its name with `docker ps -a`.",
+            ready=False,
+        )
+    except docker_api.DockerError as error:
+        module.fail_json(msg=str(error), ready=False)
+    if "msg" in result:
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+#!/usr/bin/python
+"""Read everything about a host that a plan needs, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_host_facts
+short_description: Read a host - Docker, images, engines, releases, models, disk, ports
+description:
+  - One call that reads all that a plan compares with the declaration; an unchanged host costs nothing more.
+  - Reads only, and works on a host that has nothing yet.
+options:
+  root:
+    description: Folder of the project on the host.
+    type: str
+    default: /opt/llm
+  images:
+    description: Image references to look for.
+    type: list
+    elements: str
+    default: []
+  models:
+    description: Models to look for, name to folder.
+    type: dict
+    default: {}
+  services:
+    description: Services whose releases, keys and verdicts to read.
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: TCP ports whose listeners to name.
+    type: list
+    elements: int
+    default: []
+attributes:
+  check_mode:
+    description: Changes nothing, so it does the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Reading again gives the same facts as long as the host is the same.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Read the host
+  llm_host_facts:
+    services: [micro]
+    models: {qwen3-1.7b: /opt/llm/models/qwen3-1.7b/main}
+    ports: [5000]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The facts.
+  returned: always
+  type: dict
+  contains:
+    llm_host:
+      description: Everything that was read.
+      type: dict
+      contains:
+        system:
+          description: id and version of the distribution, systemd (is it PID 1), wsl.
+          type: dict
+        docker:
+          description: installed, running, version, compose_version, error, root (Docker's data folder).
+          type: dict
+        images:
+          description: Id of every wanted reference that is there.
+          type: dict
+        containers:
+          description: Engines - name, service, release, state, status, image_id, ip.
+          type: list
+        published:
+          description: Port to the name of the container that publishes it.
+          type: dict
+        listening:
+          description: Wanted port to pid and process that listen on it.
+          type: dict
+        releases:
+          description: Service to current and previous release, facts of the current one, edited files, compose text.
+          type: dict
+        models:
+          description: Model to present, digest, problem, bytes.
+          type: dict
+        disk:
+          description: docker and root, each with path, device and free bytes.
+          type: dict
+        venv:
+          description: lock_sha256 that the host's environment was made from.
+          type: dict
+        keys:
+          description: Service to a short hash of its client key, null without one.
+          type: dict
+        gateway:
+          description: Checksums of the gateway's files, what it has loaded, and its container's state.
+          type: dict
+        verdicts:
+          description: Service to release and ok of its last proof.
+          type: dict
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import compose, docker_api, host
+
+
+def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """State of the engine, all its containers, all its images."""
+    plugin = host.compose_plugin()
+    compose_version = None
+    if plugin:
+        rc, out, _ = module.run_command([plugin, "version", "--short"])
+        compose_version = out.strip().lstrip("v") if rc == 0 else None
+    state: dict[str, Any] = {
+        "installed": module.get_bin_path("dockerd") is not None,
+        "running": False,
+        "version": None,
+        "compose_version": compose_version,
+        "error": None,
+        "root": "/var/lib/docker",
+    }
+    try:
+        state["version"] = docker_api.get("/version")["Version"]
+        containers = docker_api.get("/containers/json?all=1")
+        images = docker_api.get("/images/json")
+        state["root"] = docker_api.get("/info")["DockerRootDir"]
+        state["running"] = True
+    except docker_api.DockerError as error:
+        state["error"] = str(error)
+        return state, [], []
+    return state, containers, images
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "str", "default": "/opt/llm"},
+            "images": {"type": "list", "elements": "str", "default": []},
+            "models": {"type": "dict", "default": {}},
+            "services": {"type": "list", "elements": "str", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    root = Path(wanted["root"])
+    docker, containers, images = docker_facts(module)
+    engines, published = host.containers(containers)
+    gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
+    facts = {
+        "system": host.system(),
+        "docker": docker,
+        "images": host.image_ids(images, wanted["images"]),
+        "containers": engines,
+        "published": published,
+        "listening": host.listening(wanted["ports"]),
+        "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
+        "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
+        "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
+        "venv": {"lock_sha256": host.first_line(root / "venv" / ".lock-sha256")},
+        "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
+        "gateway": {
+            "files": {n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg")},
+            "loaded": host.first_line(root / "gateway" / "loaded"),
+            "id": gateway["Id"][:12] if gateway else "",
+            "state": gateway["State"] if gateway else "absent",
+        },
+        "verdicts": {s: host.verdict(root / "state" / "verdicts" / f"{s}.json") for s in wanted["services"]},
+    }
+    module.exit_json(changed=False, ansible_facts={"llm_host": facts})
+
+
+if __name__ == "__main__":
+    main()

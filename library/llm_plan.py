@@ -1,0 +1,79 @@
+#!/usr/bin/python
+"""Documentation of the action plugin of the same name, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_plan
+short_description: Judge the declaration of a host and say what a run would do
+description:
+  - Reads the variables C(llm_images), C(llm_models), C(llm_services) (with their C(_custom) counterparts), C(llm_host_services),
+    C(llm_host_gpus) and the settings of the host; refuses what cannot work, with file, key and remedy.
+  - Runs on the controller and connects to no host. With O(facts) it also lists what differs from the declaration.
+options:
+  facts:
+    description: Facts of the host, as M(llm_host_facts) returns them. Without them the declaration alone is judged.
+    type: dict
+  report_dir:
+    description:
+      - Folder on the controller for C(plan.json); with several hosts, a folder per host below it. Empty writes nothing.
+    type: str
+    default: ""
+  refuse:
+    description: Fail when there is a finding of severity error. False reports it only.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    description: Decides only, so it does the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Judge the declaration
+  llm_plan:
+    report_dir: reports
+  register: judged
+"""
+
+RETURN = r"""
+plan:
+  description: The plan.
+  returned: success
+  type: dict
+  contains:
+    services:
+      description: Service to verdict (ok, warn, refuse), findings, gpus, kv_tokens, and what it would run.
+      type: dict
+    stages:
+      description: Stages that the tags select.
+      type: list
+    selected:
+      description: Services that the tags select.
+      type: list
+    deployed:
+      description: Services that are to run on this host.
+      type: list
+    work:
+      description: With facts - deploy (with reasons), stop, orphans, prove, routes.
+      type: dict
+findings:
+  description: What refuses the declaration - id, severity, key, message, remedy, file.
+  returned: failure
+  type: list
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module.fail_json(msg="llm_plan is an action plugin: set action_plugins in ansible.cfg to this project's folder")
+
+
+if __name__ == "__main__":
+    main()

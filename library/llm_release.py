@@ -1,0 +1,245 @@
+#!/usr/bin/python
+"""One release of a service on its host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_release
+short_description: Stage, start, commit, stop or remove one release of a service
+description:
+  - A release is a folder with a compose file and what it mounts, and one container named after it.
+  - Each state is one step of a deployment; none undoes what an earlier one keeps running.
+options:
+  service:
+    description: Name of the service.
+    type: str
+    required: true
+  folder:
+    description: Folder of the service on the host.
+    type: path
+    required: true
+  release:
+    description: Hash of the release.
+    type: str
+    required: true
+  container:
+    description: Name of its container and compose project.
+    type: str
+    required: true
+  state:
+    description:
+      - V(staged) writes the release's folder; nothing that runs is touched.
+      - V(started) brings its container up and returns without waiting for the engine.
+      - V(committed) makes it the current release, removes the service's other containers, and keeps the folders of the last two.
+      - V(stopped) stops its container and keeps it.
+      - V(removed) removes its container and keeps its folder.
+    type: str
+    choices: [staged, started, committed, stopped, removed]
+    required: true
+  files:
+    description: Path in the release's folder to content; for V(staged).
+    type: dict
+    default: {}
+  facts:
+    description: What the release's hash covers; kept with it to explain the next change.
+    type: dict
+    default: {}
+  cache:
+    description: Cache folder of the engine; V(started) makes it for the engine's user.
+    type: path
+  engine_uid:
+    description: Numeric user that the engine runs as.
+    type: int
+    default: 64000
+attributes:
+  check_mode:
+    description: Says what would change.
+    support: full
+  diff_mode:
+    description: For V(staged), the files against those of the current release.
+    support: full
+  idempotent:
+    description: A state that is there already is left alone.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Start the staged release
+  llm_release:
+    service: micro
+    folder: /opt/llm/services/micro
+    release: 0123456789ab
+    container: llm-micro-01234567
+    cache: /opt/llm/cache/4d1c37ecd8c6
+    state: started
+"""
+
+RETURN = r"""
+container:
+  description: Name of the container.
+  returned: always
+  type: str
+ip:
+  description: Address of the started container on the engines' network.
+  returned: for state started
+  type: str
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import compose, docker_api, files, host
+
+KEPT_RELEASES = 2
+
+
+def container_state(name: str) -> dict[str, Any] | None:
+    """Docker's inspection of a container, None when there is none."""
+    try:
+        return dict(docker_api.get(f"/containers/{name}/json"))
+    except docker_api.NotFound:
+        return None
+
+
+def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
+    """Write the release's folder, its list of files last: a folder without it was cut short."""
+    texts: dict[str, str] = dict(module.params["files"])
+    sums = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in texts.items()}
+    record = json.dumps({"facts": module.params["facts"], "files": sums}, indent=1, sort_keys=True) + "\n"
+    changed = any(files.read(place / n) != c for n, c in {**texts, host.RELEASE_FILE: record}.items())
+    before = current if current.is_dir() else place
+    diff = files.diffs(before, place, texts) if changed else []
+    if changed and not module.check_mode:
+        for name, content in sorted(texts.items()):
+            files.write(place / name, content)
+        files.write(place / host.RELEASE_FILE, record)
+    return {"changed": changed, "diff": diff}
+
+
+def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
+    """Bring the container up."""
+    name = module.params["container"]
+    found = container_state(name)
+    if found and found["State"]["Running"] and not module.check_mode:
+        return {"changed": False, "ip": docker_api.container_ip(found, compose.NETWORK)}
+    if module.check_mode:
+        return {"changed": not (found and found["State"]["Running"]), "ip": ""}
+    docker_api.ensure_network(compose.NETWORK, internal=True)
+    if module.params["cache"]:
+        cache = Path(module.params["cache"])
+        cache.mkdir(parents=True, exist_ok=True)
+        os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
+    argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml")]
+    rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
+    if rc != 0:
+        module.fail_json(msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc)
+    return {"changed": True, "ip": docker_api.container_ip(docker_api.get(f"/containers/{name}/json"), compose.NETWORK)}
+
+
+def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
+    """Make the release the current one; then remove what it replaces."""
+    release, name = module.params["release"], module.params["container"]
+    current = host.release(folder)["current"]
+    others = [c["name"] for c in service_containers(module.params["service"]) if c["name"] != name]
+    changed = current != release or bool(others)
+    if changed and not module.check_mode:
+        if current not in (None, release):
+            files.link(folder / "previous", f"releases/{current}")
+        files.link(folder / "current", f"releases/{release}")
+        for other in others:
+            remove(other)
+        prune(folder)
+    return {"changed": changed}
+
+
+def prune(folder: Path) -> None:
+    """Keep the folders of the current and the previous release."""
+    kept = {host.release(folder)["current"], host.release(folder)["previous"]}
+    others = [p for p in (folder / "releases").iterdir() if p.name not in kept]
+    for place in others:
+        shutil.rmtree(place)
+
+
+def service_containers(service: str) -> list[dict[str, Any]]:
+    """Containers of a service, whatever their release."""
+    engines, _ = host.containers(docker_api.get("/containers/json?all=1"))
+    return [e for e in engines if e["service"] == service]
+
+
+def remove(name: str) -> bool:
+    """Stop a container with its own grace period and remove it. Returns whether there was one."""
+    found = container_state(name)
+    if not found:
+        return False
+    stop(name, found)
+    docker_api.delete(f"/containers/{name}?force=1")
+    return True
+
+
+def stop(name: str, found: dict[str, Any]) -> bool:
+    """Stop a container with its own grace period. Returns whether it ran."""
+    if not (found["State"]["Running"] or found["State"].get("Restarting")):
+        return False
+    grace = int(found["Config"].get("StopTimeout") or 10)
+    docker_api.post(f"/containers/{name}/stop?t={grace}", timeout=grace + 30)
+    return True
+
+
+def act(module: AnsibleModule) -> dict[str, Any]:
+    """Carry out the state asked for."""
+    folder, state, name = Path(module.params["folder"]), module.params["state"], module.params["container"]
+    place = folder / "releases" / module.params["release"]
+    if state == "staged":
+        return stage(module, place, folder / "current")
+    if state == "started":
+        return start(module, place)
+    if state == "committed":
+        return commit(module, folder)
+    found = container_state(name)
+    running = found is not None and (found["State"]["Running"] or bool(found["State"].get("Restarting")))
+    if module.check_mode:
+        return {"changed": running if state == "stopped" else found is not None}
+    if state == "stopped":
+        return {"changed": found is not None and stop(name, found)}
+    return {"changed": remove(name)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "service": {"type": "str", "required": True},
+            "folder": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "container": {"type": "str", "required": True},
+            "state": {
+                "type": "str",
+                "required": True,
+                "choices": ["staged", "started", "committed", "stopped", "removed"],
+            },
+            "files": {"type": "dict", "default": {}},
+            "facts": {"type": "dict", "default": {}},
+            "cache": {"type": "path"},
+            "engine_uid": {"type": "int", "default": 64000},
+        },
+        required_if=[("state", "staged", ["files", "facts"])],
+        supports_check_mode=True,
+    )
+    try:
+        result = act(module)
+    except docker_api.DockerError as error:
+        if module.check_mode:  # a fresh host has no engine yet, and everything would change
+            module.exit_json(changed=True, container=module.params["container"], ip="")
+        module.fail_json(msg=f"{module.params['service']}: {error}")
+    except OSError as error:
+        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+    module.exit_json(container=module.params["container"], **result)
+
+
+if __name__ == "__main__":
+    main()

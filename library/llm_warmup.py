@@ -1,0 +1,316 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: llm_warmup
+short_description: Send prompts of declared sizes and measure the time to the first token
+description:
+  - A fresh engine takes seconds longer for its first prompt of a size, because kernels are compiled and tuned on first use.
+    This module sends prompts of the declared sizes, each twice, and returns the time to the first token (TTFT) of both.
+  - The content is random words, different every time, so that the prefix cache does not answer in the engine's place.
+  - Two short probes tell how many tokens a word has, by the engine's own count, so that no prompt exceeds the context.
+  - Proxy settings of the environment are ignored.
+requirements:
+  - openai (Python package, in the environment of the interpreter that runs the module)
+options:
+  service:
+    description: Name of the service in messages.
+    type: str
+    required: true
+  base_url:
+    description: Address of the OpenAI API, with its version path.
+    type: str
+    required: true
+  model:
+    description: Name under which the model is served.
+    type: str
+    required: true
+  api_key:
+    description: Key of the service.
+    type: str
+  api_key_file:
+    description: File on the host that holds the key, and nothing else.
+    type: path
+  prompt_tokens:
+    description: Sizes of the prompts in tokens, in the order in which they are sent.
+    type: list
+    elements: int
+    required: true
+  context:
+    description: Tokens of the engine's context. Left out, C(max_model_len) of the engine's list of models is taken.
+    type: int
+  answer_tokens:
+    description: Tokens that the engine generates for each prompt.
+    type: int
+    default: 4
+  seed:
+    description: Seed of the random words, to send the same prompts again. Left out, they differ with every run.
+    type: int
+  timeout:
+    description: Seconds for each request.
+    type: int
+    default: 300
+  progress_file:
+    description:
+      - File that gets one JSON line for each step. The action plugin of the same name fills it in and shows the lines.
+    type: path
+attributes:
+  check_mode:
+    support: full
+    description: Sends nothing but a question for the list of models, and returns which sizes would be sent or skipped.
+  diff_mode:
+    support: none
+    description: Nothing is changed, so there is nothing to show.
+  idempotent:
+    support: full
+    description:
+      - Never reports a change. What it warms are caches inside the engine; they are no state that a playbook declares, and
+        sending the prompts again does no harm.
+author:
+  - ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Warm the engine up
+  llm_warmup:
+    service: medium-glm
+    base_url: http://127.0.0.1:5002/v1
+    model: glm-4.7-flash
+    api_key_file: /opt/llm/keys/medium-glm
+    prompt_tokens: [50, 5000, 30000, 50000]
+  vars:
+    ansible_python_interpreter: /opt/llm/venv/bin/python
+  register: warmup
+"""
+
+RETURN = r"""
+context:
+  description: The context that the sizes were held against, in tokens.
+  returned: when the engine said it, or it was given
+  type: int
+sizes:
+  description: One row for each declared size, in order.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    prompt_tokens: {description: Declared size., type: int}
+    status: {description: "V(ok), V(skipped), V(failed), or V(planned) in check mode.", type: str}
+    sent_tokens: {description: "Tokens of the two prompts, by the engine's count.", type: list, elements: int}
+    first_ms: {description: TTFT of the first prompt of this size in milliseconds., type: float}
+    second_ms: {description: TTFT of the second one., type: float}
+    reason: {description: Why a size was skipped or failed., type: str}
+  sample:
+    - {prompt_tokens: 50, status: ok, sent_tokens: [49, 50], first_ms: 412.0, second_ms: 98.5}
+    - {prompt_tokens: 50000, status: skipped, reason: longer than the context of 2048 tokens}
+calibration:
+  description: Tokens of a word, and of the chat template around the prompt.
+  returned: when prompts were sent
+  type: dict
+  sample: {per_word: 1.02, overhead: 30.0}
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import client, warmup
+from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
+from ansible.module_utils.llm.progress import Progress
+
+try:
+    import openai
+
+    OPENAI_ERROR = ""
+except ImportError as missing:
+    OPENAI_ERROR = str(missing)
+
+
+class WarmupError(Exception):
+    """The warm-up cannot go on; the text is for the user."""
+
+
+class Sender:
+    """Sends prompts to one service and times them."""
+
+    def __init__(self, params: Mapping[str, Any], key: str) -> None:
+        self.params = params
+        self.key = key
+        self.rng = random.Random(params["seed"])  # noqa: S311 - words for a prompt, no secret
+        self.sdk = openai.OpenAI(
+            base_url=params["base_url"],
+            api_key=key,
+            timeout=params["timeout"],
+            max_retries=0,
+            # Services run on this very host; a proxy that the environment names is for other places.
+            http_client=openai.DefaultHttpxClient(trust_env=False),
+        )
+
+    def context(self) -> int:
+        """Return the engine's context in tokens; raises WarmupError when nobody knows it."""
+        with self.limit("the list of models"):
+            models = self.sdk.models.list().data
+        if self.params["context"]:
+            return int(self.params["context"])
+        for model in models:
+            if model.id == self.params["model"]:
+                length = getattr(model, "max_model_len", None)
+                if length:
+                    return int(length)
+                raise WarmupError(f"{self.params['base_url']} does not tell max_model_len. Set `context`.")
+        names = ", ".join(model.id for model in models) or "none"
+        raise WarmupError(f"{self.params['base_url']} serves {names}, not {self.params['model']}. Correct `model`.")
+
+    def send(self, words: int) -> tuple[int, float]:
+        """Send so many random words; return the prompt's tokens and the seconds to the first token."""
+        first: float | None = None
+        tokens = 0
+        with self.limit(f"a prompt of {words} words"):
+            start = time.perf_counter()
+            stream = self.sdk.chat.completions.create(
+                model=self.params["model"],
+                messages=[{"role": "user", "content": warmup.prompt(words, self.rng)}],
+                temperature=0,
+                max_tokens=self.params["answer_tokens"],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            with stream:
+                for chunk in stream:
+                    # The first chunk comes with the first token, also where it holds no text (a special token).
+                    if first is None and chunk.choices:
+                        first = time.perf_counter() - start
+                    if chunk.usage:
+                        tokens = chunk.usage.prompt_tokens
+        if first is None or not tokens:
+            raise WarmupError("the stream ended without a token or without usage. Read the engine's log.")
+        return tokens, first
+
+    @contextmanager
+    def limit(self, what: str) -> Iterator[None]:
+        """Turn time-outs and SDK errors of the block into WarmupError."""
+        try:
+            with deadline(self.params["timeout"]):
+                yield
+        except DeadlineExceeded:
+            raise WarmupError(
+                f"{what}: no complete answer within {self.params['timeout']} s. Raise `timeout`, or read the engine's log."
+            ) from None
+        except openai.OpenAIError as error:
+            status, why = client.explain(error, [self.key])
+            got = f"status {status}" if status else "no answer"
+            raise WarmupError(f"{what}: {got}: {why}. Read the engine's log.") from None
+
+
+def calibrate(sender: Sender, context: int) -> warmup.Calibration:
+    """Learn from two short prompts how many tokens a word has."""
+    many = max(2, min(100, context // 8))
+    probes = [(words, sender.send(words)[0]) for words in (1, many)]
+    try:
+        return warmup.calibrate(probes)
+    except ValueError as error:
+        raise WarmupError(str(error)) from error
+
+
+def warm(sender: Sender, sizes: list[warmup.Size], calibration: warmup.Calibration, progress: Progress) -> list[dict[str, Any]]:
+    """Send each size twice and return the table."""
+    rows = []
+    for number, size in enumerate(sizes, 1):
+        row: dict[str, Any] = {"prompt_tokens": size.declared}
+        rows.append(row)
+        if size.skip:
+            row.update(status="skipped", reason=size.skip)
+            progress.say("warmup", f"{size.declared:,} tokens: skipped, {size.skip}")
+            continue
+        progress.say("warmup", f"{size.declared:,} tokens ({number} of {len(sizes)})")
+        words = calibration.words_for(size.target)
+        try:
+            (tokens, first), (again, second) = sender.send(words), sender.send(words)
+        except WarmupError as error:
+            row.update(status="failed", reason=str(error))
+            progress.say("warmup", f"{size.declared:,} tokens: failed")
+            continue
+        row.update(
+            status="ok",
+            sent_tokens=[tokens, again],
+            first_ms=round(first * 1000, 1),
+            second_ms=round(second * 1000, 1),
+        )
+        progress.say("warmup", f"{size.declared:,} tokens: first {first * 1000:,.0f} ms, second {second * 1000:,.0f} ms")
+    return rows
+
+
+def describe(service: str, rows: list[dict[str, Any]]) -> str:
+    """Return one message about all sizes."""
+    parts = []
+    for row in rows:
+        if row["status"] == "ok":
+            parts.append(f"{row['prompt_tokens']}: {row['first_ms']:.0f} / {row['second_ms']:.0f} ms")
+        else:
+            parts.append(f"{row['prompt_tokens']}: {row['status']}" + (f" ({row['reason']})" if "reason" in row else ""))
+    return f"{service}: time to first token, first / second, by prompt tokens: " + "; ".join(parts)
+
+
+def run(params: Mapping[str, Any], key: str, progress: Progress, *, check_mode: bool) -> dict[str, Any]:
+    """Warm up and return the result; raises WarmupError."""
+    sender = Sender(params, key)
+    context = sender.context()
+    sizes = warmup.plan(params["prompt_tokens"], context, params["answer_tokens"])
+    result: dict[str, Any] = {"changed": False, "context": context}
+    if check_mode:
+        result["sizes"] = [
+            {"prompt_tokens": size.declared, "status": "skipped", "reason": size.skip}
+            if size.skip
+            else {"prompt_tokens": size.declared, "status": "planned"}
+            for size in sizes
+        ]
+        return result
+    if all(size.skip for size in sizes):
+        return result | {"sizes": warm(sender, sizes, warmup.Calibration(1, 0), progress)}
+    progress.say("warmup", "counting tokens")
+    calibration = calibrate(sender, context)
+    return result | {
+        "calibration": {"per_word": round(calibration.per_word, 4), "overhead": round(calibration.overhead, 1)},
+        "sizes": warm(sender, sizes, calibration, progress),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "service": {"type": "str", "required": True},
+            "base_url": {"type": "str", "required": True},
+            "model": {"type": "str", "required": True},
+            "api_key": {"type": "str", "no_log": True},
+            "api_key_file": {"type": "path", "no_log": False},
+            "prompt_tokens": {"type": "list", "elements": "int", "required": True, "no_log": False},
+            "context": {"type": "int"},
+            "answer_tokens": {"type": "int", "default": 4, "no_log": False},
+            "seed": {"type": "int"},
+            "timeout": {"type": "int", "default": 300},
+            "progress_file": {"type": "path"},
+        },
+        mutually_exclusive=[("api_key", "api_key_file")],
+        required_one_of=[("api_key", "api_key_file")],
+        supports_check_mode=True,
+    )
+    service = module.params["service"]
+    if OPENAI_ERROR:
+        module.fail_json(msg=client.missing_sdk(OPENAI_ERROR))
+    try:
+        key = client.read_key(module.params)
+        result = run(module.params, key, Progress(module.params["progress_file"]), check_mode=module.check_mode)
+    except (WarmupError, ValueError) as error:
+        module.fail_json(msg=f"{service}: {error}", sizes=[])
+    message = describe(service, result["sizes"])
+    if any(row["status"] == "failed" for row in result["sizes"]):
+        module.fail_json(msg=message, **result)
+    module.exit_json(msg=message, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Reading a host: what is installed, what runs, what is on disk. Reads only, standard library only, quick.
+
+Each function reads one thing and says so plainly when it is absent; module llm_host_facts puts them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.llm import artifacts
+
+COMPOSE_PLUGIN_FOLDERS = (
+    "~/.docker/cli-plugins",
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
+RELEASE_FILE = "release.json"
+
+
+def system() -> dict[str, Any]:
+    """{id, version, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+    release: dict[str, str] = {}
+    for line in _read("/etc/os-release").splitlines():
+        key, _, value = line.partition("=")
+        release[key] = value.strip().strip('"')
+    return {
+        "id": release.get("ID", ""),
+        "version": release.get("VERSION_ID", ""),
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "wsl": "microsoft" in _read("/proc/version").lower(),
+    }
+
+
+def compose_plugin() -> str:
+    """Path of the Compose plugin of the docker command, "" when there is none."""
+    for folder in COMPOSE_PLUGIN_FOLDERS:
+        path = Path(folder).expanduser() / "docker-compose"
+        if os.access(path, os.X_OK):
+            return str(path)
+    return ""
+
+
+def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """From Docker's list of all containers: our engines, and who publishes which port.
+
+    Returns ([{name, service, release, state, status, image_id, ip}], {port: container name}).
+    """
+    engines, published = [], {}
+    for entry in listed:
+        name = entry["Names"][0].lstrip("/") if entry.get("Names") else entry["Id"][:12]
+        for port in entry.get("Ports") or []:
+            if "PublicPort" in port:
+                published[str(port["PublicPort"])] = name
+        labels = entry.get("Labels") or {}
+        if "llm.service" in labels:
+            networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
+            engines.append(
+                {
+                    "name": name,
+                    "service": labels["llm.service"],
+                    "release": labels.get("llm.release", ""),
+                    "state": entry["State"],
+                    "status": entry.get("Status", ""),
+                    "image_id": entry["ImageID"],
+                    "ip": next((n["IPAddress"] for n in networks.values() if n.get("IPAddress")), ""),
+                }
+            )
+    return sorted(engines, key=lambda e: e["name"]), published
+
+
+def image_ids(listed: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> dict[str, str]:
+    """Ids of the wanted references that are there: {reference: id}."""
+    ids: dict[str, str] = {}
+    for image in listed:
+        for reference in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]:
+            ids[reference] = image["Id"]
+    found = {}
+    for reference in wanted:
+        for spelling in _spellings(reference):
+            if spelling in ids:
+                found[reference] = ids[spelling]
+    return found
+
+
+def _spellings(reference: str) -> list[str]:
+    """Docker lists images of its hub without the host, and of its library without the user."""
+    spellings = [reference]
+    for prefix in ("docker.io/library/", "docker.io/"):
+        if reference.startswith(prefix):
+            spellings.append(reference[len(prefix) :])
+    tail = spellings[-1].rpartition("/")[2]
+    if "@" in tail:  # name:tag@digest is listed as name@digest
+        spellings += [f"{s.partition('@')[0].rpartition(':')[0]}@{s.partition('@')[2]}" for s in spellings if ":" in s.partition("@")[0]]
+    elif ":" not in tail:
+        spellings = [f"{s}:latest" for s in spellings]
+    return spellings
+
+
+def listening(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """Who listens on the wanted TCP ports: {port: {pid, process}}; pid is None where it may not be read."""
+    wanted = set(ports)
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _read(table).splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == "0A" and port in wanted:
+                inodes[f"socket:[{fields[9]}]"] = port
+    found: dict[str, dict[str, Any]] = {str(p): {"pid": None, "process": ""} for p in inodes.values()}
+    if not found:
+        return {}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            for descriptor in (process / "fd").iterdir():
+                owned = inodes.get(str(descriptor.readlink()))
+                if owned is not None:
+                    found[str(owned)] = {"pid": int(process.name), "process": _read(process / "comm").strip()}
+        except OSError:  # it ended meanwhile, or is not ours to read
+            continue
+    return found
+
+
+def disk(path: str) -> dict[str, Any]:
+    """{path, device, free}: free bytes of the file system that holds the path, or its nearest existing parent."""
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    return {"path": path, "device": place.stat().st_dev, "free": shutil.disk_usage(place).free}
+
+
+def release(folder: Path) -> dict[str, Any]:
+    """Current release of a service: {current, previous, facts, drift, compose}.
+
+    drift: files of the release that are not as they were written. compose: text of its compose file, for a diff.
+    """
+    current = _link(folder / "current")
+    found: dict[str, Any] = {"current": current, "previous": _link(folder / "previous"), "facts": None, "drift": [], "compose": ""}
+    if current is None:
+        return found
+    place = folder / "releases" / current
+    try:
+        written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {**found, "drift": [RELEASE_FILE]}
+    found["facts"] = written.get("facts")
+    found["drift"] = [name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha]
+    found["compose"] = _read(place / "compose.yml")
+    return found
+
+
+def file_sha256(path: Path) -> str | None:
+    """Checksum of a small file, None when it is not there."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def fingerprint(path: Path) -> str | None:
+    """Short hash of a key file's content (see plan.fingerprint), None when there is no key."""
+    try:
+        return hashlib.sha256(path.read_text(encoding="utf-8").strip().encode()).hexdigest()[:16]
+    except OSError:
+        return None
+
+
+def verdict(path: Path) -> dict[str, Any]:
+    """{release, ok} of a service's last proof; {} when there is none."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {"release": read.get("release"), "ok": bool(read.get("ok"))}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def model(folder: str) -> dict[str, Any]:
+    """State of a model folder; see artifacts.look."""
+    return artifacts.look(Path(folder))
+
+
+def first_line(path: Path) -> str | None:
+    """First line of a file, None when it is not there."""
+    read = _read(path)
+    return read.splitlines()[0].strip() if read else None
+
+
+def _link(path: Path) -> str | None:
+    try:
+        return path.readlink().name
+    except OSError:
+        return None
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,409 @@
+"""The plan: what a run would do, and whether it may. Pure functions of the declaration and of what the host reported.
+
+`judge` needs no host. `look_at_host` adds what only the host can tell. `work` lists what differs. Facts are the mapping that
+module llm_host_facts returns; its RETURN documentation is the reference for the keys used here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, did_you_mean
+
+STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
+DEFAULT_UTILIZATION = 0.92  # of the engine, since vLLM 0.21
+Facts = Mapping[str, Any]
+Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as a whole
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which part of the work a command line asks for.
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Stages to run and services to touch, both in their declared order."""
+
+    stages: tuple[str, ...]
+    services: tuple[str, ...]
+
+
+def select(
+    run_tags: Iterable[str], skip_tags: Iterable[str], services: Iterable[str], known: Iterable[str] | None = None
+) -> tuple[Selection, list[Finding]]:
+    """Stages and services from --tags and --skip-tags.
+
+    A tag is the name of a stage or of a service. No service tag means all services, no stage tag means all stages.
+    services: those of this host; known: all that are declared (so that one tag can serve several hosts).
+    """
+    services = tuple(services)
+    names = {*services, *(known or ())}
+    wanted, unwanted = set(run_tags) - {"all", "always"}, set(skip_tags) - {"never"}
+    found = [
+        Finding("unknown-tag", "error", "--tags", f"`{tag}` is no service and no stage", did_you_mean(tag, [*names, *STAGES]))
+        for tag in sorted((wanted | unwanted) - names - set(STAGES))
+    ]
+    stages = [s for s in STAGES if s in wanted] or list(STAGES)
+    chosen = [s for s in services if s in wanted] if wanted & names else list(services)
+    return Selection(tuple(s for s in stages if s not in unwanted), tuple(s for s in chosen if s not in unwanted)), found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the declaration alone decides.
+
+
+def reserved(service: Service, gpu: int | str) -> float:
+    """Share of a GPU's memory that a service takes; vLLM takes this much whatever the model needs."""
+    return float(service.flag("gpu-memory-utilization", DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
+
+
+def clashes(one: Service, other: Service) -> list[str]:
+    """Why two services cannot run at once, as texts; empty when they can."""
+    found = []
+    if one.port == other.port:
+        found.append(f"both want port {one.port}")
+    for gpu in one.gpus:
+        total = reserved(one, gpu) + reserved(other, gpu)
+        if gpu in other.gpus and total > 1.0:
+            shares = f"{reserved(one, gpu):g} + {reserved(other, gpu):g} = {total:.2f}"
+            found.append(f"together they reserve more than GPU {gpu} has ({shares})")
+    return found
+
+
+def deployed(declared: Declared) -> tuple[str, ...]:
+    """Services of the host that are to run: active and forced ones, and fallbacks that nothing else displaces."""
+    force = declared.settings.force
+    listed = [declared.services[s] for s in declared.host_services]
+    wanted = [s for s in listed if s.status == "active" or s.name in force]
+    for service in listed:
+        if service.status == "fallback" and service.name not in force and not any(clashes(service, w) for w in wanted):
+            wanted.append(service)
+    names = {s.name for s in wanted}
+    return tuple(s.name for s in listed if s.name in names and s.state == "present")
+
+
+def judge(declared: Declared) -> Findings:
+    """Findings about the services of a host, from the declaration alone."""
+    found: Findings = {s: [] for s in declared.host_services}
+    running = [declared.services[s] for s in deployed(declared)]
+    for service in (declared.services[s] for s in declared.host_services):
+        key = f"llm_services.{service.name}"
+        if service.status in ("archived", "rejected") and service.name not in declared.settings.force:
+            remedy = f"Take it out of llm_host_services, or deploy it all the same with -e llm_force={service.name}"
+            found[service.name].append(
+                Finding(f"status-{service.status}", "error", f"{key}.status", f"is {service.status}: {service.reason}", remedy)
+            )
+        elif service.status == "fallback" and service not in running and service.state == "present":
+            message = f"stands by, displaced by an active service{': ' + service.reason if service.reason else ''}"
+            found[service.name].append(Finding("standby", "info", f"{key}.status", message, "Nothing to do"))
+    for service in running:
+        found[service.name] += _gpu_findings(declared, service)
+        found[service.name] += _clash_findings(declared, service, running)
+    return found
+
+
+def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
+    key = f"llm_services.{service.name}"
+    known: list[int | str] = [g.index for g in declared.gpus]
+    known += [g.uuid for g in declared.gpus if g.uuid]
+    found = []
+    for gpu in service.gpus:
+        if gpu not in known:
+            names = ", ".join(str(g) for g in known) or "none"
+            found.append(
+                Finding(
+                    "gpu-undeclared",
+                    "error",
+                    f"{key}.gpus",
+                    f"wants GPU {gpu}, the host declares {names}",
+                    "Correct it, or add the GPU to llm_host_gpus",
+                )
+            )
+    if len(set(service.gpus)) != len(service.gpus):
+        found.append(Finding("gpu-twice", "error", f"{key}.gpus", "names a GPU twice", "Name each GPU once"))
+    image = declared.images[service.image]
+    sizes = {f: service.flag(f, 1) for f in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")}
+    for flag, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            message = f"must be a whole number of at least 1, got {value!r}"
+            found.append(Finding("parallel-size", "error", f"{key}.args.{flag}", message, "Correct it"))
+            return found
+    ranks = sizes["tensor-parallel-size"] * sizes["pipeline-parallel-size"] * sizes["data-parallel-size"]
+    if image.accelerator == "nvidia" and ranks != len(service.gpus):
+        parts = " x ".join(f"{flag} {value}" for flag, value in sizes.items() if value > 1) or "tensor-parallel-size 1"
+        message = f"{parts} needs {ranks} GPU{'s' if ranks != 1 else ''}, {len(service.gpus)} given"
+        found.append(
+            Finding("gpu-count", "error", f"{key}.args.tensor-parallel-size", message, "Make the two agree (`gpus` and the flag)")
+        )
+    if image.accelerator == "cpu" and service.gpus:
+        message = f"gives GPUs to image `{image.name}`, which serves on the CPU"
+        found.append(Finding("gpu-on-cpu", "error", f"{key}.gpus", message, "Write `gpus: []`, or choose a GPU image"))
+    if image.accelerator == "nvidia" and declared.settings.accelerator == "cpu":
+        message = f"`{image.name}` needs an NVIDIA GPU, the host declares llm_accelerator: cpu"
+        found.append(Finding("accelerator", "error", f"{key}.image", message, "Choose a CPU image or another host"))
+    return found
+
+
+def _clash_findings(declared: Declared, service: Service, running: Iterable[Service]) -> list[Finding]:
+    key = f"llm_services.{service.name}"
+    found = []
+    for other in running:
+        if other.name == service.name:
+            continue
+        for why in clashes(service, other):
+            part = "port" if "port" in why else "gpus"
+            remedy = "Take one out of llm_host_services, set its status to fallback, or give it other resources"
+            found.append(Finding(f"clash-{part}", "error", f"{key}.{part}", f"clashes with `{other.name}`: {why}", remedy))
+    # Three services can fit pairwise and still not together.
+    if not found:
+        for gpu in service.gpus:
+            sharers = [s for s in running if gpu in s.gpus]
+            total = sum(reserved(s, gpu) for s in sharers)
+            if total > 1.0:
+                names = ", ".join(f"{s.name} {reserved(s, gpu):g}" for s in sharers)
+                message = f"GPU {gpu} is reserved beyond its memory: {names}, together {total:.2f}"
+                found.append(
+                    Finding("gpu-overbooked", "error", f"{key}.gpus", message, "Lower gpu-memory-utilization of one of them")
+                )
+    return found
+
+
+def document(declared: Declared, findings: Findings) -> dict[str, Any]:
+    """The shape of plan.json."""
+    services = {}
+    for service in declared.host_services:
+        own = findings.get(service, [])
+        worst = {f.severity for f in own}
+        services[service] = {
+            "verdict": "refuse" if "error" in worst else "warn" if "warn" in worst else "ok",
+            "findings": [f.as_dict() for f in own],
+            "gpus": list(declared.services[service].gpus),
+            "kv_tokens": {"low": None, "high": None},
+        }
+    return {"services": services, "findings": [f.as_dict() for f in findings.get("", [])]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the host adds.
+
+
+def needed_images(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
+    """Images that the services run, in catalog order; bases of builds are made on demand."""
+    wanted = {declared.services[s].image for s in services}
+    return tuple(i for i in declared.images if i in wanted)
+
+
+def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
+    """Models that the services load, in catalog order."""
+    wanted = {declared.services[s].model for s in services}
+    return tuple(m for m in declared.models if m in wanted)
+
+
+def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> Findings:
+    """Findings that need the host: Docker, disk, ports, model files, sources while offline."""
+    services = tuple(services)
+    found: Findings = {"": []}
+    ports = {declared.services[s].port: s for s in services}
+    for port, service in ports.items():
+        holder = facts["listening"].get(str(port))
+        published_by = facts["published"].get(str(port))
+        if published_by not in (None, compose.GATEWAY):
+            who = f"container `{published_by}`"
+        elif holder and published_by is None:
+            who = f"process {holder['process']} (pid {holder['pid']})" if holder.get("pid") else "another process"
+        else:
+            continue
+        message = f"port {port} is taken by {who}"
+        remedy = "Stop it, or give the service another port"
+        found.setdefault(service, []).append(Finding("port-taken", "error", f"llm_services.{service}.port", message, remedy))
+    missing_images = [declared.images[i] for i in needed_images(declared, services) if not _image_id(declared.images[i], facts)]
+    missing_models = []
+    for name in needed_models(declared, services):
+        model, state = declared.models[name], facts["models"].get(name, {})
+        folder = compose.model_dir(declared.settings, model)
+        if state.get("problem"):
+            message = f"the files in {folder} are damaged: {state['problem']}"
+            remedy = f"Remove {folder} and run again to fetch it anew"
+            found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
+        elif not state.get("present"):
+            missing_models.append(model)
+    found[""] += _disk_findings(declared, facts, missing_images, missing_models)
+    if declared.settings.offline:
+        found[""] += _offline_findings(missing_images, missing_models)
+    return found
+
+
+def _image_id(image: Image, facts: Facts | None) -> str | None:
+    return (facts or {}).get("images", {}).get(compose.image_ref(image))
+
+
+def _disk_findings(
+    declared: Declared, facts: Facts, missing_images: Iterable[Image], missing_models: Iterable[Model]
+) -> list[Finding]:
+    """Room for what is to be fetched, with a tenth to spare; both folders may share one file system."""
+    images = {f"image {i.name}": i.size_gib for i in missing_images}
+    models = {f"model {m.name}": m.size_gib for m in missing_models}
+    disks: dict[Any, tuple[str, float, dict[str, float]]] = {}
+    for place, wanted in (("docker", images), ("root", models)):
+        disk = facts["disk"].get(place)
+        if disk and wanted:
+            path, free, needs = disks.get(disk["device"], (disk["path"], disk["free"] / GIB, {}))
+            disks[disk["device"]] = (path, free, {**needs, **wanted})
+    found = []
+    for path, free, needs in disks.values():
+        total = sum(needs.values()) * 1.1
+        if total > free:
+            parts = ", ".join(f"{what} {gib:g} GiB" for what, gib in needs.items())
+            message = f"{path} has {free:.1f} GiB free, this run needs {total:.1f} GiB ({parts}, and a tenth to spare)"
+            found.append(Finding("disk-full", "error", "llm_root", message, "Free some space, or move llm_root or Docker's data"))
+    return found
+
+
+def _offline_findings(missing_images: Iterable[Image], missing_models: Iterable[Model]) -> list[Finding]:
+    found = []
+    for model in missing_models:
+        if not any("path" in s or "quantize" in s for s in model.sources):
+            message = "is not on the host, and all its sources need the network"
+            remedy = "Copy it into place or add a `path` source, or run once with llm_offline: false"
+            found.append(Finding("offline-model", "error", f"llm_models.{model.name}", message, remedy))
+    for image in missing_images:
+        if not any("archive" in s for s in image.sources):
+            message = "is not on the host, and all its sources need the network"
+            remedy = "Add an `archive` source, or run once with llm_offline: false"
+            found.append(Finding("offline-image", "error", f"llm_images.{image.name}", message, remedy))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What differs between declared and real.
+
+
+def fingerprint(key: str) -> str:
+    """Short hash by which a declared key is compared with the one on the host; keys are long and random."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def releases(
+    declared: Declared, facts: Facts | None, plugins: Mapping[str, Mapping[str, str]]
+) -> dict[str, compose.Release]:
+    """Release of every service of the host; parts that only the host knows are marked as not there yet."""
+    found = {}
+    for name in declared.host_services:
+        service = declared.services[name]
+        model = (facts or {}).get("models", {}).get(service.model, {})
+        image_id = _image_id(declared.images[service.image], facts)
+        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name))
+    return found
+
+
+def service_work(
+    declared: Declared,
+    facts: Facts,
+    services: Iterable[str],
+    rendered: Mapping[str, compose.Release],
+    keys: Mapping[str, str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Services to (re)deploy, with the reasons: service -> [{name, current, desired}]. Unchanged ones are left out."""
+    found = {}
+    for name in services:
+        release, current = rendered[name], facts["releases"].get(name, {})
+        if current.get("current") != release.hash:
+            why = compose.reasons(current.get("facts"), release.facts)
+        else:
+            why = _drift(facts, release, current)
+        if name in keys and facts["keys"].get(name) not in (None, fingerprint(keys[name])):
+            why.append({"name": "api key", "current": "another one", "desired": "the one given"})
+        elif facts["keys"].get(name) is None and not why:
+            why.append({"name": "api key", "current": None, "desired": "present"})
+        if why:
+            found[name] = why
+    return found
+
+
+def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences between what the current release should be and what is there."""
+    why = [{"name": f"file {path}", "current": "edited or gone", "desired": "as rendered"} for path in current["drift"]]
+    container = next((c for c in facts["containers"] if c["name"] == release.container), None)
+    if container is None:
+        why.append({"name": "container", "current": "gone", "desired": "running"})
+    elif container["state"] != "running":
+        why.append({"name": "container", "current": container["state"], "desired": "running"})
+    elif container["image_id"] != release.facts["image"]["id"]:
+        why.append({"name": "image", "current": container["image_id"], "desired": release.facts["image"]["id"]})
+    return why
+
+
+def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]) -> tuple[str, ...]:
+    """Services whose current release has no passing verdict yet."""
+    verdicts = facts["verdicts"]
+    return tuple(
+        s for s in services if not (verdicts.get(s, {}).get("ok") and verdicts[s].get("release") == rendered[s].hash)
+    )
+
+
+def to_stop(declared: Declared, facts: Facts, services: Iterable[str]) -> list[dict[str, str]]:
+    """Containers of selected services that are declared stopped or absent: [{service, container, state}]."""
+    found = []
+    for container in facts["containers"]:
+        service = declared.services.get(container["service"])
+        if service is None or service.name not in services or service.state == "present":
+            continue
+        if service.state == "absent" or container["state"] == "running":
+            found.append({"service": service.name, "container": container["name"], "state": service.state})
+    return found
+
+
+def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
+    """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request."""
+    wanted = set(deployed(declared))
+    known = set(declared.host_services)
+    return [
+        {"service": c["service"], "container": c["name"], "state": c["state"]}
+        for c in facts["containers"]
+        if c["service"] not in wanted and not (c["service"] in known and declared.services[c["service"]].state != "present")
+    ]
+
+
+def routes(declared: Declared, facts: Facts, services: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """What the gateway serves: one entry a service that is to run, in order of ports.
+
+    [{service, port, container}]; container is that of the current release, "" while there is none (the gateway answers 503).
+    """
+    found = []
+    for name in deployed(declared) if services is None else services:
+        current = facts["releases"].get(name, {}).get("current")
+        container = compose.container_name(name, current) if current else ""
+        found.append({"service": name, "port": declared.services[name].port, "container": container})
+    return sorted(found, key=lambda r: r["port"])
+
+
+def status(
+    declared: Declared, facts: Facts, findings: Findings, work: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Declared beside real, a few short texts a service of the host."""
+    wanted = deployed(declared)
+    found = {}
+    for name in declared.host_services:
+        service = declared.services[name]
+        current = facts["releases"].get(name, {}).get("current")
+        real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
+        verdict = facts["verdicts"].get(name, {})
+        proven = verdict.get("release") == current and verdict.get("ok") if current else None
+        entry: dict[str, Any] = {
+            "declared": "to run" if name in wanted else service.state if service.state != "present" else service.status,
+            "real": f"{real['state']} ({real['status']})" if real else "no container",
+            "release": current or "none",
+            "proven": {True: "yes", False: "no", None: "never"}[proven],
+            "port": service.port,
+            "model": service.served_model_name,
+        }
+        if name in work:
+            entry["a run would"] = [f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]]
+        if own := [f.text() for f in findings.get(name, [])]:
+            entry["findings"] = own
+        found[name] = entry
+    return found
