@@ -14,6 +14,7 @@ setup: ## .venv with the locked requirements
 demo: ## serve a real model on this machine and ask it a question
 	@scripts/setup.sh runtime
 	@$(BIN)ansible-playbook -i inventory/demo playbooks/demo.yml $(ASK_SUDO)
+	@cat reports/demo.txt
 
 check: setup lint types unit ## lint, types, unit and contract tests: under two minutes
 

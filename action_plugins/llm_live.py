@@ -135,7 +135,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         begin = time.monotonic()
         started = self._start(name, dict(self._task.args, progress_file=progress_file), task_vars)
         if started.get("failed") or "ansible_job_id" not in started:
-            return started
+            # A start counts as a change for Ansible, also one that failed.
+            return dict(started, changed=False)
         results_file = str(started["results_file"])
         # The wrapper has expanded ~ for the user that the module runs as; the shell's quotes would not.
         if not own:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 # Ansible serves module_utils/ to modules only; action plugins run in its own process and need the folder on the path.
-_LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
+PROJECT = Path(__file__).resolve().parent.parent
+_LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, plan, spec  # noqa: E402 - after the path above
+from ansible.module_utils.llm import compose, files, plan, spec  # noqa: E402 - after the path above
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
@@ -38,16 +38,20 @@ class ActionModule(ActionBase):
         _, options = self.validate_argument_spec(
             argument_spec={
                 "facts": {"type": "dict"},
-                "report_dir": {"type": "str", "default": ""},
+                "report_dir": {"type": "str"},
                 "refuse": {"type": "bool", "default": True},
             }
         )
         host = str(variables["inventory_hostname"])
+        hosts = variables.get("ansible_play_hosts_all") or [host]
+        reports = Path(options["report_dir"] or PROJECT / "reports").absolute() / (host if len(hosts) > 1 else "")
         origins: dict[str, str] = {}
         raw = self._declaration(variables, origins)
         declared, findings = spec.parse(raw)
         if declared is None:
-            return self._refused(result, host, _by_service(findings, raw["services"]), raw, origins, options["report_dir"])
+            judged = _by_service(findings, raw["services"])
+            _report(_refusal_document(judged, raw), reports)
+            return self._refused(result, host, judged, origins)
         selection, unknown = plan.select(
             variables.get("ansible_run_tags", ["all"]),
             variables.get("ansible_skip_tags", []),
@@ -71,13 +75,14 @@ class ActionModule(ActionBase):
             for service, found in plan.look_at_host(declared, facts, running).items():
                 judged.setdefault(service, []).extend(found)
         document = plan.document(declared, judged)
-        self._report(document, options["report_dir"], host, variables)
+        _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]
         if errors and options["refuse"]:
-            return self._refused(result, host, judged, raw, origins, "")
+            return self._refused(result, host, judged, origins)
         rendered = plan.releases(declared, facts, plugins)
         result["plan"] = {
             **document,
+            "report_dir": str(reports),
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "deployed": list(plan.deployed(declared)),
@@ -130,7 +135,7 @@ class ActionModule(ActionBase):
         missing: dict[str, list[spec.Finding]] = {}
         inventory = variables.get("inventory_dir")
         places = [Path(inventory) / "files"] if inventory else []
-        places.append(Path(__file__).resolve().parent.parent / "files")
+        places.append(PROJECT / "files")
         for name in declared.host_services:
             contents[name] = {}
             for file in compose.plugin_files(declared.services[name]):
@@ -149,46 +154,38 @@ class ActionModule(ActionBase):
     # -- answering ------------------------------------------------------------------------------------------------
 
     def _refused(
-        self,
-        result: dict[str, Any],
-        host: str,
-        judged: Mapping[str, list[spec.Finding]],
-        raw: Mapping[str, Any],
-        origins: Mapping[str, str],
-        report_dir: str,
+        self, result: dict[str, Any], host: str, judged: Mapping[str, list[spec.Finding]], origins: Mapping[str, str]
     ) -> dict[str, Any]:
-        found = [f for findings in judged.values() for f in findings if f.severity == "error"]
-        placed = [_with_file(f, origins) for f in found]
-        if report_dir:
-            listed = raw["host_services"] if isinstance(raw["host_services"], (list, tuple)) else []
-            services = {
-                str(s): {
-                    "verdict": "refuse" if judged.get(str(s)) else "ok",
-                    "findings": [f.as_dict() for f in judged.get(str(s), [])],
-                    "gpus": [],
-                    "kv_tokens": {"low": None, "high": None},
-                }
-                for s in {*map(str, listed), *(s for s in judged if s)}
-            }
-            self._report({"services": services, "findings": [f.as_dict() for f in judged.get("", [])]}, report_dir, host, {})
-        lines = "\n".join(f"  - {f.text()}" for f in placed)
-        count = f"{len(placed)} problem{'s' if len(placed) != 1 else ''}"
+        found = [_with_file(f, origins) for findings in judged.values() for f in findings if f.severity == "error"]
+        lines = "\n".join(f"  - {f.text()}" for f in found)
+        count = f"{len(found)} problem{'s' if len(found) != 1 else ''}"
         result.update(failed=True, msg=f"{host}: refused, {count}; nothing was touched.\n{lines}")
-        result["findings"] = [f.as_dict() for f in placed]
+        result["findings"] = [f.as_dict() for f in found]
         return result
 
-    def _report(self, document: Mapping[str, Any], report_dir: str, host: str, variables: Mapping[str, Any]) -> None:
-        if not report_dir:
-            return
-        hosts = variables.get("ansible_play_hosts_all") or [host]
-        folder = Path(report_dir) if len(hosts) == 1 else Path(report_dir) / host
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            new = folder / f".plan.json.{os.getpid()}"
-            new.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            new.replace(folder / "plan.json")
-        except OSError as error:
-            raise AnsibleActionFail(f"llm_report_dir: cannot write {folder}/plan.json: {error.strerror}. Choose another folder") from error
+
+def _refusal_document(judged: Mapping[str, list[spec.Finding]], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """plan.json of a declaration that is not even well-formed."""
+    listed = raw["host_services"] if isinstance(raw["host_services"], (list, tuple)) else []
+    services = {
+        service: {
+            "verdict": "refuse" if judged.get(service) else "ok",
+            "findings": [f.as_dict() for f in judged.get(service, [])],
+            "gpus": [],
+            "kv_tokens": {"low": None, "high": None},
+        }
+        for service in dict.fromkeys([*map(str, listed), *(s for s in judged if s)])
+    }
+    return {"services": services, "findings": [f.as_dict() for f in judged.get("", [])]}
+
+
+def _report(document: Mapping[str, Any], folder: Path) -> None:
+    """Write plan.json; a report that cannot be written is an error, since others decide by it."""
+    try:
+        files.write(folder / "plan.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        message = f"llm_report_dir: cannot write {folder}/plan.json: {error.strerror}. Choose another folder"
+        raise AnsibleActionFail(message) from error
 
 
 def _from_command_line(key: str, value: Any) -> Any:

@@ -265,7 +265,7 @@ class Watch:
             exit_code=self.state.exit_code if ended else None,
             oom_killed=ended and self.state.oom_killed,
         )
-        message = f"The engine in container {self.container} {what}, while {self.boot.describe()}."
+        message = f"The engine in container {self.container} {what} (boot phase: {self.boot.describe()})."
         if cause:
             message += f" {cause.cause} {cause.remedy}"
         elif remedy:

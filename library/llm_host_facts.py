@@ -24,7 +24,7 @@ options:
     type: dict
     default: {}
   services:
-    description: Services whose releases, keys and verdicts to read.
+    description: Services whose releases and keys to read.
     type: list
     elements: str
     default: []
@@ -83,7 +83,7 @@ ansible_facts:
           description: Wanted port to pid and process that listen on it.
           type: dict
         releases:
-          description: Service to current and previous release, facts of the current one, edited files, compose text.
+          description: Service to current and previous release, facts of the current one, edited files, whether it was proven.
           type: dict
         models:
           description: Model to present, digest, problem, bytes.
@@ -99,9 +99,6 @@ ansible_facts:
           type: dict
         gateway:
           description: Checksums of the gateway's files, what it has loaded, and its container's state.
-          type: dict
-        verdicts:
-          description: Service to release and ok of its last proof.
           type: dict
 """
 
@@ -173,7 +170,6 @@ def main() -> None:
             "id": gateway["Id"][:12] if gateway else "",
             "state": gateway["State"] if gateway else "absent",
         },
-        "verdicts": {s: host.verdict(root / "state" / "verdicts" / f"{s}.json") for s in wanted["services"]},
     }
     module.exit_json(changed=False, ansible_facts={"llm_host": facts})
 

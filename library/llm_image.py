@@ -123,7 +123,7 @@ class Maker:
 
     def _watch(self, what: str, log: Path, done: threading.Event) -> None:
         last = ""
-        while not done.wait(1):
+        while not done.wait(5):
             lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
             newest = next((line for line in reversed(lines) if line), "")
             if newest != last:

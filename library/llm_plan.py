@@ -16,9 +16,9 @@ options:
     type: dict
   report_dir:
     description:
-      - Folder on the controller for C(plan.json); with several hosts, a folder per host below it. Empty writes nothing.
+      - Folder on the controller for C(plan.json); with several hosts, a folder per host below it.
+      - Left out, C(reports) in the project.
     type: str
-    default: ""
   refuse:
     description: Fail when there is a finding of severity error. False reports it only.
     type: bool

@@ -95,12 +95,10 @@ def main() -> None:
     if problems:
         lines = "\n".join(f"  - {p}" for p in problems)
         module.fail_json(msg=f"{image} refuses the declaration; nothing was stopped.\n{lines}", services=found)
-    warnings = [
-        f"llm_services.{name}.{f['key']}: {f['message']}. {f['remedy']}"
-        for name, result in found.items()
-        for f in result["findings"]
-    ]
-    module.exit_json(changed=False, services=found, warnings=warnings)
+    for name, result in found.items():
+        for f in result["findings"]:
+            module.warn(f"llm_services.{name}.{f['key']}: {f['message']}. {f['remedy']}")
+    module.exit_json(changed=False, services=found)
 
 
 if __name__ == "__main__":

@@ -249,9 +249,7 @@ def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, h
     except DeadlineExceeded:
         ok, evidence = False, f"no complete answer within {seconds:g} s. Raise `timeout`, or look at the engine's log."
     except Exception as error:  # noqa: BLE001 - one broken answer must not hide the other checks
-        status, why = client.explain(error, hidden)
-        got = f"status {status}: " if status else f"{type(error).__name__}: "
-        ok, evidence = False, f"{got}{why}. Read the engine's log (`docker logs`)."
+        ok, evidence = False, client.failure(error, hidden)
     return engine.Check(
         id=name,
         ok=ok,

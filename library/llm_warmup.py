@@ -201,9 +201,7 @@ class Sender:
                 f"{what}: no complete answer within {self.params['timeout']} s. Raise `timeout`, or read the engine's log."
             ) from None
         except openai.OpenAIError as error:
-            status, why = client.explain(error, [self.key])
-            got = f"status {status}" if status else "no answer"
-            raise WarmupError(f"{what}: {got}: {why}. Read the engine's log.") from None
+            raise WarmupError(f"{what}: {client.failure(error, [self.key])}") from None
 
 
 def calibrate(sender: Sender, context: int) -> warmup.Calibration:

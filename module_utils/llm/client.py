@@ -48,3 +48,15 @@ def explain(error: BaseException, secrets: Sequence[str] = ()) -> tuple[int, str
         current = current.__cause__
     number = status if isinstance(status, int) else 0
     return number, shorten(redact("; ".join(chain), secrets), 300)
+
+
+def failure(error: BaseException, secrets: Sequence[str] = ()) -> str:
+    """Say what an error of the library means and what to do, without secrets."""
+    status, why = explain(error, secrets)
+    if status == 401:
+        return "401: the key given is not one of the service's keys. Check `api_key` or the content of `api_key_file`."
+    if status == 404:
+        return f"404: {why}. Check `base_url` (it ends with /v1) and `model`."
+    if status:
+        return f"{status}: {why}. Read the engine's log (`docker logs`)."
+    return f"{type(error).__name__}: {why}. Check that the container runs and that `base_url` is right."

@@ -20,6 +20,7 @@ _NOISE = re.compile(
     r"^\s*$"
     r"|\d+%.*\d+/\d+ \["  # a progress bar
     r"|^\s+\[-{1,2}\w|^usage: |^\s+\[\w+\]$"  # argparse
+    r"|^Route: |^[\d.]+:\d+ - \""  # the API server's routes and requests
     r"|^  File \"|^ {4,}|^Traceback \(most recent|^[\s^~]+$"  # the frames of a traceback
 )
 
@@ -62,7 +63,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 def tail(lines: Iterable[str], limit: int = 20, width: int = 400) -> list[str]:
     """Return the last lines worth reading, secrets blanked and length cut.
 
-    Left out are blank lines, progress bars, usage text, and the frames of tracebacks (their last line stays).
+    Left out are blank lines, progress bars, usage text, requests, and the frames of tracebacks (their last line stays).
     """
     kept = [line.rstrip() for line in lines if not _NOISE.search(strip_prefix(line)[1])]
     return [shorten(redact(line), width) for line in kept[-limit:]]

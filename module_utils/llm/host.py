@@ -23,6 +23,7 @@ COMPOSE_PLUGIN_FOLDERS = (
     "/usr/libexec/docker/cli-plugins",
 )
 RELEASE_FILE = "release.json"
+VERDICT_FILE = "verdict.json"  # what clients got from this release; written by llm_smoke
 
 
 def system() -> dict[str, Any]:
@@ -139,12 +140,12 @@ def disk(path: str) -> dict[str, Any]:
 
 
 def release(folder: Path) -> dict[str, Any]:
-    """Current release of a service: {current, previous, facts, drift, compose}.
+    """Current release of a service: {current, previous, facts, drift, proven}.
 
-    drift: files of the release that are not as they were written. compose: text of its compose file, for a diff.
+    drift: files of the release that are not as they were written. proven: its clients got right answers (verdict.json).
     """
     current = _link(folder / "current")
-    found: dict[str, Any] = {"current": current, "previous": _link(folder / "previous"), "facts": None, "drift": [], "compose": ""}
+    found: dict[str, Any] = {"current": current, "previous": _link(folder / "previous"), "facts": None, "drift": [], "proven": False}
     if current is None:
         return found
     place = folder / "releases" / current
@@ -154,7 +155,7 @@ def release(folder: Path) -> dict[str, Any]:
         return {**found, "drift": [RELEASE_FILE]}
     found["facts"] = written.get("facts")
     found["drift"] = [name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha]
-    found["compose"] = _read(place / "compose.yml")
+    found["proven"] = _proven(place / VERDICT_FILE)
     return found
 
 
@@ -174,15 +175,6 @@ def fingerprint(path: Path) -> str | None:
         return None
 
 
-def verdict(path: Path) -> dict[str, Any]:
-    """{release, ok} of a service's last proof; {} when there is none."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return {"release": read.get("release"), "ok": bool(read.get("ok"))}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
 def model(folder: str) -> dict[str, Any]:
     """State of a model folder; see artifacts.look."""
     return artifacts.look(Path(folder))
@@ -192,6 +184,13 @@ def first_line(path: Path) -> str | None:
     """First line of a file, None when it is not there."""
     read = _read(path)
     return read.splitlines()[0].strip() if read else None
+
+
+def _proven(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["ok"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _link(path: Path) -> str | None:

@@ -339,10 +339,8 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
 
 def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]) -> tuple[str, ...]:
     """Services whose current release has no passing verdict yet."""
-    verdicts = facts["verdicts"]
-    return tuple(
-        s for s in services if not (verdicts.get(s, {}).get("ok") and verdicts[s].get("release") == rendered[s].hash)
-    )
+    found = facts["releases"]
+    return tuple(s for s in services if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash))
 
 
 def to_stop(declared: Declared, facts: Facts, services: Iterable[str]) -> list[dict[str, str]]:
@@ -391,13 +389,11 @@ def status(
         service = declared.services[name]
         current = facts["releases"].get(name, {}).get("current")
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
-        verdict = facts["verdicts"].get(name, {})
-        proven = verdict.get("release") == current and verdict.get("ok") if current else None
         entry: dict[str, Any] = {
             "declared": "to run" if name in wanted else service.state if service.state != "present" else service.status,
             "real": f"{real['state']} ({real['status']})" if real else "no container",
             "release": current or "none",
-            "proven": {True: "yes", False: "no", None: "never"}[proven],
+            "proven": "yes" if facts["releases"].get(name, {}).get("proven") else "no",
             "port": service.port,
             "model": service.served_model_name,
         }

@@ -86,6 +86,8 @@ def judge_stream(
     """
     text = "".join(pieces)
     ok, evidence = judge_answer(text, expected, finish_reason)
+    if not ok and whole is not None and whole == text:
+        return False, "the streamed answer is the same wrong one. See the check before."
     if not ok:
         return False, f"streamed: {evidence}"
     if len(pieces) < 2:

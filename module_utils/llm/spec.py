@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
-FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*")
+FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -155,7 +155,8 @@ class TestMessages:
             ),
             (
                 "argument --compilation-config/-cc: 1 validation error for CompilationConfig\nlevel\n"
-                "  Unexpected keyword argument [type=unexpected_keyword_argument, input_value=3]\n    For further information visit x",
+                "  Unexpected keyword argument [type=unexpected_keyword_argument, input_value=3]\n"
+                "    For further information visit x",
                 "args.compilation-config",
                 "1 validation error for CompilationConfig level Unexpected keyword argument",
             ),

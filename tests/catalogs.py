@@ -1,0 +1,33 @@
+"""The project's own catalogs and inventories, loaded as the playbooks would."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.llm import spec
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTS = {"demo": "localhost", "rtx4090x3": "rtx4090x3"}
+
+
+def read(path: str) -> Any:
+    """A YAML file of the repository."""
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def raw(inventory: str, **host: Any) -> dict[str, Any]:
+    """What `spec.parse` gets for the host of an inventory; `host` overrides its llm_* variables, without the prefix."""
+    found = {kind: read(f"group_vars/all/{kind}.yml")[f"llm_{kind}"] for kind in ("images", "models", "services")}
+    declared = read(f"inventory/{inventory}/host_vars/{HOSTS[inventory]}.yml")
+    variables = {**{k.removeprefix("llm_"): v for k, v in declared.items() if k.startswith("llm_")}, **host}
+    found["host_services"] = variables.pop("host_services", [])
+    found["gpus"] = variables.pop("host_gpus", [])
+    found["settings"] = {k: v for k, v in variables.items() if k in spec.SETTINGS}
+    return found
+
+
+def declared(inventory: str, **host: Any) -> spec.Declared:
+    """The typed declaration of an inventory's host; fails the test when it is refused."""
+    found, findings = spec.parse(raw(inventory, **host))
+    assert found is not None, [f.text() for f in findings]
+    return found

@@ -1,0 +1,93 @@
+"""Reading a host: Docker's answers, releases on disk, listeners."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.llm import files, host
+
+LISTED = [
+    {
+        "Id": "1" * 64,
+        "Names": ["/llm-micro-01234567"],
+        "Labels": {"llm.service": "micro", "llm.release": "0123456789ab"},
+        "State": "running",
+        "Status": "Up 2 hours (healthy)",
+        "ImageID": "sha256:1",
+        "Ports": [],
+        "NetworkSettings": {"Networks": {"llm": {"IPAddress": "172.18.0.2"}}},
+    },
+    {"Id": "2" * 64, "Names": ["/web"], "Labels": None, "State": "running", "ImageID": "x", "Ports": [{"PublicPort": 5010}, {"PrivatePort": 1}]},
+]
+
+
+def test_engines_and_published_ports_are_read_from_the_list() -> None:
+    engines, published = host.containers(LISTED)
+    assert [(e["service"], e["release"], e["ip"]) for e in engines] == [("micro", "0123456789ab", "172.18.0.2")]
+    assert published == {"5010": "web"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "tags", "digests"),
+    [
+        ("docker.io/library/debian:bookworm-slim", ["debian:bookworm-slim"], None),
+        ("docker.io/vllm/vllm-openai:v1", ["vllm/vllm-openai:v1"], []),
+        ("llm/vllm-cpu:0.32.0-aa", ["llm/vllm-cpu:0.32.0-aa"], []),
+        ("debian", ["debian:latest"], []),
+        ("docker.io/vllm/vllm-openai:v1@sha256:ab", None, ["vllm/vllm-openai@sha256:ab"]),
+        ("quay.io/a/b@sha256:ab", [], ["quay.io/a/b@sha256:ab"]),
+    ],
+)
+def test_image_references_are_found_however_docker_spells_them(reference: str, tags: list[str], digests: list[str]) -> None:
+    listed = [{"Id": "sha256:1", "RepoTags": tags, "RepoDigests": digests}]
+    assert host.image_ids(listed, [reference, "other:1"]) == {reference: "sha256:1"}
+
+
+def test_a_release_and_its_drift(tmp_path: Path) -> None:
+    place = tmp_path / "releases" / "abc"
+    files.write(place / "compose.yml", "x: 1\n")
+    record = {"facts": {"a": 1}, "files": {"compose.yml": host.file_sha256(place / "compose.yml")}}
+    files.write(place / host.RELEASE_FILE, json.dumps(record))
+    assert host.release(tmp_path)["current"] is None
+    files.link(tmp_path / "current", "releases/abc")
+    found = host.release(tmp_path)
+    assert (found["current"], found["facts"], found["drift"], found["proven"]) == ("abc", {"a": 1}, [], False)
+    files.write(place / host.VERDICT_FILE, '{"ok": true, "services": {}}')
+    assert host.release(tmp_path)["proven"] is True
+    (place / "compose.yml").write_text("x: 2\n")
+    assert host.release(tmp_path)["drift"] == ["compose.yml"]
+    (place / host.RELEASE_FILE).unlink()
+    assert host.release(tmp_path)["drift"] == [host.RELEASE_FILE]
+
+
+def test_a_listener_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = host.listening([port])
+    assert found[str(port)]["pid"] and "py" in found[str(port)]["process"]
+    assert host.listening([port]) == {}
+
+
+def test_files_are_written_whole_with_their_mode(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    assert files.write(path, "one", 0o400) is True
+    assert files.write(path, "one", 0o400) is False
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert files.write(path, "one", 0o444) is True
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    files.write(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write(path, "\udc80")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    found = host.disk(str(tmp_path / "a" / "b"))
+    assert found["free"] > 0 and found["device"] == tmp_path.stat().st_dev

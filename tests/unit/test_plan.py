@@ -1,0 +1,244 @@
+"""What a run would do: selection by tags, clashes, host findings, work."""
+
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import compose, plan, spec
+
+from tests import catalogs
+
+IMAGE = "sha256:" + "a" * 64
+
+
+def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
+    """Facts of a host that has every image and model and runs nothing."""
+    facts: dict[str, Any] = {
+        "docker": {"running": True},
+        "images": {compose.image_ref(i): IMAGE for i in declared.images.values()},
+        "containers": [],
+        "published": {},
+        "listening": {},
+        "releases": {},
+        "models": {m: {"present": True, "digest": "d", "problem": "", "bytes": 1} for m in declared.models},
+        "disk": {"root": {"path": "/opt/llm", "device": 1, "free": 2**40}, "docker": {"path": "/var/lib/docker", "device": 1, "free": 2**40}},
+        "keys": dict.fromkeys(declared.services, "k"),
+    }
+    return {**facts, **changes}
+
+
+def converged(declared: spec.Declared) -> dict[str, Any]:
+    """Facts of a host that serves exactly what is declared."""
+    facts = host(declared)
+    for name, release in plan.releases(declared, facts, {}).items():
+        facts["releases"][name] = {"current": release.hash, "facts": release.facts, "drift": [], "proven": True}
+        facts["containers"].append(
+            {"name": release.container, "service": name, "release": release.hash, "state": "running", "status": "Up", "image_id": IMAGE}
+        )
+    return facts
+
+
+def work(declared: spec.Declared, facts: dict[str, Any], keys: dict[str, str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    return plan.service_work(declared, facts, plan.deployed(declared), plan.releases(declared, facts, {}), keys or {})
+
+
+def ids(findings: plan.Findings, service: str) -> set[str]:
+    return {f.id for f in findings.get(service, [])}
+
+
+@pytest.mark.parametrize(
+    ("run", "skip", "stages", "services"),
+    [
+        (["all"], [], plan.STAGES, ("a", "b")),
+        (["a"], [], plan.STAGES, ("a",)),
+        (["images"], [], ("images",), ("a", "b")),
+        (["services", "b"], [], ("services",), ("b",)),
+        (["all"], ["verify", "a"], plan.STAGES[:-1], ("b",)),
+        (["c"], [], plan.STAGES, ()),
+    ],
+)
+def test_tags_select_stages_and_services(run: list[str], skip: list[str], stages: Any, services: Any) -> None:
+    selection, findings = plan.select(run, skip, ["a", "b"], ["a", "b", "c"])
+    assert (selection.stages, selection.services, findings) == (tuple(stages), services, [])
+
+
+def test_an_unknown_tag_is_refused_with_the_names() -> None:
+    _, findings = plan.select(["medium-gml"], [], ["medium-glm", "micro"])
+    assert findings[0].id == "unknown-tag" and "medium-glm" in findings[0].remedy
+    _, findings = plan.select(["xyz"], [], ["medium-glm", "micro"])
+    assert "micro" in findings[0].remedy and "services" in findings[0].remedy
+
+
+def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    assert plan.deployed(declared) == ("medium-glm", "mini-zwz")
+    findings = plan.judge(declared)
+    assert not [f for own in findings.values() for f in own if f.severity == "error"]
+    assert ids(findings, "mini-solo") == {"standby"}
+
+
+def test_a_fallback_alone_is_deployed() -> None:
+    assert plan.deployed(catalogs.declared("rtx4090x3", host_services=["mini-solo"])) == ("mini-solo",)
+
+
+@pytest.mark.parametrize(
+    ("services", "service", "finding"),
+    [
+        (["medium-coder"], "medium-coder", "status-archived"),
+        (["mini-glm-vision"], "mini-glm-vision", "status-rejected"),
+        (["micro", "mini-zwz"], "micro", "clash-gpus"),
+    ],
+)
+def test_what_the_box_refuses(services: list[str], service: str, finding: str) -> None:
+    findings = plan.judge(catalogs.declared("rtx4090x3", host_services=services))
+    assert finding in ids(findings, service)
+    assert any(f.message and f.remedy for f in findings[service])
+
+
+def test_forced_services_are_deployed() -> None:
+    declared = catalogs.declared("rtx4090x3", host_services=["medium-coder"], force=["medium-coder"])
+    assert plan.deployed(declared) == ("medium-coder",)
+    assert not ids(plan.judge(declared), "medium-coder")
+
+
+def changed(service: str, **values: Any) -> spec.Declared:
+    raw = catalogs.raw("rtx4090x3")
+    raw["services"] = spec.merge(raw["services"], {service: values})
+    declared, findings = spec.parse(raw)
+    assert declared is not None, findings
+    return declared
+
+
+@pytest.mark.parametrize(
+    ("values", "finding"),
+    [
+        ({"gpus": [0, 7]}, "gpu-undeclared"),
+        ({"gpus": [0]}, "gpu-count"),
+        ({"gpus": [0, 0]}, "gpu-twice"),
+        ({"args": {"tensor-parallel-size": 3}}, "gpu-count"),
+        ({"args": {"tensor-parallel-size": "two"}}, "parallel-size"),
+        ({"port": 5001}, "clash-port"),
+        ({"image": "vllm-cpu"}, "gpu-on-cpu"),
+    ],
+)
+def test_declarations_that_cannot_work_on_this_host(values: dict[str, Any], finding: str) -> None:
+    assert finding in ids(plan.judge(changed("medium-glm", **values)), "medium-glm")
+
+
+def test_two_small_services_share_a_gpu_and_three_overbook_it() -> None:
+    raw = catalogs.raw("rtx4090x3", host_services=["micro", "mini-zwz"])
+    small = {"micro": {"args": {"gpu-memory-utilization": 0.38}}, "mini-zwz": {"args": {"gpu-memory-utilization": 0.48}}}
+    raw["services"] = spec.merge(raw["services"], small)
+    declared, _ = spec.parse(raw)
+    assert declared is not None and not any(plan.judge(declared).values())
+    third = {**raw["services"]["micro"], "port": 5999}
+    raw["services"] = {**raw["services"], "third": third}
+    raw["host_services"] = ["micro", "mini-zwz", "third"]
+    declared, _ = spec.parse(raw)
+    assert declared is not None
+    assert "gpu-overbooked" in ids(plan.judge(declared), "third")
+
+
+def test_an_unchanged_host_has_no_work() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    rendered = plan.releases(declared, facts, {})
+    assert work(declared, facts) == {}
+    assert plan.to_prove(facts, plan.deployed(declared), rendered) == ()
+    assert plan.to_stop(declared, facts, declared.host_services) == []
+    assert plan.orphans(declared, facts) == []
+    assert [r["container"] for r in plan.routes(declared, facts)] == [rendered["micro-cpu"].container]
+
+
+def test_a_changed_flag_is_the_reason() -> None:
+    before = catalogs.declared("demo")
+    facts = converged(before)
+    raw = catalogs.raw("demo")
+    raw["services"] = spec.merge(raw["services"], {"micro-cpu": {"args": {"max-model-len": 1024}}})
+    after, _ = spec.parse(raw)
+    assert after is not None
+    length = str(before.services["micro-cpu"].args["max-model-len"])
+    assert work(after, facts)["micro-cpu"] == [{"name": "flag --max-model-len", "current": length, "desired": "1024"}]
+
+
+def _gone(facts: dict[str, Any]) -> None:
+    facts["containers"].clear()
+
+
+def _exited(facts: dict[str, Any]) -> None:
+    facts["containers"][0]["state"] = "exited"
+
+
+def _edited(facts: dict[str, Any]) -> None:
+    facts["releases"]["micro-cpu"]["drift"] = ["compose.yml"]
+
+
+def _no_key(facts: dict[str, Any]) -> None:
+    facts["keys"]["micro-cpu"] = None
+
+
+@pytest.mark.parametrize(
+    ("drift", "name"), [(_gone, "container"), (_exited, "container"), (_edited, "file compose.yml"), (_no_key, "api key")]
+)
+def test_drift_is_work_with_a_reason(drift: Any, name: str) -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    drift(facts)
+    assert [r["name"] for r in work(declared, facts)["micro-cpu"]] == [name]
+
+
+def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    facts["keys"]["micro-cpu"] = plan.fingerprint("sk-old")
+    assert work(declared, facts, {"micro-cpu": "sk-old"}) == {}
+    reasons = work(declared, facts, {"micro-cpu": "sk-new"})["micro-cpu"]
+    assert [r["name"] for r in reasons] == ["api key"] and "sk-" not in str(reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "finding", "says"),
+    [
+        ({"listening": {"5010": {"pid": 42, "process": "nginx"}}}, "micro-cpu", "port-taken", "nginx (pid 42)"),
+        ({"published": {"5010": "web"}, "listening": {"5010": {"pid": 1, "process": "docker-proxy"}}}, "micro-cpu", "port-taken", "`web`"),
+        ({"models": {"smollm2-135m-instruct": {"present": True, "problem": "x is cut off"}}}, "", "model-broken", "cut off"),
+        ({"images": {}, "disk": {"docker": {"path": "/d", "device": 1, "free": 2**30}, "root": None}}, "", "disk-full", "/d has 1.0 GiB"),
+    ],
+)
+def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, finding: str, says: str) -> None:
+    declared = catalogs.declared("demo")
+    findings = plan.look_at_host(declared, host(declared, **changes), ["micro-cpu"])
+    found = [f for f in findings[place] if f.id == finding]
+    assert found and says in found[0].message and found[0].remedy
+
+
+def test_our_own_gateway_may_hold_the_port() -> None:
+    declared = catalogs.declared("demo")
+    facts = host(declared, published={"5010": "llm-gateway"}, listening={"5010": {"pid": 1, "process": "docker-proxy"}})
+    assert not any(plan.look_at_host(declared, facts, ["micro-cpu"]).values())
+
+
+def test_offline_without_the_files_is_refused() -> None:
+    declared = catalogs.declared("demo", offline=True)
+    findings = plan.look_at_host(declared, host(declared, images={}, models={}), ["micro-cpu"])
+    assert {f.id for f in findings[""]} == {"offline-model", "offline-image"}
+
+
+def test_stopped_and_absent_services_and_orphans() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    raw = catalogs.raw("demo")
+    raw["services"] = spec.merge(raw["services"], {"micro-cpu": {"state": "stopped"}})
+    stopped, _ = spec.parse(raw)
+    assert stopped is not None
+    assert [s["state"] for s in plan.to_stop(stopped, facts, ["micro-cpu"])] == ["stopped"]
+    assert plan.orphans(stopped, facts) == []
+    empty = catalogs.declared("demo", host_services=[])
+    assert [o["service"] for o in plan.orphans(empty, facts)] == ["micro-cpu"]
+
+
+def test_the_document_has_the_promised_shape() -> None:
+    declared = catalogs.declared("rtx4090x3", host_services=["medium-coder", "mini-zwz"])
+    document = plan.document(declared, plan.judge(declared))
+    assert document["services"]["medium-coder"]["verdict"] == "refuse"
+    assert set(document["services"]["mini-zwz"]) == {"verdict", "findings", "gpus", "kv_tokens"}
+    assert set(document["services"]["medium-coder"]["findings"][0]) == {"id", "severity", "key", "message", "remedy"}

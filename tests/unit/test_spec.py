@@ -1,0 +1,104 @@
+"""Declarations: what is accepted, and that everything else is refused with key and remedy."""
+
+import copy
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import spec
+
+GOOD: dict[str, Any] = {
+    "images": {"cpu": {"sources": [{"pull": "x/y:1"}], "accelerator": "cpu", "engine": {"name": "vllm", "version": "1"}}},
+    "models": {"tiny": {"sources": [{"hub": "a/b"}]}},
+    "services": {"one": {"image": "cpu", "model": "tiny", "port": 5000, "gpus": []}},
+    "host_services": ["one"],
+    "gpus": [{"index": 0, "model": "NVIDIA GeForce RTX 4090", "memory": "24 GiB"}],
+    "settings": {"accelerator": "cpu"},
+}
+
+
+def broken(path: str, value: Any) -> dict[str, Any]:
+    """GOOD with one value replaced; path is dotted, the value `...` removes the key."""
+    raw = copy.deepcopy(GOOD)
+    *way, last = path.split(".")
+    place: Any = raw
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return raw
+
+
+def test_a_good_declaration_becomes_typed_objects() -> None:
+    declared, findings = spec.parse(GOOD)
+    assert declared is not None and not findings
+    service = declared.services["one"]
+    assert (service.served_model_name, service.status, service.port) == ("tiny", "active", 5000)
+    assert declared.gpus[0].memory == 24 * spec.GIB
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "finding", "key", "says"),
+    [
+        ("services.one.port", "5000", "mistyped", "llm_services.one.port", "whole number"),
+        ("services.one.port", 70000, "mistyped", "llm_services.one.port", "65535"),
+        ("services.one.port", True, "mistyped", "llm_services.one.port", "boolean"),
+        ("services.one.port", ..., "missing-key", "llm_services.one.port", "is missing"),
+        ("services.one.prot", 1, "unknown-key", "llm_services.one.prot", "not a known key"),
+        ("services.one.image", "cpuu", "unknown-image", "llm_services.one.image", "not declared"),
+        ("services.one.model", "tinny", "unknown-model", "llm_services.one.model", "not declared"),
+        ("services.one.gpus", 0, "mistyped", "llm_services.one.gpus", "list"),
+        ("services.one.gpus", [-1], "mistyped", "llm_services.one.gpus", "GPU index"),
+        ("services.one.status", "retired", "mistyped", "llm_services.one.status", "active"),
+        ("services.one.status", "rejected", "reason-missing", "llm_services.one.reason", "missing"),
+        ("services.one.env", {"A": True}, "mistyped", "llm_services.one.env", "quoted text"),
+        ("services.one.env", {"VLLM_API_KEY": "x"}, "owned-variable", "llm_services.one.env.VLLM_API_KEY", "llm_service_keys"),
+        ("services.one.args", {"--dtype": "half"}, "mistyped", "llm_services.one.args", "without its dashes"),
+        ("services.one.args", {"max_model_len": 1}, "flag-spelling", "llm_services.one.args.max_model_len", "spells"),
+        ("services.one.args", {"api-key": "x"}, "owned-flag", "llm_services.one.args.api-key", "never from a command line"),
+        ("services.one.args", {"quantization": "awq"}, "owned-flag", "llm_services.one.args.quantization", "checkpoint"),
+        ("services.one.args", {"dtype": None}, "mistyped", "llm_services.one.args", "nothing"),
+        ("services.one.args", {"gpu-memory-utilization": 1.4}, "utilization-range", "llm_services.one.args.gpu-memory-utilization", "0.01 to 1"),
+        ("services.one.limits", {"memory": 16}, "mistyped", "llm_services.one.limits", "unit"),
+        ("services.one.plugins", {"parser": "x.py"}, "mistyped", "llm_services.one.plugins", "not a known key"),
+        ("services.One", {}, "bad-name", "llm_services.One", "lower case"),
+        ("services", [], "mistyped", "llm_services", "mapping"),
+        ("images.cpu.sources", [], "mistyped", "llm_images.cpu.sources", "at least 1"),
+        ("images.cpu.sources", [{"pull": "a", "build": {"base": "cpu"}}], "mistyped", "llm_images.cpu.sources", "exactly one"),
+        ("images.cpu.sources", [{"build": {"base": "none"}}], "unknown-image", "llm_images.cpu.sources.0.build.base", "not declared"),
+        ("images.cpu.sources", [{"build": {"base": "cpu"}}], "image-cycle", "llm_images.cpu.sources.0.build.base", "leads back"),
+        ("models.tiny.sources", [{"hubb": "a/b"}], "mistyped", "llm_models.tiny.sources", "unknown key"),
+        ("models.tiny.sources", [{"quantize": {"model": "big", "recipe": "w4"}}], "unknown-model", "llm_models.tiny.sources.0.quantize.model", "not declared"),
+        ("models.tiny.vision", "yes", "mistyped", "llm_models.tiny.vision", "true or false"),
+        ("host_services", ["two"], "unknown-service", "llm_host_services", "not declared"),
+        ("host_services", ["one", "one"], "listed-twice", "llm_host_services", "twice"),
+        ("host_services", "one", "mistyped", "llm_host_services", "list"),
+        ("gpus", [{"index": 0, "model": "x"}], "missing-key", "llm_host_gpus.0.memory", "missing"),
+        ("settings.accelerator", "tpu", "mistyped", "llm_accelerator", "cpu, nvidia"),
+        ("settings.force", ["nope"], "unknown-service", "llm_force", "not declared"),
+    ],
+)
+def test_bad_declarations_are_refused_by_key(path: str, value: Any, finding: str, key: str, says: str) -> None:
+    declared, findings = spec.parse(broken(path, value))
+    assert declared is None
+    found = [f for f in findings if f.id == finding and f.key == key]
+    assert found, [f.text() for f in findings]
+    assert says in found[0].message
+    assert found[0].remedy
+
+
+def test_a_near_name_is_suggested() -> None:
+    _, findings = spec.parse(broken("services.one.gpu", [0]))
+    assert "`gpus`" in findings[0].remedy
+
+
+def test_merge_is_recursive_and_replaces_lists() -> None:
+    ours = {"a": {"x": 1, "l": [1, 2]}, "b": 1}
+    assert spec.merge(ours, {"a": {"y": 2, "l": [3]}, "c": 3}) == {"a": {"x": 1, "l": [3], "y": 2}, "b": 1, "c": 3}
+    assert ours["a"] == {"x": 1, "l": [1, 2]}
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("16g", 16 * 2**30), ("512 MiB", 2**29), ("1.5GiB", 3 * 2**29), ("7", 7)])
+def test_sizes(text: str, wanted: int) -> None:
+    assert spec.size_bytes(text) == wanted
