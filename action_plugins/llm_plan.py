@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, plan, spec  # noqa: E402 - after the path above
+from ansible.module_utils.llm import compose, files, plan, spec
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
@@ -62,7 +62,13 @@ class ActionModule(ActionBase):
         judged[""] = [*findings, *unknown]
         keys = {str(k): str(v) for k, v in (self._value(variables, "llm_service_keys", {}) or {}).items()}
         judged[""] += [
-            spec.Finding("unknown-service", "error", f"llm_service_keys.{k}", "names no service", spec.did_you_mean(k, declared.services))
+            spec.Finding(
+                "unknown-service",
+                "error",
+                f"llm_service_keys.{k}",
+                "names no service",
+                spec.did_you_mean(k, declared.services),
+            )
             for k in keys
             if k not in declared.services
         ]
@@ -86,16 +92,23 @@ class ActionModule(ActionBase):
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "deployed": list(plan.deployed(declared)),
-            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS} | {"force": list(declared.settings.force)},
+            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
+            | {"force": list(declared.settings.force)},
             "images": _images(declared, running, facts),
             "models": _models(declared, running, facts),
-            "services": {s: {**document["services"][s], **_service(declared, rendered[s])} for s in declared.host_services},
+            "services": {
+                s: {**document["services"][s], **_service(declared, rendered[s])} for s in declared.host_services
+            },
             "host": _host_wants(declared),
-            "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE]) if GATEWAY_IMAGE in declared.images else "",
+            "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE])
+            if GATEWAY_IMAGE in declared.images
+            else "",
         }
         if facts:
-            reasons = plan.service_work(declared, facts, running, rendered, keys)
-            result["plan"]["work"] = _work(declared, facts, running, selection.services, rendered, reasons)
+            reasons = plan.service_work(facts, running, rendered, keys)
+            result["plan"]["work"] = _work(
+                declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
+            )
             result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
         result["changed"] = False
         return result
@@ -144,7 +157,11 @@ class ActionModule(ActionBase):
                 if path is None:
                     looked = ", ".join(str(p) for p in places)
                     finding = spec.Finding(
-                        "plugin-missing", "error", f"llm_services.{name}.plugins", f"file `{file}` is not in {looked}", "Put it there"
+                        "plugin-missing",
+                        "error",
+                        f"llm_services.{name}.plugins",
+                        f"file `{file}` is not in {looked}",
+                        "Put it there",
                     )
                     missing.setdefault(name, []).append(finding)
                 else:
@@ -251,7 +268,8 @@ def _with_file(finding: spec.Finding, origins: Mapping[str, str]) -> spec.Findin
 
 def _plain(value: Any) -> Any:
     """Without Ansible's tagged types, so that YAML and JSON come out plain."""
-    return json.loads(json.dumps(value))
+    plain: Any = json.loads(json.dumps(value))
+    return plain
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
@@ -260,7 +278,9 @@ def to_yaml(document: Mapping[str, Any]) -> str:
 
 
 def _compose_text(release: compose.Release) -> str:
-    header = f"# Rendered from llm_services.{release.service}. Edits are lost: change the declaration and run site.yml.\n"
+    header = (
+        f"# Rendered from llm_services.{release.service}. Edits are lost: change the declaration and run site.yml.\n"
+    )
     # A dollar sign would be read as a variable by Compose.
     return header + to_yaml(release.compose).replace("$", "$$")
 
@@ -268,7 +288,7 @@ def _compose_text(release: compose.Release) -> str:
 def _service(declared: spec.Declared, release: compose.Release) -> dict[str, Any]:
     service, settings = declared.services[release.service], declared.settings
     folder = compose.release_dir(settings, service.name, release.hash)
-    return _plain(
+    rendered: dict[str, Any] = _plain(
         {
             "name": service.name,
             "release": release.hash,
@@ -295,6 +315,7 @@ def _service(declared: spec.Declared, release: compose.Release) -> dict[str, Any
             "state": service.state,
         }
     )
+    return rendered
 
 
 def _images(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -359,13 +380,16 @@ def _work(
     selected: Iterable[str],
     rendered: Mapping[str, compose.Release],
     reasons: Mapping[str, list[dict[str, Any]]],
+    predict: bool,
 ) -> dict[str, Any]:
-    return _plain(
+    upcoming = {s: rendered[s].hash for s in reasons} if predict else {}
+    work: dict[str, Any] = _plain(
         {
             "deploy": [{"name": s, "reasons": why} for s, why in reasons.items()],
             "stop": plan.to_stop(declared, facts, selected),
             "orphans": plan.orphans(declared, facts),
             "prove": list(plan.to_prove(facts, running, rendered)),
-            "routes": plan.routes(declared, facts),
+            "routes": plan.routes(declared, facts, upcoming),
         }
     )
+    return work

@@ -94,10 +94,22 @@ def check(module: AnsibleModule, folder: Path, text: str) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     files.write(staged / "haproxy.cfg", text)
     try:
-        argv = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "haproxy", "--volume", f"{staged}:/staged:ro"]
+        argv = [
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--entrypoint",
+            "haproxy",
+            "--volume",
+            f"{staged}:/staged:ro",
+        ]
         rc, out, err = module.run_command([*argv, module.params["image"], "-c", "-f", "/staged/haproxy.cfg"])
         if rc != 0:
-            module.fail_json(msg=f"HAProxy refuses the new configuration; the running gateway is untouched. {(err or out).strip()}")
+            module.fail_json(
+                msg=f"HAProxy refuses the new configuration; the running gateway is untouched. {(err or out).strip()}"
+            )
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -115,7 +127,9 @@ def wait_for_ports(module: AnsibleModule) -> None:
             except OSError as error:
                 if time.monotonic() > end:
                     _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
-                    module.fail_json(msg=f"the gateway does not listen on {address}:{port}: {error}. Its last words: {out}{err}")
+                    module.fail_json(
+                        msg=f"the gateway does not listen on {address}:{port}: {error}. Its last words: {out}{err}"
+                    )
                 time.sleep(0.2)
 
 
@@ -129,7 +143,9 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     wanted = sums(texts)
     if running and found and loaded == [*wanted, found["Id"][:12]] and not files.diffs(folder, folder, texts):
         return {"changed": False, "action": "none"}
-    action = "reloaded" if running and loaded[:1] == wanted[:1] and found and loaded[2:] == [found["Id"][:12]] else "started"
+    action = (
+        "reloaded" if running and loaded[:1] == wanted[:1] and found and loaded[2:] == [found["Id"][:12]] else "started"
+    )
     diff = files.diffs(folder, folder, texts)
     if module.check_mode:
         return {"changed": True, "action": action, "diff": diff}
@@ -142,7 +158,9 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")
     else:
         argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / "compose.yml")]
-        rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
+        rc, out, err = module.run_command(
+            [*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"]
+        )
         if rc != 0:
             module.fail_json(msg=f"the gateway does not start: {(err or out).strip()}", rc=rc)
     wait_for_ports(module)
@@ -166,7 +184,11 @@ def main() -> None:
         module.exit_json(**act(module))
     except docker_api.DockerError as error:
         if module.check_mode:  # a fresh host has no engine yet, and everything would change
-            module.exit_json(changed=True, action="started", diff=files.diffs(Path("/nonexistent"), Path(module.params["folder"]), module.params["files"]))
+            module.exit_json(
+                changed=True,
+                action="started",
+                diff=files.diffs(Path("/nonexistent"), Path(module.params["folder"]), module.params["files"]),
+            )
         module.fail_json(msg=f"gateway: {error}")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")

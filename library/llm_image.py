@@ -194,7 +194,9 @@ class Maker:
         files.write(context / "Dockerfile", text)
         for path, entry in (build.get("files") or {}).items():
             files.write(context / images.context_name(path), entry["content"])
-        files.write(context / "compose.yml", json.dumps(images.build_file(job["name"], job["ref"], ca_bundle), indent=1))
+        files.write(
+            context / "compose.yml", json.dumps(images.build_file(job["name"], job["ref"], ca_bundle), indent=1)
+        )
         wheels = context / "wheelhouse"
         shutil.rmtree(wheels, ignore_errors=True)
         try:
@@ -244,7 +246,9 @@ def main() -> None:
     except docker_api.DockerError as error:
         if not module.check_mode:  # a fresh host has no engine yet when it is only checked
             module.fail_json(msg=f"llm_images.{module.params['name']}: {error}")
-    kinds = " or ".join(next(k for k in ("pull", "archive", "build", "bootstrap") if k in s) for s in module.params["sources"])
+    kinds = " or ".join(
+        next(k for k in ("pull", "archive", "build", "bootstrap") if k in s) for s in module.params["sources"]
+    )
     diff = {"before": "", "after": f"{ref} (by {kinds})\n"}
     module.exit_json(changed=True, id="", source="", tried=[], diff=diff)
 

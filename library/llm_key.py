@@ -72,7 +72,9 @@ def main() -> None:
     key_file, given = Path(module.params["key_file"]), module.params["key"]
     engine_file = Path(module.params["engine_file"]) if module.params["engine_file"] else None
     if given is not None and (not given.strip() or given != given.strip() or any(c in given for c in "\r\n")):
-        module.fail_json(msg="the key given in llm_service_keys is empty or has spaces or line ends around it; correct it")
+        module.fail_json(
+            msg="the key given in llm_service_keys is empty or has spaces or line ends around it; correct it"
+        )
     existing = files.read(key_file).strip()
     key = given or existing or f"sk-{secrets.token_urlsafe(32)}"
     module.no_log_values.add(key)

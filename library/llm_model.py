@@ -157,7 +157,7 @@ class Fetcher:
                 token=self.module.params["hub_token"] or None,
                 ignore_patterns=UNWANTED,
             )
-        except Exception as error:  # noqa: BLE001 - the library raises many kinds, each means that this source fails
+        except Exception as error:  # the library raises many kinds, each means that this source fails
             first = str(error).strip().splitlines() or [""]
             raise Failed(f"{type(error).__name__}: {first[0][:300]}") from error
         finally:
@@ -188,7 +188,10 @@ class Fetcher:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
-            self._run("download", [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(work), source["package"]])
+            self._run(
+                "download",
+                [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(work), source["package"]],
+            )
             wheel = next(iter(work.glob("*.whl")), None)
             if wheel is None:
                 raise Failed("the package is no wheel")
@@ -205,7 +208,12 @@ class Fetcher:
             argv = ["docker", "run", "--rm", "--network", "none", "--user", f"{uid}:{uid}", "--cap-drop", "ALL"]
             argv += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp:exec,mode=1777", "--env", "HOME=/tmp"]  # noqa: S108
             argv += ["--volume", f"{work}:/work:ro", "--volume", f"{self.place}:/out", "--entrypoint", "python3"]
-            argv += [self.module.params["images"][source["convert_with"]], "/work/convert.py", "/work/model.gguf", "/out"]
+            argv += [
+                self.module.params["images"][source["convert_with"]],
+                "/work/convert.py",
+                "/work/model.gguf",
+                "/out",
+            ]
             self._run("convert", argv)
         except KeyError as error:
             raise Failed(f"{error} is not in the package") from error

@@ -138,7 +138,9 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml")]
     rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
     if rc != 0:
-        module.fail_json(msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc)
+        module.fail_json(
+            msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc
+        )
     return {"changed": True, "ip": docker_api.container_ip(docker_api.get(f"/containers/{name}/json"), compose.NETWORK)}
 
 

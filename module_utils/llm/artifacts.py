@@ -30,7 +30,9 @@ def safetensors_size(path: Path) -> int:
             raise Broken(f"{path.name} is cut off: {len(start)} bytes")
         (length,) = struct.unpack("<Q", start)
         if LFS_POINTER.startswith(start):
-            raise Broken(f"{path.name} is a Git LFS pointer, not the weights: fetch with `git lfs pull` or from the hub")
+            raise Broken(
+                f"{path.name} is a Git LFS pointer, not the weights: fetch with `git lfs pull` or from the hub"
+            )
         if length > HEADER_LIMIT:
             raise Broken(f"{path.name} is no safetensors file: its header claims {length} bytes")
         header = stream.read(length)
@@ -41,7 +43,7 @@ def safetensors_size(path: Path) -> int:
         end = max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise Broken(f"{path.name} has an unreadable header ({type(error).__name__})") from error
-    return 8 + length + int(end)
+    return int(8 + length + end)
 
 
 def check_folder(folder: Path) -> None:
@@ -110,7 +112,12 @@ def look(folder: Path) -> dict[str, Any]:
     except Broken as broken:
         return {"present": True, "digest": None, "problem": str(broken), "bytes": 0}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {"present": True, "digest": None, "problem": f"{MANIFEST} is unreadable ({type(error).__name__})", "bytes": 0}
+        return {
+            "present": True,
+            "digest": None,
+            "problem": f"{MANIFEST} is unreadable ({type(error).__name__})",
+            "bytes": 0,
+        }
     return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total}
 
 

@@ -99,7 +99,11 @@ def _spellings(reference: str) -> list[str]:
             spellings.append(reference[len(prefix) :])
     tail = spellings[-1].rpartition("/")[2]
     if "@" in tail:  # name:tag@digest is listed as name@digest
-        spellings += [f"{s.partition('@')[0].rpartition(':')[0]}@{s.partition('@')[2]}" for s in spellings if ":" in s.partition("@")[0]]
+        spellings += [
+            f"{s.partition('@')[0].rpartition(':')[0]}@{s.partition('@')[2]}"
+            for s in spellings
+            if ":" in s.partition("@")[0]
+        ]
     elif ":" not in tail:
         spellings = [f"{s}:latest" for s in spellings]
     return spellings
@@ -145,7 +149,13 @@ def release(folder: Path) -> dict[str, Any]:
     drift: files of the release that are not as they were written. proven: its clients got right answers (verdict.json).
     """
     current = _link(folder / "current")
-    found: dict[str, Any] = {"current": current, "previous": _link(folder / "previous"), "facts": None, "drift": [], "proven": False}
+    found: dict[str, Any] = {
+        "current": current,
+        "previous": _link(folder / "previous"),
+        "facts": None,
+        "drift": [],
+        "proven": False,
+    }
     if current is None:
         return found
     place = folder / "releases" / current
@@ -154,7 +164,9 @@ def release(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {**found, "drift": [RELEASE_FILE]}
     found["facts"] = written.get("facts")
-    found["drift"] = [name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha]
+    found["drift"] = [
+        name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha
+    ]
     found["proven"] = _proven(place / VERDICT_FILE)
     return found
 

@@ -44,12 +44,20 @@ def select(
     names = {*services, *(known or ())}
     wanted, unwanted = set(run_tags) - {"all", "always"}, set(skip_tags) - {"never"}
     found = [
-        Finding("unknown-tag", "error", "--tags", f"`{tag}` is no service and no stage", did_you_mean(tag, [*names, *STAGES]))
+        Finding(
+            "unknown-tag",
+            "error",
+            "--tags",
+            f"`{tag}` is no service and no stage",
+            did_you_mean(tag, [*names, *STAGES]),
+        )
         for tag in sorted((wanted | unwanted) - names - set(STAGES))
     ]
     stages = [s for s in STAGES if s in wanted] or list(STAGES)
     chosen = [s for s in services if s in wanted] if wanted & names else list(services)
-    return Selection(tuple(s for s in stages if s not in unwanted), tuple(s for s in chosen if s not in unwanted)), found
+    return Selection(
+        tuple(s for s in stages if s not in unwanted), tuple(s for s in chosen if s not in unwanted)
+    ), found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,14 +103,20 @@ def judge(declared: Declared) -> Findings:
         if service.status in ("archived", "rejected") and service.name not in declared.settings.force:
             remedy = f"Take it out of llm_host_services, or deploy it all the same with -e llm_force={service.name}"
             found[service.name].append(
-                Finding(f"status-{service.status}", "error", f"{key}.status", f"is {service.status}: {service.reason}", remedy)
+                Finding(
+                    f"status-{service.status}",
+                    "error",
+                    f"{key}.status",
+                    f"is {service.status}: {service.reason}",
+                    remedy,
+                )
             )
         elif service.status == "fallback" and service not in running and service.state == "present":
             message = f"stands by, displaced by an active service{': ' + service.reason if service.reason else ''}"
             found[service.name].append(Finding("standby", "info", f"{key}.status", message, "Nothing to do"))
     for service in running:
         found[service.name] += _gpu_findings(declared, service)
-        found[service.name] += _clash_findings(declared, service, running)
+        found[service.name] += _clash_findings(service, running)
     return found
 
 
@@ -137,7 +151,13 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
         parts = " x ".join(f"{flag} {value}" for flag, value in sizes.items() if value > 1) or "tensor-parallel-size 1"
         message = f"{parts} needs {ranks} GPU{'s' if ranks != 1 else ''}, {len(service.gpus)} given"
         found.append(
-            Finding("gpu-count", "error", f"{key}.args.tensor-parallel-size", message, "Make the two agree (`gpus` and the flag)")
+            Finding(
+                "gpu-count",
+                "error",
+                f"{key}.args.tensor-parallel-size",
+                message,
+                "Make the two agree (`gpus` and the flag)",
+            )
         )
     if image.accelerator == "cpu" and service.gpus:
         message = f"gives GPUs to image `{image.name}`, which serves on the CPU"
@@ -148,7 +168,7 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
     return found
 
 
-def _clash_findings(declared: Declared, service: Service, running: Iterable[Service]) -> list[Finding]:
+def _clash_findings(service: Service, running: Iterable[Service]) -> list[Finding]:
     key = f"llm_services.{service.name}"
     found = []
     for other in running:
@@ -157,7 +177,9 @@ def _clash_findings(declared: Declared, service: Service, running: Iterable[Serv
         for why in clashes(service, other):
             part = "port" if "port" in why else "gpus"
             remedy = "Take one out of llm_host_services, set its status to fallback, or give it other resources"
-            found.append(Finding(f"clash-{part}", "error", f"{key}.{part}", f"clashes with `{other.name}`: {why}", remedy))
+            found.append(
+                Finding(f"clash-{part}", "error", f"{key}.{part}", f"clashes with `{other.name}`: {why}", remedy)
+            )
     # Three services can fit pairwise and still not together.
     if not found:
         for gpu in service.gpus:
@@ -167,7 +189,9 @@ def _clash_findings(declared: Declared, service: Service, running: Iterable[Serv
                 names = ", ".join(f"{s.name} {reserved(s, gpu):g}" for s in sharers)
                 message = f"GPU {gpu} is reserved beyond its memory: {names}, together {total:.2f}"
                 found.append(
-                    Finding("gpu-overbooked", "error", f"{key}.gpus", message, "Lower gpu-memory-utilization of one of them")
+                    Finding(
+                        "gpu-overbooked", "error", f"{key}.gpus", message, "Lower gpu-memory-utilization of one of them"
+                    )
                 )
     return found
 
@@ -219,8 +243,12 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
             continue
         message = f"port {port} is taken by {who}"
         remedy = "Stop it, or give the service another port"
-        found.setdefault(service, []).append(Finding("port-taken", "error", f"llm_services.{service}.port", message, remedy))
-    missing_images = [declared.images[i] for i in needed_images(declared, services) if not _image_id(declared.images[i], facts)]
+        found.setdefault(service, []).append(
+            Finding("port-taken", "error", f"llm_services.{service}.port", message, remedy)
+        )
+    missing_images = [
+        declared.images[i] for i in needed_images(declared, services) if not _image_id(declared.images[i], facts)
+    ]
     missing_models = []
     for name in needed_models(declared, services):
         model, state = declared.models[name], facts["models"].get(name, {})
@@ -231,19 +259,18 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
         elif not state.get("present"):
             missing_models.append(model)
-    found[""] += _disk_findings(declared, facts, missing_images, missing_models)
+    found[""] += _disk_findings(facts, missing_images, missing_models)
     if declared.settings.offline:
         found[""] += _offline_findings(missing_images, missing_models)
     return found
 
 
 def _image_id(image: Image, facts: Facts | None) -> str | None:
-    return (facts or {}).get("images", {}).get(compose.image_ref(image))
+    found: str | None = (facts or {}).get("images", {}).get(compose.image_ref(image))
+    return found
 
 
-def _disk_findings(
-    declared: Declared, facts: Facts, missing_images: Iterable[Image], missing_models: Iterable[Model]
-) -> list[Finding]:
+def _disk_findings(facts: Facts, missing_images: Iterable[Image], missing_models: Iterable[Model]) -> list[Finding]:
     """Room for what is to be fetched, with a tenth to spare; both folders may share one file system."""
     images = {f"image {i.name}": i.size_gib for i in missing_images}
     models = {f"model {m.name}": m.size_gib for m in missing_models}
@@ -259,7 +286,9 @@ def _disk_findings(
         if total > free:
             parts = ", ".join(f"{what} {gib:g} GiB" for what, gib in needs.items())
             message = f"{path} has {free:.1f} GiB free, this run needs {total:.1f} GiB ({parts}, and a tenth to spare)"
-            found.append(Finding("disk-full", "error", "llm_root", message, "Free some space, or move llm_root or Docker's data"))
+            found.append(
+                Finding("disk-full", "error", "llm_root", message, "Free some space, or move llm_root or Docker's data")
+            )
     return found
 
 
@@ -301,7 +330,6 @@ def releases(
 
 
 def service_work(
-    declared: Declared,
     facts: Facts,
     services: Iterable[str],
     rendered: Mapping[str, compose.Release],
@@ -340,7 +368,9 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
 def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]) -> tuple[str, ...]:
     """Services whose current release has no passing verdict yet."""
     found = facts["releases"]
-    return tuple(s for s in services if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash))
+    return tuple(
+        s for s in services if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash)
+    )
 
 
 def to_stop(declared: Declared, facts: Facts, services: Iterable[str]) -> list[dict[str, str]]:
@@ -362,18 +392,20 @@ def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
     return [
         {"service": c["service"], "container": c["name"], "state": c["state"]}
         for c in facts["containers"]
-        if c["service"] not in wanted and not (c["service"] in known and declared.services[c["service"]].state != "present")
+        if c["service"] not in wanted
+        and not (c["service"] in known and declared.services[c["service"]].state != "present")
     ]
 
 
-def routes(declared: Declared, facts: Facts, services: Iterable[str] | None = None) -> list[dict[str, Any]]:
+def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """What the gateway serves: one entry a service that is to run, in order of ports.
 
     [{service, port, container}]; container is that of the current release, "" while there is none (the gateway answers 503).
+    upcoming: service -> release that is about to become current, to predict.
     """
     found = []
-    for name in deployed(declared) if services is None else services:
-        current = facts["releases"].get(name, {}).get("current")
+    for name in deployed(declared):
+        current = (upcoming or {}).get(name) or facts["releases"].get(name, {}).get("current")
         container = compose.container_name(name, current) if current else ""
         found.append({"service": name, "port": declared.services[name].port, "container": container})
     return sorted(found, key=lambda r: r["port"])
@@ -398,7 +430,9 @@ def status(
             "model": service.served_model_name,
         }
         if name in work:
-            entry["a run would"] = [f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]]
+            entry["a run would"] = [
+                f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]
+            ]
         if own := [f.text() for f in findings.get(name, [])]:
             entry["findings"] = own
         found[name] = entry

@@ -67,14 +67,6 @@ class Finding:
         return f"{place}: {self.message}. {self.remedy}"
 
 
-class Refused(ValueError):
-    """Raised where a caller needs a valid declaration and there is none; carries the findings."""
-
-    def __init__(self, findings: Iterable[Finding]) -> None:
-        self.findings = tuple(findings)
-        super().__init__("\n".join(f.text() for f in self.findings))
-
-
 @dataclasses.dataclass(frozen=True)
 class Image:
     """A container image: where it comes from (`sources`, tried in order) and which engine it carries."""
@@ -215,7 +207,7 @@ def name(value: Any) -> str:
 
 
 def boolean(value: Any) -> str:
-    """true or false."""
+    """Either true or false."""
     return "" if isinstance(value, bool) else f"must be true or false, got {_said(value)}"
 
 
@@ -260,7 +252,8 @@ def size(value: Any) -> str:
 def size_bytes(value: str) -> int:
     """Bytes of a size that `size` accepts; units are powers of 1024."""
     match = SIZE.fullmatch(value.strip())
-    assert match is not None
+    if match is None:
+        raise ValueError(f"{value!r} is no size")
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
@@ -466,7 +459,11 @@ def source_problem(value: Any, kinds: Mapping[str, Check], extra: Mapping[str, C
 def shape_findings(value: Any, shape: Shape, key: str, id_prefix: str) -> list[Finding]:
     """Findings of a mapping against its shape: unknown and missing keys, values of the wrong kind."""
     if not isinstance(value, Mapping):
-        return [Finding(f"{id_prefix}mistyped", "error", key, f"must be a mapping, got {_said(value)}", "Write keys below it")]
+        return [
+            Finding(
+                f"{id_prefix}mistyped", "error", key, f"must be a mapping, got {_said(value)}", "Write keys below it"
+            )
+        ]
     found = []
     for entry_key, entry in value.items():
         where = f"{key}.{entry_key}"
@@ -477,7 +474,9 @@ def shape_findings(value: Any, shape: Shape, key: str, id_prefix: str) -> list[F
             found.append(Finding(f"{id_prefix}mistyped", "error", where, problem, f"Correct `{entry_key}`"))
     for wanted, (_, required) in shape.items():
         if required and wanted not in value:
-            found.append(Finding(f"{id_prefix}missing-key", "error", f"{key}.{wanted}", "is missing", f"Add `{wanted}`"))
+            found.append(
+                Finding(f"{id_prefix}missing-key", "error", f"{key}.{wanted}", "is missing", f"Add `{wanted}`")
+            )
     return found
 
 
@@ -503,13 +502,17 @@ def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
                 found.append(Finding(f"owned-{what}", "error", f"{key}.{given}.{used}", message, "Remove it"))
             elif given == "args" and "_" in used:
                 remedy = f"Write `{canonical}`"
-                found.append(Finding("flag-spelling", "error", f"{key}.args.{used}", "is not how the engine spells it", remedy))
+                found.append(
+                    Finding("flag-spelling", "error", f"{key}.args.{used}", "is not how the engine spells it", remedy)
+                )
     utilization = (entry.get("args") or {}).get("gpu-memory-utilization")
     if utilization is not None and (problem := number(0.01, 1.0)(utilization)):
         remedy = "It is a share of a GPU's memory, such as 0.9"
         found.append(Finding("utilization-range", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
     if entry.get("status") in ("archived", "rejected") and not entry.get("reason"):
-        found.append(Finding("reason-missing", "error", f"{key}.reason", f"is missing for status {entry['status']}", "Say why"))
+        found.append(
+            Finding("reason-missing", "error", f"{key}.reason", f"is missing for status {entry['status']}", "Say why")
+        )
     return found
 
 
@@ -518,7 +521,15 @@ def _catalog(
 ) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
     """Entries that are well-formed, and the findings of those that are not."""
     if not isinstance(catalog, Mapping):
-        return {}, [Finding("mistyped", "error", variable, f"must be a mapping by name, got {_said(catalog)}", "Write names below it")]
+        return {}, [
+            Finding(
+                "mistyped",
+                "error",
+                variable,
+                f"must be a mapping by name, got {_said(catalog)}",
+                "Write names below it",
+            )
+        ]
     good: dict[str, Mapping[str, Any]] = {}
     found: list[Finding] = []
     for entry_name, entry in catalog.items():
@@ -553,7 +564,9 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
             found.append(Finding("mistyped", "error", f"llm_{key}", problem, f"Correct `llm_{key}`"))
     gpus = raw.get("gpus", [])
     if not isinstance(gpus, (list, tuple)):
-        found.append(Finding("mistyped", "error", "llm_host_gpus", f"must be a list, got {_said(gpus)}", "List the GPUs"))
+        found.append(
+            Finding("mistyped", "error", "llm_host_gpus", f"must be a list, got {_said(gpus)}", "List the GPUs")
+        )
         gpus = []
     for position, gpu in enumerate(gpus):
         found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}", "")
@@ -572,10 +585,14 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
             services={n: _service(n, e) for n, e in services.items()},
             host_services=tuple(str(n) for n in host_services),
             gpus=tuple(Gpu(g["index"], g["model"], size_bytes(g["memory"]), g.get("uuid", "")) for g in gpus),
-            settings=Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}),
+            settings=Settings(**_tuples(settings)),
         ),
         found,
     )
+
+
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in entry.items()}
 
 
 def _rest(entry: Mapping[str, Any], *without: str) -> dict[str, Any]:
@@ -583,14 +600,16 @@ def _rest(entry: Mapping[str, Any], *without: str) -> dict[str, Any]:
 
 
 def _service(service: str, entry: Mapping[str, Any]) -> Service:
-    values = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in entry.items()}
+    values = _tuples(entry)
     values.setdefault("served_model_name", entry["model"])
     values["env"] = {k: str(v) for k, v in (entry.get("env") or {}).items()}
     return Service(name=service, **values)
 
 
 def _unknown(key: str, what: str, used: str, known: Iterable[str]) -> Finding:
-    return Finding(f"unknown-{what}", "error", key, f"names the {what} `{used}`, which is not declared", did_you_mean(used, known))
+    return Finding(
+        f"unknown-{what}", "error", key, f"names the {what} `{used}`, which is not declared", did_you_mean(used, known)
+    )
 
 
 def _reference_findings(
@@ -608,7 +627,9 @@ def _reference_findings(
         for position, source in enumerate(entry["sources"]):
             base = (source.get("build") or {}).get("base")
             if base is not None and base not in known["images"]:
-                found.append(_unknown(f"llm_images.{image}.sources.{position}.build.base", "image", base, known["images"]))
+                found.append(
+                    _unknown(f"llm_images.{image}.sources.{position}.build.base", "image", base, known["images"])
+                )
             elif base is not None and image in _bases(base, images):
                 key = f"llm_images.{image}.sources.{position}.build.base"
                 found.append(Finding("image-cycle", "error", key, f"leads back to `{image}`", "Choose another base"))
@@ -630,7 +651,9 @@ def _reference_findings(
         if service not in known["services"]:
             found.append(_unknown("llm_host_services", "service", service, known["services"]))
         if service in seen:
-            found.append(Finding("listed-twice", "error", "llm_host_services", f"lists `{service}` twice", "Remove one"))
+            found.append(
+                Finding("listed-twice", "error", "llm_host_services", f"lists `{service}` twice", "Remove one")
+            )
         seen.add(service)
     for service in forced:
         if service not in known["services"]:

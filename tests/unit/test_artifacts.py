@@ -21,7 +21,9 @@ def folder(tmp_path: Path) -> Path:
     (place / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     weights(place / "a.safetensors")
     weights(place / "b.safetensors")
-    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    (place / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}})
+    )
     (place / artifacts.MANIFEST).write_text(artifacts.manifest_text(artifacts.make_manifest(place, {"source": "test"})))
     return place
 
@@ -44,7 +46,9 @@ def _truncate(path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: _truncate(f / "a.safetensors"), "its header says"),
     "lfs pointer": (
-        lambda f: (f / "a.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        lambda f: (f / "a.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+        ),
         "Git LFS pointer",
     ),
     "missing shard": (lambda f: (f / "b.safetensors").unlink(), "b.safetensors"),

@@ -18,12 +18,25 @@ def rendered(inventory: str, service: str, **host: Any) -> tuple[dict[str, Any],
 
 def test_flags_become_arguments_as_the_engine_writes_them() -> None:
     service = spec.Service(
-        "s", "i", "m", 1, "name", args={"a": True, "b": False, "c": {"y": 1, "x": 2}, "d": ["p", "q"], "e": 0.92, "max-model-len": -1}
+        "s",
+        "i",
+        "m",
+        1,
+        "name",
+        args={"a": True, "b": False, "c": {"y": 1, "x": 2}, "d": ["p", "q"], "e": 0.92, "max-model-len": -1},
     )
     argv = compose.engine_argv(service)
     assert argv[0] == "/model" and argv[-2:] == ["--config", compose.SECRET]
     text = " ".join(argv)
-    for part in ("--a ", "--no-b", '--c {"x": 2, "y": 1}', "--d p q", "--e 0.92", "--max-model-len -1", "--served-model-name name"):
+    for part in (
+        "--a ",
+        "--no-b",
+        '--c {"x": 2, "y": 1}',
+        "--d p q",
+        "--e 0.92",
+        "--max-model-len -1",
+        "--served-model-name name",
+    ):
         assert part in text
 
 
@@ -78,7 +91,10 @@ def test_a_declared_uuid_names_the_gpu() -> None:
 def test_each_image_has_caches_of_its_own() -> None:
     declared = catalogs.declared("demo")
     service = declared.services["micro-cpu"]
-    caches = {str(compose.release(declared, service, i, "d").compose["services"]["engine"]["volumes"][1]) for i in (IMAGE, "sha256:" + "c" * 64)}
+    caches = {
+        str(compose.release(declared, service, i, "d").compose["services"]["engine"]["volumes"][1])
+        for i in (IMAGE, "sha256:" + "c" * 64)
+    }
     assert len(caches) == 2
 
 

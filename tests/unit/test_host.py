@@ -3,11 +3,12 @@
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.llm import files, host
 
-LISTED = [
+LISTED: list[dict[str, Any]] = [
     {
         "Id": "1" * 64,
         "Names": ["/llm-micro-01234567"],
@@ -18,7 +19,14 @@ LISTED = [
         "Ports": [],
         "NetworkSettings": {"Networks": {"llm": {"IPAddress": "172.18.0.2"}}},
     },
-    {"Id": "2" * 64, "Names": ["/web"], "Labels": None, "State": "running", "ImageID": "x", "Ports": [{"PublicPort": 5010}, {"PrivatePort": 1}]},
+    {
+        "Id": "2" * 64,
+        "Names": ["/web"],
+        "Labels": None,
+        "State": "running",
+        "ImageID": "x",
+        "Ports": [{"PublicPort": 5010}, {"PrivatePort": 1}],
+    },
 ]
 
 
@@ -39,7 +47,9 @@ def test_engines_and_published_ports_are_read_from_the_list() -> None:
         ("quay.io/a/b@sha256:ab", [], ["quay.io/a/b@sha256:ab"]),
     ],
 )
-def test_image_references_are_found_however_docker_spells_them(reference: str, tags: list[str], digests: list[str]) -> None:
+def test_image_references_are_found_however_docker_spells_them(
+    reference: str, tags: list[str], digests: list[str]
+) -> None:
     listed = [{"Id": "sha256:1", "RepoTags": tags, "RepoDigests": digests}]
     assert host.image_ids(listed, [reference, "other:1"]) == {reference: "sha256:1"}
 

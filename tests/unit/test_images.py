@@ -20,7 +20,9 @@ BUILDS = [
 def test_pip_looks_into_the_wheelhouse_or_the_declared_index() -> None:
     build = {"base": "b", "pip": ["torch==2.13.0+cpu", "x>=1,<2"], "pip_index": "https://example.org/simple"}
     with_wheels = images.dockerfile(build, "debian:12", wheelhouse=True, ca_bundle=False)
-    assert "PIP_FIND_LINKS=/wheelhouse" in with_wheels and "example.org" not in with_wheels and "secret" not in with_wheels
+    assert (
+        "PIP_FIND_LINKS=/wheelhouse" in with_wheels and "example.org" not in with_wheels and "secret" not in with_wheels
+    )
     without = images.dockerfile(build, "debian:12", wheelhouse=False, ca_bundle=True)
     assert "PIP_EXTRA_INDEX_URL=https://example.org/simple" in without and "type=secret,id=ca" in without
     assert "'x>=1,<2'" in without  # a bare > would redirect into a file

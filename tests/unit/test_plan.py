@@ -20,7 +20,10 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
         "listening": {},
         "releases": {},
         "models": {m: {"present": True, "digest": "d", "problem": "", "bytes": 1} for m in declared.models},
-        "disk": {"root": {"path": "/opt/llm", "device": 1, "free": 2**40}, "docker": {"path": "/var/lib/docker", "device": 1, "free": 2**40}},
+        "disk": {
+            "root": {"path": "/opt/llm", "device": 1, "free": 2**40},
+            "docker": {"path": "/var/lib/docker", "device": 1, "free": 2**40},
+        },
         "keys": dict.fromkeys(declared.services, "k"),
     }
     return {**facts, **changes}
@@ -32,13 +35,22 @@ def converged(declared: spec.Declared) -> dict[str, Any]:
     for name, release in plan.releases(declared, facts, {}).items():
         facts["releases"][name] = {"current": release.hash, "facts": release.facts, "drift": [], "proven": True}
         facts["containers"].append(
-            {"name": release.container, "service": name, "release": release.hash, "state": "running", "status": "Up", "image_id": IMAGE}
+            {
+                "name": release.container,
+                "service": name,
+                "release": release.hash,
+                "state": "running",
+                "status": "Up",
+                "image_id": IMAGE,
+            }
         )
     return facts
 
 
-def work(declared: spec.Declared, facts: dict[str, Any], keys: dict[str, str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    return plan.service_work(declared, facts, plan.deployed(declared), plan.releases(declared, facts, {}), keys or {})
+def work(
+    declared: spec.Declared, facts: dict[str, Any], keys: dict[str, str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    return plan.service_work(facts, plan.deployed(declared), plan.releases(declared, facts, {}), keys or {})
 
 
 def ids(findings: plan.Findings, service: str) -> set[str]:
@@ -126,7 +138,10 @@ def test_declarations_that_cannot_work_on_this_host(values: dict[str, Any], find
 
 def test_two_small_services_share_a_gpu_and_three_overbook_it() -> None:
     raw = catalogs.raw("rtx4090x3", host_services=["micro", "mini-zwz"])
-    small = {"micro": {"args": {"gpu-memory-utilization": 0.38}}, "mini-zwz": {"args": {"gpu-memory-utilization": 0.48}}}
+    small = {
+        "micro": {"args": {"gpu-memory-utilization": 0.38}},
+        "mini-zwz": {"args": {"gpu-memory-utilization": 0.48}},
+    }
     raw["services"] = spec.merge(raw["services"], small)
     declared, _ = spec.parse(raw)
     assert declared is not None and not any(plan.judge(declared).values())
@@ -177,7 +192,8 @@ def _no_key(facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drift", "name"), [(_gone, "container"), (_exited, "container"), (_edited, "file compose.yml"), (_no_key, "api key")]
+    ("drift", "name"),
+    [(_gone, "container"), (_exited, "container"), (_edited, "file compose.yml"), (_no_key, "api key")],
 )
 def test_drift_is_work_with_a_reason(drift: Any, name: str) -> None:
     declared = catalogs.declared("demo")
@@ -199,9 +215,24 @@ def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
     ("changes", "place", "finding", "says"),
     [
         ({"listening": {"5010": {"pid": 42, "process": "nginx"}}}, "micro-cpu", "port-taken", "nginx (pid 42)"),
-        ({"published": {"5010": "web"}, "listening": {"5010": {"pid": 1, "process": "docker-proxy"}}}, "micro-cpu", "port-taken", "`web`"),
-        ({"models": {"smollm2-135m-instruct": {"present": True, "problem": "x is cut off"}}}, "", "model-broken", "cut off"),
-        ({"images": {}, "disk": {"docker": {"path": "/d", "device": 1, "free": 2**30}, "root": None}}, "", "disk-full", "/d has 1.0 GiB"),
+        (
+            {"published": {"5010": "web"}, "listening": {"5010": {"pid": 1, "process": "docker-proxy"}}},
+            "micro-cpu",
+            "port-taken",
+            "`web`",
+        ),
+        (
+            {"models": {"smollm2-135m-instruct": {"present": True, "problem": "x is cut off"}}},
+            "",
+            "model-broken",
+            "cut off",
+        ),
+        (
+            {"images": {}, "disk": {"docker": {"path": "/d", "device": 1, "free": 2**30}, "root": None}},
+            "",
+            "disk-full",
+            "/d has 1.0 GiB",
+        ),
     ],
 )
 def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, finding: str, says: str) -> None:
