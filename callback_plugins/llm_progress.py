@@ -28,6 +28,7 @@ options:
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -159,6 +160,23 @@ def shows_itself(action: str) -> bool:
     return bool(path) and Path(path).resolve().name == "llm_live.py"
 
 
+def flush() -> None:
+    """Write out what has been printed; when its reader is gone, print to nowhere from now on.
+
+    A reader that has quit (`| head`, a closed pager) is no reason to leave a host half done. Without this the error
+    meets Ansible's thread that collects results, which then ends, and the run waits for results for ever.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        same = os.path.sameopenfile(1, 2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        if same:
+            os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Feeds Ansible's events to Timings, and watches the clock in a thread."""
 
@@ -185,7 +203,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 self._display.display(line)
             # Ansible leaves flushing to the system, which holds kilobytes back when the output is a pipe or a file.
             with self._display._lock:
-                sys.stdout.flush()
+                flush()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002 - the signature is Ansible's
         """Start the clock's thread."""

@@ -162,7 +162,7 @@ def main() -> None:
         "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
-        "venv": {"lock_sha256": host.first_line(root / "venv" / ".lock-sha256")},
+        "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gateway": {
             "files": {n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg")},

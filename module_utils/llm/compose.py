@@ -158,7 +158,7 @@ def _devices(service: Service, gpus: tuple[Gpu, ...], runtime: str) -> list[dict
     by_index = {gpu.index: gpu for gpu in gpus}
     ids = [str(by_index[g].uuid or g) if isinstance(g, int) and g in by_index else str(g) for g in service.gpus]
     if runtime == "cdi":
-        return [{"driver": "cdi", "device_ids": [f"nvidia.com/gpu={i}" for i in ids]}]
+        return [{"driver": "cdi", "device_ids": [f"nvidia.com/gpu={i}" for i in ids], "capabilities": ["gpu"]}]
     return [{"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}]
 
 

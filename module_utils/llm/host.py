@@ -192,6 +192,11 @@ def model(folder: str) -> dict[str, Any]:
     return artifacts.look(Path(folder))
 
 
+def environment_lock(venv: Path) -> str | None:
+    """Checksum of the lock that an environment was made from; None when its Python is gone, as after a system upgrade."""
+    return first_line(venv / ".lock-sha256") if (venv / "bin" / "python").exists() else None
+
+
 def first_line(path: Path) -> str | None:
     """First line of a file, None when it is not there."""
     read = _read(path)

@@ -15,6 +15,7 @@ from ansible.module_utils.llm import compose
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, did_you_mean
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
+MOLECULE_TAGS = ("molecule-notest", "notest")  # Molecule skips these in every run, whether or not anything carries them
 DEFAULT_UTILIZATION = 0.92  # of the engine, since vLLM 0.21
 Facts = Mapping[str, Any]
 Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as a whole
@@ -42,7 +43,7 @@ def select(
     """
     services = tuple(services)
     names = {*services, *(known or ())}
-    wanted, unwanted = set(run_tags) - {"all", "always"}, set(skip_tags) - {"never"}
+    wanted, unwanted = set(run_tags) - {"all", "always"}, set(skip_tags) - {"never", *MOLECULE_TAGS}
     found = [
         Finding(
             "unknown-tag",

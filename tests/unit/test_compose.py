@@ -73,7 +73,7 @@ def test_every_service_is_hardened(service: str) -> None:
 @pytest.mark.parametrize(
     ("runtime", "wanted"),
     [
-        ("cdi", {"driver": "cdi", "device_ids": ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]}),
+        ("cdi", {"driver": "cdi", "device_ids": ["nvidia.com/gpu=0", "nvidia.com/gpu=1"], "capabilities": ["gpu"]}),
         ("nvidia", {"driver": "nvidia", "device_ids": ["0", "1"], "capabilities": ["gpu"]}),
     ],
 )

@@ -66,6 +66,7 @@ def ids(findings: plan.Findings, service: str) -> set[str]:
         (["services", "b"], [], ("services",), ("b",)),
         (["all"], ["verify", "a"], plan.STAGES[:-1], ("b",)),
         (["c"], [], plan.STAGES, ()),
+        (["all"], ["molecule-notest", "notest"], plan.STAGES, ("a", "b")),
     ],
 )
 def test_tags_select_stages_and_services(run: list[str], skip: list[str], stages: Any, services: Any) -> None:

@@ -1,0 +1,61 @@
+"""Promises of the tree: links, stages, tags, names that only users define, syntax."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import plan
+
+from tests import catalogs
+
+PLAYBOOKS = sorted(p for p in (catalogs.ROOT / "playbooks").glob("*.yml"))
+THEIRS = ("llm_images_custom", "llm_models_custom", "llm_services_custom", "llm_host_services")
+
+
+def ansible(*argv: str) -> subprocess.CompletedProcess[str]:
+    program, *rest = argv
+    environment = {**os.environ, "LLM_PROGRESS": "0", "ANSIBLE_NOCOLOR": "1"}
+    command = [str(catalogs.ROOT / ".venv/bin" / program), *rest]
+    return subprocess.run(command, cwd=catalogs.ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_group_vars_reach_the_plays() -> None:
+    link = catalogs.ROOT / "playbooks" / "group_vars"
+    assert link.is_symlink() and link.readlink() == Path("../group_vars")
+
+
+def test_names_that_belong_to_users_are_not_defined_for_everybody() -> None:
+    for path in (catalogs.ROOT / "group_vars" / "all").glob("*.yml"):
+        assert not set(THEIRS) & set(catalogs.read(f"group_vars/all/{path.name}") or {}), path.name
+
+
+def test_every_stage_is_a_playbook_in_order() -> None:
+    imported = [Path(p["ansible.builtin.import_playbook"]).stem for p in catalogs.read("site.yml")]
+    assert tuple(imported) == plan.STAGES
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda p: p.stem)
+def test_plays_always_run_and_select_by_themselves(path: Path) -> None:
+    """Service names are tags only in the plan, so every play must be tagged `always` to see them."""
+    plays: list[dict[str, Any]] = catalogs.read(f"playbooks/{path.name}")
+    for play in plays:
+        if "ansible.builtin.import_playbook" not in play:
+            assert play["tags"] == ["always"], play["name"]
+            assert play["gather_facts"] is False
+
+
+@pytest.mark.parametrize("path", [catalogs.ROOT / "site.yml", *PLAYBOOKS], ids=lambda p: p.stem)
+def test_syntax(path: Path) -> None:
+    ran = ansible("ansible-playbook", "--syntax-check", str(path))
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("inventory", ["demo", "rtx4090x3"])
+def test_inventories_validate_without_a_host(inventory: str, tmp_path: Path) -> None:
+    ran = ansible(
+        "ansible-playbook", "-i", f"inventory/{inventory}", "playbooks/validate.yml", "-e", f"llm_report_dir={tmp_path}"
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert (tmp_path / "plan.json").is_file()

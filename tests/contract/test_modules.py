@@ -1,0 +1,71 @@
+"""Module documentation says exactly what the modules take."""
+
+import importlib
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils import basic
+
+from tests import catalogs
+
+MODULES = sorted(p.stem for p in (catalogs.ROOT / "library").glob("llm_*.py"))
+ON_THE_CONTROLLER = {"llm_plan"}  # documentation only; its action plugin takes the options
+
+
+class Spec(Exception):
+    """Carries the argument_spec that a module hands to Ansible."""
+
+    def __init__(self, argument_spec: dict[str, Any], supports_check_mode: bool) -> None:
+        self.argument_spec, self.supports_check_mode = argument_spec, supports_check_mode
+
+
+def spec(name: str, monkeypatch: pytest.MonkeyPatch) -> Spec:
+    def stop(argument_spec: dict[str, Any], supports_check_mode: bool = False, **_: Any) -> None:
+        raise Spec(argument_spec, supports_check_mode)
+
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "AnsibleModule", stop)
+    with pytest.raises(Spec) as caught:
+        module.main()
+    return caught.value
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documentation_is_complete(name: str) -> None:
+    module = importlib.import_module(name)
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    assert documentation["module"] == name and documentation["short_description"]
+    assert {"check_mode", "diff_mode"} <= set(documentation["attributes"])
+    assert all(option["description"] and option["type"] for option in documentation["options"].values())
+    assert yaml.safe_load(module.EXAMPLES) and yaml.safe_load(module.RETURN)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - ON_THE_CONTROLLER))
+def test_documented_options_are_the_ones_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    documented = yaml.safe_load(importlib.import_module(name).DOCUMENTATION)
+    taken = spec(name, monkeypatch)
+    assert set(documented["options"]) == set(taken.argument_spec)
+    for option, value in documented["options"].items():
+        given = taken.argument_spec[option]
+        for part in ("type", "required", "default", "choices", "elements"):
+            assert value.get(part) == given.get(part), (option, part)
+    claimed = documented["attributes"]["check_mode"]["support"]
+    assert taken.supports_check_mode is (claimed == "full")
+
+
+def test_long_modules_run_live() -> None:
+    """A module that reports progress has its action plugin, and the other way round."""
+    plugins = {p.stem for p in (catalogs.ROOT / "action_plugins").iterdir() if p.is_symlink()}
+    reporting = {
+        m for m in MODULES if "progress_file" in yaml.safe_load(importlib.import_module(m).DOCUMENTATION)["options"]
+    }
+    assert plugins == reporting
+
+
+def test_module_utils_need_nothing_but_python() -> None:
+    assert basic  # the modules themselves use Ansible; what they know must not
+    for path in (catalogs.ROOT / "module_utils" / "llm").glob("*.py"):
+        for line in path.read_text().splitlines():
+            if line.startswith(("import ansible", "from ansible")):
+                assert line.startswith("from ansible.module_utils.llm"), f"{path.name}: {line}"

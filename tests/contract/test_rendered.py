@@ -1,0 +1,89 @@
+"""Every file that is rendered for a host, for every service of the catalogs, before any host sees it."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from ansible.module_utils.llm import compose, plan
+
+from tests import catalogs
+
+BIN = catalogs.ROOT / ".venv" / "bin"
+SERVICES = [
+    ("demo", "micro-cpu"),
+    *(("rtx4090x3", s) for s in catalogs.raw("rtx4090x3")["services"] if s != "micro-cpu"),
+]
+
+
+def rendered(inventory: str, service: str, folder: Path, **host: Any) -> Path:
+    declared = catalogs.declared(inventory, host_services=[service], force=[service], **host)
+    release = compose.release(declared, declared.services[service], "sha256:" + "a" * 64, "digest")
+    path = folder / "compose.yml"
+    path.write_text(yaml.safe_dump(release.compose, sort_keys=False))
+    return path
+
+
+@pytest.mark.engine  # Compose comes with the engine; `make check` works without one
+@pytest.mark.parametrize("runtime", ["cdi", "nvidia"])
+@pytest.mark.parametrize(("inventory", "service"), SERVICES)
+def test_compose_accepts_it(inventory: str, service: str, runtime: str, tmp_path: Path) -> None:
+    path = rendered(inventory, service, tmp_path, gpu_runtime=runtime)
+    accepted(path)
+
+
+def accepted(path: Path) -> None:
+    argv = ["docker", "compose", "--file", str(path), "config", "--quiet"]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and not ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize(("inventory", "service"), SERVICES)
+def test_compose_lint_is_content(inventory: str, service: str, tmp_path: Path) -> None:
+    path = rendered(inventory, service, tmp_path)
+    lint(path)
+
+
+def lint(path: Path) -> None:
+    argv = [
+        str(BIN / "compose-lint"),
+        "--fail-on",
+        "medium",
+        "--config",
+        str(catalogs.ROOT / ".compose-lint.yml"),
+        str(path),
+    ]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def template(role: str, name: str, **values: Any) -> str:
+    loader = jinja2.FileSystemLoader(catalogs.ROOT / "roles" / role / "templates")
+    strict = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    return strict.get_template(name).render(values)
+
+
+def gateway(routes: list[dict[str, Any]], name: str) -> str:
+    defaults = catalogs.read("roles/gateway/defaults/main.yml")
+    return template("gateway", name, **{**defaults, "gateway_routes": routes, "gateway_image": "haproxy:1"})
+
+
+@pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
+def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
+    declared = catalogs.declared(inventory)
+    routes = plan.routes(declared, {"releases": {plan.deployed(declared)[0]: {"current": "0123456789ab"}}})
+    assert len(routes) == count
+    config = gateway(routes, "haproxy.cfg.j2")
+    document = yaml.safe_load(gateway(routes, "compose.yml.j2"))
+    for route in routes:
+        assert f"bind :{route['port']}\n" in config
+        assert f"127.0.0.1:{route['port']}:{route['port']}" in document["services"]["gateway"]["ports"]
+    assert config.count("    server ") == 1, "a service without a release has no server, and gets 503"
+    assert "option http-no-delay" in config
+    path = tmp_path / "compose.yml"
+    path.write_text(yaml.safe_dump(document))
+    lint(path)
