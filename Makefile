@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: setup demo check lint types unit test test-all docs clean
+.PHONY: help setup demo check lint types unit test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -25,16 +25,13 @@ types:
 	$(BIN)mypy
 
 unit:
-	$(BIN)pytest -q tests/unit tests/contract -m 'not engine and not e2e'
+	$(BIN)pytest -q tests/unit tests/contract -m 'not engine'
 
 test: check ## everything that CI runs
 	scripts/test.sh
 
-test-all: test ## what does not fit into CI as well
-	scripts/test-all.sh
-
-docs: setup ## reference documentation from argument_specs, modules and catalogs
-	$(BIN)python scripts/docs.py
+test-all: check ## what is too slow for every change as well
+	scripts/test.sh all
 
 clean: ## remove caches and reports, keep what is deployed
 	rm -rf .venv .cache reports .mypy_cache .ruff_cache .pytest_cache

@@ -38,6 +38,7 @@ LOST = 120.0
 ALIVE_EVERY = 5.0
 """Seconds between two looks for the module's processes."""
 MARK = "--llm-live--"
+KILLED = "Look for the kernel's out-of-memory killer (`dmesg`) and for a reboot on that host, then run the play again."
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def ended_badly(data: Mapping[str, Any]) -> str:
         return f"was ended after {LONGEST // 3600} hours"
     if data.get("failed") and "cmd" in data and ("data" in data or "outdata" in data):
         said = str(data.get("stderr") or data.get("data") or data.get("outdata") or "").strip()
-        return "ended without a result: it was killed or has crashed" + (f". It said: {said[-500:]}" if said else "")
+        return "ended without a result: it was killed, or has crashed" + (f" (it said: {said[-500:]})" if said else "")
     return ""
 
 
@@ -89,6 +90,7 @@ class Narrator:
     """Decides what to print and when: a line that is new, or a sign of life after a silence."""
 
     def __init__(self, host: str, name: str, start: float, *, secret: bool) -> None:
+        self.name = name
         self._prefix = f"  {host} | {name}"
         self._start = self._last = start
         self._shown: tuple[str, str] | None = None
@@ -192,16 +194,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 dead = 0 if look.alive else dead + 1
                 # The result is written just before the last process goes; a second look settles it.
                 if dead >= 3:
-                    raise AnsibleActionFail(
-                        f"{job}: the module's processes are gone and left no result: they were killed. Look for the "
-                        "kernel's out-of-memory killer (`dmesg`) and for a reboot, then run the play again."
-                    )
+                    raise AnsibleActionFail(f"{narrator.name}: its processes are gone and left no result. {KILLED}")
 
     def _parsed(self, name: str, text: str) -> dict[str, Any]:
         data = json.loads(text)
         problem = ended_badly(data)
         if problem:
-            raise AnsibleActionFail(f"{name} {problem}. Run the play again; with -vvv it says more.")
+            raise AnsibleActionFail(f"{name} {problem}. {KILLED}")
         parsed: Any = self._parse_returned_data({"rc": 0, "stdout": text, "stderr": ""}, "legacy")
         # ansible-core 2.20 wraps the result in an object of its own; 2.19 has the dict at once.
         if not isinstance(parsed, dict):

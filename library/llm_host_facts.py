@@ -68,7 +68,8 @@ ansible_facts:
           description: id and version of the distribution, systemd (is it PID 1), wsl.
           type: dict
         docker:
-          description: installed, running, version, compose_version, error, root (Docker's data folder).
+          description:
+            - installed, running, version, compose_version, error, root (Docker's data folder), named (what DOCKER_HOST says).
           type: dict
         images:
           description: Id of every wanted reference that is there.
@@ -102,6 +103,7 @@ ansible_facts:
           type: dict
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,7 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         "compose_version": compose_version,
         "error": None,
         "root": "/var/lib/docker",
+        "named": os.environ.get("DOCKER_HOST", ""),
     }
     try:
         state["version"] = docker_api.get("/version")["Version"]

@@ -78,7 +78,7 @@ def main() -> None:
         wanted[name] = {"argv": service["argv"], "env": service["env"]}
         if service["plugins"]:
             wanted[name]["plugins_dir"] = f"/plugins-of/{name}"
-            argv += ["--volume", f"{service['plugins']}:/plugins-of/{name}:ro"]
+            argv += ["--mount", f"type=bind,source={service['plugins']},target=/plugins-of/{name},readonly"]
     argv += ["--entrypoint", "python3", image, "-c", module.params["program"]]
     rc, out, err = module.run_command(argv, data=json.dumps({"services": wanted}), binary_data=True)
     try:

@@ -283,7 +283,7 @@ def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> lis
 
 
 def _flags(argv: list[str]) -> dict[str, str]:
-    """`--flag value value` lists as a mapping; a repeated flag keeps all its values."""
+    """`--flag value value` lists as a mapping; a repeated flag keeps all its values, a bare one has the value `set`."""
     flags: dict[str, str] = {}
     current = ""
     for word in argv:
@@ -292,4 +292,4 @@ def _flags(argv: list[str]) -> dict[str, str]:
             flags.setdefault(current, "")
         elif current:
             flags[current] = f"{flags[current]} {word}".strip()
-    return flags
+    return {flag: value or "set" for flag, value in flags.items()}

@@ -231,7 +231,9 @@ def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...
 def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> Findings:
     """Findings that need the host: Docker, disk, ports, model files, sources while offline."""
     services = tuple(services)
-    found: Findings = {"": []}
+    found: Findings = {"": _docker_findings(facts["docker"])}
+    if found[""]:
+        return found  # without the engine's word, its own ports look like a stranger's
     ports = {declared.services[s].port: s for s in services}
     for port, service in ports.items():
         holder = facts["listening"].get(str(port))
@@ -247,9 +249,10 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
         found.setdefault(service, []).append(
             Finding("port-taken", "error", f"llm_services.{service}.port", message, remedy)
         )
-    missing_images = [
-        declared.images[i] for i in needed_images(declared, services) if not _image_id(declared.images[i], facts)
-    ]
+    # An engine that is only stopped may have them all; it is started and asked again.
+    asked = facts["docker"]["running"] or not facts["docker"]["installed"]
+    wanted = [declared.images[i] for i in needed_images(declared, services)] if asked else []
+    missing_images = [i for i in wanted if not _image_id(i, facts)]
     missing_models = []
     for name in needed_models(declared, services):
         model, state = declared.models[name], facts["models"].get(name, {})
@@ -264,6 +267,18 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
     if declared.settings.offline:
         found[""] += _offline_findings(missing_images, missing_models)
     return found
+
+
+def _docker_findings(docker: Mapping[str, Any]) -> list[Finding]:
+    """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here."""
+    named = docker["named"]
+    if named and not named.startswith("unix://"):
+        message = f"names {named}, and only an engine of the host itself can be used (unix://...)"
+    elif named and not docker["running"]:
+        message = f"names an engine that cannot be reached. {docker['error']}".rstrip(".")
+    else:
+        return []
+    return [Finding("docker-unreachable", "error", "DOCKER_HOST", message, "Unset DOCKER_HOST, or correct it")]
 
 
 def _image_id(image: Image, facts: Facts | None) -> str | None:

@@ -122,6 +122,8 @@ def test_reasons_name_each_change_with_old_and_new() -> None:
     ]
     assert compose.reasons(old, old) == []
     assert compose.reasons(None, new)[0]["desired"] == "first deployment"
+    bare = {**old, "command": [*old["command"], "--enable-log-requests"]}
+    assert compose.reasons(old, bare) == [{"name": "flag --enable-log-requests", "current": None, "desired": "set"}]
 
 
 def test_a_built_image_is_named_after_its_recipe() -> None:

@@ -13,7 +13,7 @@ IMAGE = "sha256:" + "a" * 64
 def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
     """Facts of a host that has every image and model and runs nothing."""
     facts: dict[str, Any] = {
-        "docker": {"running": True},
+        "docker": {"installed": True, "running": True, "error": None, "named": ""},
         "images": {compose.image_ref(i): IMAGE for i in declared.images.values()},
         "containers": [],
         "published": {},
@@ -241,6 +241,30 @@ def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, findin
     findings = plan.look_at_host(declared, host(declared, **changes), ["micro-cpu"])
     found = [f for f in findings[place] if f.id == finding]
     assert found and says in found[0].message and found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("docker", "says"),
+    [
+        ({"running": False, "error": "No such socket.", "named": "unix:///nowhere"}, "unix:///nowhere"),
+        ({"running": True, "error": None, "named": "tcp://192.0.2.1:2375"}, "tcp://192.0.2.1:2375"),
+    ],
+)
+def test_an_engine_that_somebody_chose_and_that_is_not_there_is_refused(docker: dict[str, Any], says: str) -> None:
+    declared = catalogs.declared("demo")
+    # Its own gateway's port must not be called taken meanwhile: nobody can tell whose it is.
+    facts = host(
+        declared, docker={"installed": True, **docker}, listening={"5010": {"pid": 1, "process": "docker-proxy"}}
+    )
+    findings = plan.look_at_host(declared, facts, ["micro-cpu"])
+    assert [f.id for own in findings.values() for f in own] == ["docker-unreachable"]
+    assert says in findings[""][0].text() and "DOCKER_HOST" in findings[""][0].remedy
+
+
+def test_a_stopped_engine_may_have_the_images() -> None:
+    declared = catalogs.declared("demo", offline=True)
+    docker = {"installed": True, "running": False, "error": "No such socket.", "named": ""}
+    assert not any(plan.look_at_host(declared, host(declared, docker=docker, images={}), ["micro-cpu"]).values())
 
 
 def test_our_own_gateway_may_hold_the_port() -> None:
