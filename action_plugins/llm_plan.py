@@ -91,6 +91,7 @@ class ActionModule(ActionBase):
             "report_dir": str(reports),
             "stages": list(selection.stages),
             "selected": list(selection.services),
+            "named": list(selection.named),
             "deployed": list(plan.deployed(declared)),
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force)},

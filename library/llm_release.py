@@ -29,7 +29,8 @@ options:
   state:
     description:
       - V(staged) writes the release's folder; nothing that runs is touched.
-      - V(started) brings its container up and returns without waiting for the engine.
+      - V(started) brings its container up and returns without waiting for the engine. Its verdict is removed, so that it is
+        asked again.
       - V(committed) makes it the current release, removes the service's other containers, and keeps the folders of the last two.
       - V(stopped) stops its container and keeps it.
       - V(removed) removes its container and keeps its folder.
@@ -135,6 +136,8 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         cache = Path(module.params["cache"])
         cache.mkdir(parents=True, exist_ok=True)
         os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
+    # What clients once got from this release says nothing about an engine that starts anew.
+    (place / host.VERDICT_FILE).unlink(missing_ok=True)
     argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml")]
     rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
     if rc != 0:

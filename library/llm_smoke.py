@@ -50,6 +50,12 @@ options:
     description: Seconds for each check.
     type: int
     default: 60
+  wait:
+    description:
+      - Seconds that the health address may take to answer 200, of those that O(timeout) leaves.
+      - A gateway needs a few to find an engine that has just been started.
+    type: int
+    default: 0
   verdict_file:
     description:
       - JSON file on the host that the verdict is put into, written in one step with mode 0644.
@@ -144,6 +150,9 @@ except ImportError as missing:
     OPENAI_ERROR = str(missing)
 
 
+POLL = 0.5
+
+
 class Service:
     """The service under test: each method is one check and returns (ok, evidence)."""
 
@@ -165,6 +174,14 @@ class Service:
         self.ttft: float | None = None
 
     def health(self) -> smoke.Judgement:
+        end = time.monotonic() + self.params["wait"]
+        while True:
+            ok, evidence = self.ask_health()
+            if ok or time.monotonic() >= end:
+                return ok, evidence
+            time.sleep(POLL)
+
+    def ask_health(self) -> smoke.Judgement:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(self.health_url, timeout=self.params["timeout"]) as answer:
@@ -292,6 +309,7 @@ def main() -> None:
             "max_tokens": {"type": "int", "default": 512, "no_log": False},
             "health_url": {"type": "str"},
             "timeout": {"type": "int", "default": 60},
+            "wait": {"type": "int", "default": 0},
             "verdict_file": {"type": "path"},
             "progress_file": {"type": "path"},
         },

@@ -15,7 +15,8 @@ from ansible.module_utils.llm import compose
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, did_you_mean
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
-MOLECULE_TAGS = ("molecule-notest", "notest")  # Molecule skips these in every run, whether or not anything carries them
+# Molecule skips these in every run, whether or not anything carries them.
+MOLECULE_TAGS = ("molecule-notest", "notest", "molecule-idempotence-notest")
 DEFAULT_UTILIZATION = 0.92  # of the engine, since vLLM 0.21
 Facts = Mapping[str, Any]
 Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as a whole
@@ -27,10 +28,11 @@ Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Stages to run and services to touch, both in their declared order."""
+    """Stages to run and services to touch, both in their declared order. `named`: services named by tags, any host's."""
 
     stages: tuple[str, ...]
     services: tuple[str, ...]
+    named: tuple[str, ...] = ()
 
 
 def select(
@@ -56,9 +58,12 @@ def select(
     ]
     stages = [s for s in STAGES if s in wanted] or list(STAGES)
     chosen = [s for s in services if s in wanted] if wanted & names else list(services)
-    return Selection(
-        tuple(s for s in stages if s not in unwanted), tuple(s for s in chosen if s not in unwanted)
-    ), found
+    selection = Selection(
+        tuple(s for s in stages if s not in unwanted),
+        tuple(s for s in chosen if s not in unwanted),
+        tuple(sorted(wanted & names)),
+    )
+    return selection, found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -253,6 +258,8 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
     wanted = [declared.images[i] for i in needed_images(declared, services)] if asked else []
     missing_images = [i for i in wanted if not _image_id(i, facts)]
+    for service, finding in _held_findings(declared, facts, services):
+        found.setdefault(service, []).append(finding)
     missing_models = []
     for name in needed_models(declared, services):
         model, state = declared.models[name], facts["models"].get(name, {})
@@ -275,10 +282,30 @@ def _docker_findings(docker: Mapping[str, Any]) -> list[Finding]:
     if named and not named.startswith("unix://"):
         message = f"names {named}, and only an engine of the host itself can be used (unix://...)"
     elif named and not docker["running"]:
-        message = f"names an engine that cannot be reached. {docker['error']}".rstrip(".")
+        why = str(docker["error"]).partition(". ")[0]  # what follows tells how to install one
+        message = f"names {named}, where no engine can be reached: {why}"
     else:
         return []
     return [Finding("docker-unreachable", "error", "DOCKER_HOST", message, "Unset DOCKER_HOST, or correct it")]
+
+
+def _held_findings(declared: Declared, facts: Facts, services: Iterable[str]) -> list[tuple[str, Finding]]:
+    """Engines that still run although the declaration no longer wants them, and hold what a service needs."""
+    if declared.settings.prune:
+        return []
+    running = {o["service"] for o in orphans(declared, facts) if o["state"] == "running"} & set(declared.services)
+    found = []
+    for name in services:
+        for other in sorted(running):
+            for why in clashes(declared.services[name], declared.services[other]):
+                part = "port" if "port" in why else "gpus"
+                message = f"`{other}` still runs, and {why}"
+                remedy = (
+                    f"Stop it with playbooks/stop.yml --tags {other}, or let this run remove it with -e llm_prune=true"
+                )
+                key = f"llm_services.{name}.{part}"
+                found.append((name, Finding(f"held-{part}", "error", key, message, remedy)))
+    return found
 
 
 def _image_id(image: Image, facts: Facts | None) -> str | None:

@@ -66,7 +66,7 @@ def ids(findings: plan.Findings, service: str) -> set[str]:
         (["services", "b"], [], ("services",), ("b",)),
         (["all"], ["verify", "a"], plan.STAGES[:-1], ("b",)),
         (["c"], [], plan.STAGES, ()),
-        (["all"], ["molecule-notest", "notest"], plan.STAGES, ("a", "b")),
+        (["all"], list(plan.MOLECULE_TAGS), plan.STAGES, ("a", "b")),
     ],
 )
 def test_tags_select_stages_and_services(run: list[str], skip: list[str], stages: Any, services: Any) -> None:
@@ -246,7 +246,10 @@ def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, findin
 @pytest.mark.parametrize(
     ("docker", "says"),
     [
-        ({"running": False, "error": "No such socket.", "named": "unix:///nowhere"}, "unix:///nowhere"),
+        (
+            {"running": False, "error": "The Docker daemon does not answer. Install it.", "named": "unix:///nowhere"},
+            "unix:///nowhere",
+        ),
         ({"running": True, "error": None, "named": "tcp://192.0.2.1:2375"}, "tcp://192.0.2.1:2375"),
     ],
 )
@@ -263,7 +266,12 @@ def test_an_engine_that_somebody_chose_and_that_is_not_there_is_refused(docker: 
 
 def test_a_stopped_engine_may_have_the_images() -> None:
     declared = catalogs.declared("demo", offline=True)
-    docker = {"installed": True, "running": False, "error": "No such socket.", "named": ""}
+    docker = {
+        "installed": True,
+        "running": False,
+        "error": "The Docker daemon does not answer. Install it.",
+        "named": "",
+    }
     assert not any(plan.look_at_host(declared, host(declared, docker=docker, images={}), ["micro-cpu"]).values())
 
 

@@ -1,0 +1,210 @@
+"""The Docker client: log frames, times, addresses; errors against a stub daemon (a small server at a unix socket)."""
+
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qs
+
+import pytest
+from ansible.module_utils.llm import docker_api
+
+
+def frame(stream, text):
+    data = text.encode()
+    return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
+@pytest.mark.parametrize(
+    ("stamp", "nanoseconds"),
+    [
+        ("2026-11-23T06:38:10.52390519Z", 1795415890523905190),
+        ("2026-11-23T06:38:10Z", 1795415890000000000),
+        ("2026-11-23T06:38:10.123456789Z", 1795415890123456789),
+        ("0001-01-01T00:00:00Z", 0),
+        ("", 0),
+        ("warning:", 0),
+    ],
+)
+def test_parse_time(stamp, nanoseconds):
+    assert docker_api.parse_time(stamp) == nanoseconds
+
+
+def test_parse_logs_frames():
+    content = (
+        frame(1, "2026-11-23T06:38:10.000000001Z first\n")
+        + frame(2, "2026-11-23T06:38:10.000000002Z one\rtwo\r\n")
+        + frame(1, "2026-11-23T06:38:10.000000003Z \n")
+        + frame(1, "no time\n")
+    )
+    lines = docker_api.parse_logs(content)
+    assert [(line.stream, line.text) for line in lines] == [
+        ("stdout", "first"),
+        ("stderr", "one"),
+        ("stderr", "two"),
+        ("stdout", ""),
+    ]
+    assert lines[0].at % 10 == 1
+    assert lines[0].seconds == pytest.approx(1795415890)
+
+
+def test_parse_logs_tty_and_cut():
+    assert [line.text for line in docker_api.parse_logs(b"2026-11-23T06:38:10Z a b\r\n")] == ["a b"]
+    assert docker_api.parse_logs(b"") == []
+    assert docker_api.parse_logs(frame(1, "2026-11-23T06:38:10Z ok\n") + b"\1\0\0")[0].text == "ok"
+
+
+def networks(**addresses):
+    return {"NetworkSettings": {"Networks": {name: {"IPAddress": ip} for name, ip in addresses.items()}}}
+
+
+@pytest.mark.parametrize(
+    ("inspected", "network", "ip"),
+    [
+        (networks(llm="172.18.0.2"), "llm", "172.18.0.2"),
+        (networks(llm="172.18.0.2"), None, "172.18.0.2"),
+        (networks(llm="172.18.0.2", bridge="172.17.0.2"), None, ""),
+        (networks(llm="172.18.0.2"), "other", ""),
+        (networks(llm=""), "llm", ""),
+        ({"HostConfig": {"NetworkMode": "host"}, **networks(host="")}, None, "127.0.0.1"),
+        ({"NetworkSettings": {"Networks": None}}, "llm", ""),
+        ({}, None, ""),
+    ],
+)
+def test_container_ip(inspected, network, ip):
+    assert docker_api.container_ip(inspected, network) == ip
+
+
+class StubDaemon(BaseHTTPRequestHandler):
+    """Stands in for the daemon: answers by path, so that every kind of answer can be listed."""
+
+    protocol_version = "HTTP/1.1"
+    seen = []
+    log = b""
+
+    def handle_one(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        StubDaemon.seen.append((self.command, self.path, self.rfile.read(length)))
+        path = self.path.partition("?")[0]
+        status, content = {
+            "/version": (200, b'{"Version": "20.10"}'),
+            "/containers/gone/json": (404, b'{"message": "No such container: gone"}'),
+            "/conflict": (409, b'{"message": "in use"}'),
+            "/broken": (500, b"not json"),
+            "/empty": (204, b""),
+            "/stream": (200, b'{"status": "a"}\n{"status": "b"}\n'),
+            "/containers/json": (200, b"[]"),
+            "/containers/web/logs": (200, StubDaemon.log),
+        }[path]
+        self.send_response(status)
+        if status == 204:
+            self.end_headers()
+            return
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in (content[:5], content[5:]):
+            if part:
+                self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    do_GET = do_POST = do_DELETE = handle_one
+
+    def address_string(self):
+        return "unix"
+
+    def log_message(self, *_args):
+        return
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    path = str(tmp_path / "docker.sock")
+    with socketserver.ThreadingUnixStreamServer(path, StubDaemon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        StubDaemon.seen = []
+        yield path
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("daemon")
+def test_get_post_delete():
+    assert docker_api.get("/version") == {"Version": "20.10"}
+    assert docker_api.post("/empty", {"Name": "x"}) is None
+    assert docker_api.delete("/empty") is None
+    assert docker_api.post("/stream") == [{"status": "a"}, {"status": "b"}]
+    assert StubDaemon.seen[1] == ("POST", "/empty", b'{"Name": "x"}')
+
+
+@pytest.mark.usefixtures("daemon")
+def test_list_by_label():
+    assert docker_api.containers({"llm.service": "micro", "llm.release": None}) == []
+    path = StubDaemon.seen[0][1]
+    assert path.startswith("/containers/json?all=true&filters=")
+    assert "llm.service%3Dmicro" in path
+
+
+@pytest.mark.usefixtures("daemon")
+def test_errors_of_the_daemon():
+    with pytest.raises(docker_api.NotFound, match="No such container: gone") as missing:
+        docker_api.inspect("gone")
+    assert missing.value.status == 404
+    with pytest.raises(docker_api.DockerError, match="Docker refused POST /conflict: in use"):
+        docker_api.post("/conflict")
+    with pytest.raises(docker_api.DockerError, match="not json"):
+        docker_api.get("/broken")
+
+
+def test_unreachable(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(docker_api.DockerUnreachable, match=r"there is no such socket\. Install and start"):
+        docker_api.get("/version")
+    (tmp_path / "file.sock").touch()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/file.sock")
+    with pytest.raises(docker_api.DockerUnreachable, match="nobody listens"):
+        docker_api.get("/version")
+
+
+def test_a_daemon_that_does_not_answer(tmp_path, monkeypatch):
+    path = str(tmp_path / "slow.sock")
+
+    class Silent(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(65536)
+            self.request.recv(65536)
+
+    with socketserver.ThreadingUnixStreamServer(path, Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        with pytest.raises(docker_api.DockerUnreachable, match="no answer in time"):
+            docker_api.request("GET", "/version", timeout=0.2)
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("daemon")
+def test_log_reader_gives_each_line_once():
+    def line(second, text):
+        return frame(1, f"2026-11-23T06:38:{second:02d}.5Z {text}\n")
+
+    reader = docker_api.LogReader("web", since=5)
+    StubDaemon.log = line(10, "a") + line(12, "c")
+    assert [entry.text for entry in reader.read()] == ["a", "c"]
+    assert "since=0.000000005" in StubDaemon.seen[-1][1]
+    # "b" was written by the other stream and became visible late; "a" is no longer asked for.
+    StubDaemon.log = line(12, "b") + line(12, "c") + line(13, "d")
+    assert [entry.text for entry in reader.read()] == ["b", "d"]
+    assert "since=1795415891.500000000" in StubDaemon.seen[-1][1]
+    StubDaemon.log = b""
+    assert reader.read() == []
+
+
+def test_socket_path(monkeypatch):
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert docker_api.socket_path() == "/var/run/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2375")
+    assert docker_api.socket_path() == "/var/run/docker.sock"
+
+
+def test_query_values_that_are_no_strings():
+    path, _mark, query = docker_api._with_query("/x", {"a": {"b": [1]}, "all": True, "name": "n"}).partition("?")
+    assert path == "/x"
+    assert parse_qs(query) == {"a": ['{"b": [1]}'], "all": ["true"], "name": ["n"]}
