@@ -55,6 +55,9 @@ plan:
     selected:
       description: Services that the tags select.
       type: list
+    named:
+      description: Services that a tag names, whether or not this host lists them.
+      type: list
     deployed:
       description: Services that are to run on this host.
       type: list

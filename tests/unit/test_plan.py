@@ -300,6 +300,17 @@ def test_stopped_and_absent_services_and_orphans() -> None:
     assert [o["service"] for o in plan.orphans(empty, facts)] == ["micro-cpu"]
 
 
+def test_an_engine_that_is_no_longer_wanted_must_give_way_first() -> None:
+    before = catalogs.declared("rtx4090x3", host_services=["mini-zwz"])
+    facts = converged(before)
+    after = catalogs.declared("rtx4090x3", host_services=["mini-solo"])
+    found = plan.look_at_host(after, facts, ["mini-solo"])["mini-solo"]
+    assert {f.id for f in found} == {"held-port", "held-gpus"}
+    assert "`mini-zwz` still runs" in found[0].message and "llm_prune=true" in found[0].remedy
+    pruning = catalogs.declared("rtx4090x3", host_services=["mini-solo"], prune=True)
+    assert not any(plan.look_at_host(pruning, facts, ["mini-solo"]).values())
+
+
 def test_the_document_has_the_promised_shape() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-coder", "mini-zwz"])
     document = plan.document(declared, plan.judge(declared))
