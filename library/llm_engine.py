@@ -259,7 +259,9 @@ class Watch:
 
     def failure(self, what: str, *, remedy: str = "") -> dict[str, Any]:
         """Return the arguments of a failure: what happened, the likely cause, the last lines."""
-        ended = self.state.status in ("exited", "dead", "restarting", "removing") or self.state.started > self.first.started
+        ended = (
+            self.state.status in ("exited", "dead", "restarting", "removing") or self.state.started > self.first.started
+        )
         cause = engine.likely_cause(
             self.lines,
             exit_code=self.state.exit_code if ended else None,

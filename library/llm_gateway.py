@@ -149,8 +149,8 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     diff = files.diffs(folder, folder, texts)
     if module.check_mode:
         return {"changed": True, "action": action, "diff": diff}
-    docker_api.ensure_network(compose.NETWORK, internal=True)
-    docker_api.ensure_network(compose.FRONT_NETWORK, internal=False)
+    for network, internal in compose.NETWORKS.items():
+        docker_api.ensure_network(network, internal=internal)
     check(module, folder, texts[CONFIG])
     for name, text in texts.items():
         files.write(folder / name, text)

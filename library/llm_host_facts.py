@@ -71,6 +71,9 @@ ansible_facts:
           description:
             - installed, running, version, compose_version, error, root (Docker's data folder), named (what DOCKER_HOST says).
           type: dict
+        networks:
+          description: Those of the project's Docker networks that are there, to whether they are internal (no way out).
+          type: dict
         images:
           description: Id of every wanted reference that is there.
           type: dict
@@ -111,8 +114,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm import compose, docker_api, host
 
 
-def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """State of the engine, all its containers, all its images."""
+def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
+    """State of the engine, all its containers, all its images, all its networks."""
     plugin = host.compose_plugin()
     compose_version = None
     if plugin:
@@ -131,12 +134,13 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         state["version"] = docker_api.get("/version")["Version"]
         containers = docker_api.get("/containers/json?all=1")
         images = docker_api.get("/images/json")
+        networks = docker_api.get("/networks")
         state["root"] = docker_api.get("/info")["DockerRootDir"]
         state["running"] = True
     except docker_api.DockerError as error:
         state["error"] = str(error)
-        return state, [], []
-    return state, containers, images
+        return state, [], [], []
+    return state, containers, images, networks
 
 
 def main() -> None:
@@ -152,12 +156,13 @@ def main() -> None:
     )
     wanted = module.params
     root = Path(wanted["root"])
-    docker, containers, images = docker_facts(module)
+    docker, containers, images, networks = docker_facts(module)
     engines, published = host.containers(containers)
     gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
         "system": host.system(),
         "docker": docker,
+        "networks": {n["Name"]: n["Internal"] for n in networks if n["Name"] in compose.NETWORKS},
         "images": host.image_ids(images, wanted["images"]),
         "containers": engines,
         "published": published,

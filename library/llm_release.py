@@ -131,7 +131,7 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         return {"changed": False, "ip": docker_api.container_ip(found, compose.NETWORK)}
     if module.check_mode:
         return {"changed": not (found and found["State"]["Running"]), "ip": ""}
-    docker_api.ensure_network(compose.NETWORK, internal=True)
+    docker_api.ensure_network(compose.NETWORK, internal=compose.NETWORKS[compose.NETWORK])
     if module.params["cache"]:
         cache = Path(module.params["cache"])
         cache.mkdir(parents=True, exist_ok=True)

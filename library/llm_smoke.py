@@ -220,7 +220,9 @@ class Service:
         done = self.sdk.chat.completions.create(**self.request(), max_tokens=self.params["max_tokens"])
         choice = done.choices[0]
         self.text = choice.message.content or ""
-        return smoke.judge_answer(self.text, self.params["answer"], choice.finish_reason, thinking=thinking(choice.message))
+        return smoke.judge_answer(
+            self.text, self.params["answer"], choice.finish_reason, thinking=thinking(choice.message)
+        )
 
     def streaming(self) -> smoke.Judgement:
         start = time.perf_counter()
@@ -339,7 +341,8 @@ def main() -> None:
             write_verdict(Path(params["verdict_file"]), params["service"], own)
         except OSError as error:
             module.fail_json(
-                msg=f"verdict_file {params['verdict_file']}: {error.strerror}. Name a folder that can be written.", **result
+                msg=f"verdict_file {params['verdict_file']}: {error.strerror}. Name a folder that can be written.",
+                **result,
             )
         result["verdict_file"] = params["verdict_file"]
     message = smoke.summary(params["service"], [(check["id"], check["ok"], check["evidence"]) for check in checks])

@@ -214,7 +214,9 @@ def calibrate(sender: Sender, context: int) -> warmup.Calibration:
         raise WarmupError(str(error)) from error
 
 
-def warm(sender: Sender, sizes: list[warmup.Size], calibration: warmup.Calibration, progress: Progress) -> list[dict[str, Any]]:
+def warm(
+    sender: Sender, sizes: list[warmup.Size], calibration: warmup.Calibration, progress: Progress
+) -> list[dict[str, Any]]:
     """Send each size twice and return the table."""
     rows = []
     for number, size in enumerate(sizes, 1):
@@ -238,7 +240,9 @@ def warm(sender: Sender, sizes: list[warmup.Size], calibration: warmup.Calibrati
             first_ms=round(first * 1000, 1),
             second_ms=round(second * 1000, 1),
         )
-        progress.say("warmup", f"{size.declared:,} tokens: first {first * 1000:,.0f} ms, second {second * 1000:,.0f} ms")
+        progress.say(
+            "warmup", f"{size.declared:,} tokens: first {first * 1000:,.0f} ms, second {second * 1000:,.0f} ms"
+        )
     return rows
 
 
@@ -249,7 +253,9 @@ def describe(service: str, rows: list[dict[str, Any]]) -> str:
         if row["status"] == "ok":
             parts.append(f"{row['prompt_tokens']}: {row['first_ms']:.0f} / {row['second_ms']:.0f} ms")
         else:
-            parts.append(f"{row['prompt_tokens']}: {row['status']}" + (f" ({row['reason']})" if "reason" in row else ""))
+            parts.append(
+                f"{row['prompt_tokens']}: {row['status']}" + (f" ({row['reason']})" if "reason" in row else "")
+            )
     return f"{service}: time to first token, first / second, by prompt tokens: " + "; ".join(parts)
 
 

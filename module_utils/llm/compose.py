@@ -18,6 +18,7 @@ from ansible.module_utils.llm.spec import Declared, Gpu, Image, Model, Service, 
 
 NETWORK = "llm"
 FRONT_NETWORK = "llm-front"
+NETWORKS = {NETWORK: True, FRONT_NETWORK: False}  # whether it is internal: engines have no way out
 GATEWAY = "llm-gateway"
 ENGINE_PORT = 8000
 SECRET = "/run/secrets/engine.yml"  # noqa: S105 - a path

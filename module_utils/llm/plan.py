@@ -260,6 +260,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
     missing_images = [i for i in wanted if not _image_id(i, facts)]
     for service, finding in _held_findings(declared, facts, services):
         found.setdefault(service, []).append(finding)
+    found[""] += _network_findings(facts["networks"])
     missing_models = []
     for name in needed_models(declared, services):
         model, state = declared.models[name], facts["models"].get(name, {})
@@ -305,6 +306,21 @@ def _held_findings(declared: Declared, facts: Facts, services: Iterable[str]) ->
                 )
                 key = f"llm_services.{name}.{part}"
                 found.append((name, Finding(f"held-{part}", "error", key, message, remedy)))
+    return found
+
+
+def _network_findings(networks: Mapping[str, bool]) -> list[Finding]:
+    """Networks that somebody else made under our names, and of the other kind: they would be used as they are."""
+    found = []
+    for network, internal in compose.NETWORKS.items():
+        if networks.get(network, internal) != internal:
+            kind = (
+                "is not internal: engines would have a way out"
+                if internal
+                else "is internal: no port could be published"
+            )
+            remedy = f"Detach what uses it, `docker network rm {network}`, and run again: it is made anew"
+            found.append(Finding("network-kind", "error", f"Docker network {network}", kind, remedy))
     return found
 
 

@@ -14,6 +14,7 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
     """Facts of a host that has every image and model and runs nothing."""
     facts: dict[str, Any] = {
         "docker": {"installed": True, "running": True, "error": None, "named": ""},
+        "networks": {"llm": True, "llm-front": False},
         "images": {compose.image_ref(i): IMAGE for i in declared.images.values()},
         "containers": [],
         "published": {},
@@ -228,6 +229,8 @@ def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
             "model-broken",
             "cut off",
         ),
+        ({"networks": {"llm": False}}, "", "network-kind", "not internal"),
+        ({"networks": {"llm-front": True}}, "", "network-kind", "is internal"),
         (
             {"images": {}, "disk": {"docker": {"path": "/d", "device": 1, "free": 2**30}, "root": None}},
             "",

@@ -10,22 +10,18 @@ KEY = "/opt/llm/keys/micro-cpu"
 URL = "http://127.0.0.1:5010/v1"
 
 
-def curl(host: Host, path: str, body: str = "", key: str = f"$(cat {KEY})") -> tuple[int, str]:
-    """Status and body of a request to the gateway."""
-    data = f"-H 'Content-Type: application/json' -d '{body}'" if body else ""
+def ask(host: Host, path: str, key: str, body: str = "") -> tuple[int, str]:
+    """Status and body of a request to the gateway, sent on the machine."""
     script = f"""python3 - <<'EOF'
-import json, urllib.request, urllib.error
-key = open("{KEY}").read().strip() if "{key}".startswith("$") else "{key}"
-body = {body!r}.encode() or None
-request = urllib.request.Request("{URL}{path}", body, {{"Authorization": "Bearer " + key, "Content-Type": "application/json"}})
+import urllib.error, urllib.request
+headers = {{"Authorization": "Bearer {key}", "Content-Type": "application/json"}}
 try:
-    answer = urllib.request.urlopen(request, timeout=60)
+    answer = urllib.request.urlopen(urllib.request.Request("{URL}{path}", {body!r}.encode() or None, headers), timeout=60)
 except urllib.error.HTTPError as error:
     answer = error
 print(answer.status)
 print(answer.read().decode())
 EOF"""
-    assert data is not None
     status, _, text = host.check_output(script).partition("\n")
     return int(status), text
 
@@ -33,13 +29,13 @@ EOF"""
 def test_the_service_answers_through_the_gateway(host: Host) -> None:
     question = {"role": "user", "content": "What is the capital of France?"}
     body = json.dumps({"model": "smollm2-135m-instruct", "messages": [question], "temperature": 0, "max_tokens": 30})
-    status, text = curl(host, "/chat/completions", body)
+    status, text = ask(host, "/chat/completions", host.check_output(f"cat {KEY}"), body)
     assert status == 200, text
     assert "Paris" in json.loads(text)["choices"][0]["message"]["content"]
 
 
 def test_a_wrong_key_is_refused(host: Host) -> None:
-    assert curl(host, "/models", key="wrong")[0] == 401
+    assert ask(host, "/models", "wrong")[0] == 401
 
 
 def test_only_the_gateway_publishes_a_port(host: Host) -> None:

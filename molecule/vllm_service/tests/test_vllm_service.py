@@ -50,4 +50,8 @@ def test_the_engine_has_no_way_out(host: Host, container: dict[str, object]) -> 
 def test_the_release_can_be_explained_and_has_no_key_in_it(host: Host) -> None:
     record = json.loads(host.file(f"{SERVICE}/current/release.json").content_string)
     assert record["facts"]["model"]["name"] == "smollm2-135m-instruct"
-    assert host.run(f"grep -r sk-given-by-the-operator {SERVICE} --include=*.yml -l").stdout.strip().endswith("secrets/engine.yml")
+    assert (
+        host.run(f"grep -r sk-given-by-the-operator {SERVICE} --include=*.yml -l")
+        .stdout.strip()
+        .endswith("secrets/engine.yml")
+    )

@@ -1,0 +1,207 @@
+"""The demo of this machine as its tests see it: runs of playbooks, and what is deployed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import docker
+import openai
+from ansible.module_utils.llm import compose
+
+from tests import catalogs
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROOT = Path("/opt/llm")
+SERVICE = "micro-cpu"
+MODEL = "smollm2-135m-instruct"
+QUESTION = "What is the capital of France?"
+ENDPOINT = "http://127.0.0.1:5010/v1"
+KEY_SHAPE = re.compile(r"sk-[A-Za-z0-9_-]{20,}")
+CONTAINERS = ("llm.service", "llm.gateway")  # labels of what this project runs
+
+_RECAP = re.compile(r"^(?P<host>\S+)\s+: (?P<counts>(?:\w+=\d+\s*)+)$", re.MULTILINE)
+_TASK = re.compile(r"^TASK \[(?P<name>.*?)\] \*+$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a playbook. `stdout`: what a user sees, standard error included; `recap`: host -> counts."""
+
+    args: tuple[str, ...]
+    rc: int
+    stdout: str
+    recap: Mapping[str, Mapping[str, int]]
+    report: Path
+
+    def count(self, what: str) -> int:
+        """Sum of a count of the recap (ok, changed, failed, rescued, ...) over all hosts."""
+        return sum(counts[what] for counts in self.recap.values())
+
+    @property
+    def changed(self) -> int:
+        return self.count("changed")
+
+    @property
+    def failed(self) -> int:
+        return self.count("failed") + self.count("unreachable")
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that were shown, in order; skipped ones are not."""
+        return _TASK.findall(self.stdout)
+
+    @property
+    def text(self) -> str:
+        """The output with all white space as single blanks, so that wrapped lines are found."""
+        return " ".join(self.stdout.split())
+
+    @property
+    def shows_diff(self) -> bool:
+        return re.search(r"^(---|\+\+\+) ", self.stdout, re.MULTILINE) is not None
+
+    def json(self) -> str:
+        """Arguments, exit code and recap, for messages of tests."""
+        return json.dumps({"args": self.args, "rc": self.rc, "recap": self.recap})
+
+    def passed(self) -> Run:
+        """Itself, after a check that it went well; a failure shows the end of the output."""
+        assert self.rc == 0 and self.recap and self.failed == 0, f"{self.json()}\n{self.stdout[-6000:]}"
+        return self
+
+    def refused(self) -> Run:
+        """Itself, after a check that it failed, and said so in words meant for users."""
+        assert self.rc != 0 and self.failed, f"{self.json()}\n{self.stdout[-6000:]}"
+        for leaked in ("Traceback (most recent call last)", "MODULE FAILURE", "<<< caused by >>>"):
+            assert leaked not in self.stdout, self.stdout[-6000:]
+        return self
+
+    def says(self, *words: str) -> Run:
+        """Itself, after a check that the output holds all these words."""
+        missing = [w for w in words if w not in self.text]
+        assert not missing, f"{missing} not in:\n{self.stdout[-6000:]}"
+        return self
+
+
+class Playbook(Protocol):
+    """Runs a playbook of this checkout: `playbook("site.yml", "--check", env={...})`."""
+
+    def __call__(self, *args: str, env: Mapping[str, str] | None = None) -> Run: ...
+
+
+def read_recap(output: str) -> dict[str, dict[str, int]]:
+    """Counts of each host below PLAY RECAP; empty when the run did not get so far."""
+    _, marker, below = output.partition("PLAY RECAP")
+    rows = _RECAP.finditer(below) if marker else iter(())
+    return {
+        row["host"]: {name: int(count) for name, _, count in (pair.partition("=") for pair in row["counts"].split())}
+        for row in rows
+    }
+
+
+def declare(**changes: Any) -> tuple[str, str]:
+    """Arguments that change the service's declaration for one run."""
+    return ("-e", json.dumps({"llm_services_custom": {SERVICE: changes}}))
+
+
+class Machine:
+    """What is deployed here, read without the project's own code."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.docker = client
+
+    @property
+    def service_folder(self) -> Path:
+        return ROOT / "services" / SERVICE
+
+    @property
+    def release(self) -> str:
+        """Hash of the current release."""
+        return (self.service_folder / "current").readlink().name
+
+    @property
+    def compose_file(self) -> Path:
+        """Compose file of the current release."""
+        return self.service_folder / "releases" / self.release / "compose.yml"
+
+    @property
+    def key_file(self) -> Path:
+        return ROOT / "keys" / SERVICE
+
+    @property
+    def key(self) -> str:
+        return self.key_file.read_text(encoding="utf-8").strip()
+
+    def engines(self) -> list[Any]:
+        """Containers of the service, running or not."""
+        return list(self.docker.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"}))
+
+    def engine(self) -> Any:
+        """The service's only container."""
+        (found,) = self.engines()
+        return found
+
+    def gateway(self) -> Any:
+        return self.docker.containers.get("llm-gateway")
+
+    def containers(self) -> dict[str, tuple[str, str, str]]:
+        """Id, status and time of start of every container of the project, by name."""
+        found = [c for label in CONTAINERS for c in self.docker.containers.list(all=True, filters={"label": label})]
+        return {c.name: (c.id, c.status, c.attrs["State"]["StartedAt"]) for c in found}
+
+    def files(self) -> dict[str, tuple[int, int, str]]:
+        """Mode, owner and content (of large files: size and time) of all that is deployed but caches and Python."""
+        found = {}
+        for top in sorted(p for p in ROOT.iterdir() if p.name not in ("cache", "venv")):
+            for path in (top, *sorted(top.rglob("*"))):
+                stat, content = path.lstat(), ""
+                if path.is_symlink():
+                    content = str(path.readlink())
+                elif path.is_file():
+                    small = stat.st_size < 2**20
+                    content = _sha256(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
+                found[str(path)] = (stat.st_mode, stat.st_uid, content)
+        return found
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it, to be compared before and after."""
+        return {"containers": self.containers(), "files": self.files()}
+
+    def client(self, key: str | None = None) -> openai.OpenAI:
+        """A client behind the gateway, with the service's key or another one; it tries once."""
+        return openai.OpenAI(base_url=ENDPOINT, api_key=key or self.key, max_retries=0, timeout=120)
+
+    def answer(self) -> str:
+        """The service's answer to the demo's question."""
+        completion = self.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=64
+        )
+        return completion.choices[0].message.content or ""
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def request(url: str, headers: Mapping[str, str] | None = None, body: Any = None) -> tuple[int, str]:
+    """HTTP status and text of one request."""
+    data = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=120) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def model_folder() -> Path:
+    """Folder of the demo's model."""
+    declared = catalogs.declared("demo")
+    return Path(compose.model_dir(declared.settings, declared.models[declared.services[SERVICE].model]))

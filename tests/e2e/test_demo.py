@@ -1,0 +1,241 @@
+"""The demo as its users meet it: answers, a second run, check mode, tags, verbs, hardening, drift."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionUserMessageParam
+
+from tests.e2e.demo import ENDPOINT, KEY_SHAPE, MODEL, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, request
+
+pytestmark = pytest.mark.e2e
+
+QUESTIONS: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": QUESTION}]
+
+
+def running_requests(machine: Machine) -> float:
+    """How many requests the engine works on just now, by its own count."""
+    address = machine.engine().attrs["NetworkSettings"]["Networks"]["llm"]["IPAddress"]
+    _, metrics = request(f"http://{address}:8000/metrics")
+    found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert found, metrics[:2000]
+    return float(found[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clients.
+
+
+def test_the_gateway_passes_on_the_right_answer(machine: Machine) -> None:
+    assert "Paris" in machine.answer()
+
+
+def test_a_streamed_answer_is_whole(machine: Machine) -> None:
+    stream = machine.client().chat.completions.create(
+        model=MODEL,
+        messages=QUESTIONS,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    pieces = [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content]
+    assert len(pieces) > 3 and "Paris" in "".join(pieces)
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens >= len(pieces)
+
+
+def test_pieces_of_a_stream_arrive_while_the_engine_still_writes(machine: Machine) -> None:
+    with machine.client().chat.completions.create(
+        model=MODEL,
+        messages=QUESTIONS,
+        max_tokens=1000,
+        stream=True,
+        extra_body={"ignore_eos": True},  # so that the engine is at work for long
+    ) as stream:
+        pieces = (c.choices[0].delta.content for c in stream if c.choices and c.choices[0].delta.content)
+        assert len([next(pieces) for _ in range(5)]) == 5
+        assert running_requests(machine) >= 1, "the answer was complete before its first piece came"
+
+
+@pytest.mark.parametrize("path", ["/models", "/chat/completions"])
+@pytest.mark.parametrize("header", [None, "Bearer ", "Bearer sk-wrong", "Basic {key}", "Bearer {key}x"])
+def test_a_client_without_the_key_is_turned_away(machine: Machine, path: str, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header.format(key=machine.key)}
+    body = None if path == "/models" else {"model": MODEL, "messages": QUESTIONS}
+    status, text = request(ENDPOINT + path, headers, body)
+    assert status == 401, text
+
+
+def test_the_sdk_calls_a_wrong_key_an_authentication_error(machine: Machine) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        machine.client("sk-wrong").models.list()
+    assert [m.id for m in machine.client().models.list()] == [MODEL]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that have nothing to do.
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("args", [[], ["--tags", SERVICE], ["--check", "--diff"]], ids=["again", "tag", "check"])
+def test_a_run_with_nothing_to_do_changes_and_shows_nothing(playbook: Playbook, args: list[str]) -> None:
+    run = playbook("site.yml", *args).passed()
+    assert run.changed == 0 and not run.shows_diff
+    assert run.tasks.count("Read the host") == 1 and not [t for t in run.tasks if t.endswith(": Read the host")]
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("tag", "names"),
+    [("nonsense", (SERVICE, "medium-glm", "services")), ("micro-cpuu", (f"Did you mean `{SERVICE}`?",))],
+)
+def test_an_unknown_tag_is_refused_with_the_names(playbook: Playbook, tag: str, names: tuple[str, ...]) -> None:
+    run = playbook("site.yml", "--tags", tag).refused().says(f"`{tag}` is no service and no stage", *names)
+    assert run.tasks == ["Judge the declaration"] and run.count("ok") == 0
+
+
+@pytest.mark.usefixtures("untouched")
+def test_status_shows_declared_and_real(playbook: Playbook, machine: Machine) -> None:
+    run = playbook("playbooks/status.yml").passed()
+    run.says(SERVICE, "declared: to run", f"release: {machine.release}", "real: running", "proven: 'yes'", "port: 5010")
+    assert run.changed == 0 and "a run would" not in run.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A fresh host, predicted.
+
+
+@pytest.mark.usefixtures("untouched")
+def test_check_mode_predicts_a_fresh_host_and_touches_nothing(
+    playbook: Playbook, machine: Machine, tmp_path: Path
+) -> None:
+    root = tmp_path / "fresh"
+    networks = {n.id for n in machine.docker.networks.list()}
+    run = playbook("site.yml", "--check", "--diff", "-e", f"llm_root={root}", *declare(port=5911)).passed()
+    assert run.changed >= 5
+    # Each stage has something to do, and shows it.
+    run.says(f"make the environment {root}/venv", f"+{root}/models/", "release: none -> first deployment")
+    run.says(f"+++ after: {root}/services/{SERVICE}/releases/", f"+++ after: {root}/gateway/etc/haproxy.cfg")
+    run.says('- "127.0.0.1:5911:5911"', "+ read_only: true")
+    assert not root.exists() and {n.id for n in machine.docker.networks.list()} == networks
+    assert not KEY_SHAPE.search(run.stdout) and machine.key not in run.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The engine's container.
+
+
+def test_the_engine_runs_without_rights(machine: Machine) -> None:
+    engine = machine.engine()
+    assert not engine.attrs["HostConfig"]["PortBindings"] and not any(engine.attrs["NetworkSettings"]["Ports"].values())
+    assert list(engine.attrs["NetworkSettings"]["Networks"]) == ["llm"]
+    assert engine.attrs["HostConfig"]["ReadonlyRootfs"] and not engine.attrs["HostConfig"]["Privileged"]
+    # What the kernel says of its first process counts for more than what was asked for.
+    status = Path(f"/proc/{engine.attrs['State']['Pid']}/status").read_text(encoding="utf-8")
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert facts["Uid"].split() == ["64000"] * 4 and facts["Gid"].split() == ["64000"] * 4
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(facts[capabilities], 16) == 0, capabilities
+    assert facts["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/x", False), ("/model/x", False), ("/run/secrets/engine.yml", False), ("/cache/x", True)]
+)
+def test_the_engine_writes_to_its_caches_only(machine: Machine, path: str, allowed: bool) -> None:
+    program = f"f = open({path!r}, 'a'); f.close(); import os; os.path.getsize({path!r}) or os.remove({path!r})"
+    code, output = machine.engine().exec_run(["python3", "-c", program])
+    assert (code == 0) is allowed, output.decode()
+    assert allowed or b"Read-only file system" in output or b"Permission denied" in output
+
+
+def test_the_engine_reaches_nothing_outside(machine: Machine) -> None:
+    (network,) = machine.docker.networks.list(names=["^llm$"])
+    assert network.attrs["Internal"]
+    _, routes = machine.engine().exec_run(["cat", "/proc/net/route"])
+    destinations = [line.split()[1] for line in routes.decode().splitlines()[1:]]
+    assert destinations and "00000000" not in destinations, "there is a default route"
+
+
+def test_the_key_is_where_it_belongs_and_nowhere_else(machine: Machine, playbook: Playbook) -> None:
+    engine, gateway = machine.engine(), machine.gateway()
+    _, environment = engine.exec_run(["env"])
+    processes = [p / part for p in Path("/proc").iterdir() if p.name.isdigit() for part in ("cmdline", "environ")]
+    places = {
+        "inspect": json.dumps([engine.attrs, gateway.attrs]),
+        "engine's log": engine.logs().decode(errors="replace"),
+        "gateway's log": gateway.logs().decode(errors="replace"),
+        "engine's environment": environment.decode(),
+        "processes": "\n".join(_read(p).replace("\0", " ") for p in processes),
+        "compose file": machine.compose_file.read_text(encoding="utf-8"),
+        "a talkative run": playbook("site.yml", "-vvv").passed().stdout,
+    }
+    # The search is able to find: all these places name the service, the engine's command or its port.
+    assert all(any(word in text for word in (MODEL, SERVICE, "VLLM_")) for text in places.values()), places.keys()
+    assert [name for name, text in places.items() if machine.key in text] == []
+
+    holders = {p for p in ROOT.rglob("*") if p.is_file() and p.stat().st_size < 2**16 and machine.key in _read(p)}
+    assert machine.key_file in holders
+    for holder in holders - {machine.key_file}:
+        assert holder.parts[-2:] == ("secrets", "engine.yml") and holder.stat().st_uid == 64000
+    assert {p.stat().st_mode & 0o777 for p in holders} == {0o400}
+    assert machine.key_file.stat().st_uid == 0 and machine.key_file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a process that has ended meanwhile
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stop, and drift.
+
+
+@pytest.mark.usefixtures("restored")
+def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> None:
+    release, name, gateway = machine.release, machine.engine().name, machine.gateway().id
+    stopped = playbook("playbooks/stop.yml").passed()
+    assert stopped.changed == 1 and machine.engine().status == "exited"
+    status, text = request(f"{ENDPOINT}/models", {"Authorization": f"Bearer {machine.key}"})
+    assert status == 503 and "not serving" in json.loads(text)["error"]["message"]
+    assert playbook("playbooks/stop.yml").passed().changed == 0
+    playbook("playbooks/status.yml").passed().says("real: exited", "container: exited -> running")
+
+    playbook("site.yml").passed().says("container: exited -> running", f"{SERVICE}: {ENDPOINT} answers")
+    assert (machine.release, machine.engine().name, machine.engine().status) == (release, name, "running")
+    assert machine.gateway().id == gateway and "Paris" in machine.answer()
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_container_that_is_gone_comes_back_with_the_reason(playbook: Playbook, machine: Machine) -> None:
+    release, engine = machine.release, machine.engine()
+    engine.remove(force=True)
+    predicted = playbook("site.yml", "--check", "--diff").passed().says("container: gone -> running")
+    assert predicted.changed > 0 and machine.engines() == []
+
+    run = playbook("site.yml").passed().says(f"{SERVICE}: container: gone -> running")
+    assert run.changed > 0 and machine.release == release
+    assert machine.engine().name == engine.name and machine.engine().id != engine.id
+    assert "Paris" in machine.answer()
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_edited_file_is_shown_and_repaired(playbook: Playbook, machine: Machine) -> None:
+    release, rendered = machine.release, machine.compose_file.read_text(encoding="utf-8")
+    machine.compose_file.write_text(rendered.replace("read_only: true", "read_only: false", 1), encoding="utf-8")
+    edited, containers = machine.files(), machine.containers()
+
+    predicted = playbook("site.yml", "--check", "--diff").passed()
+    predicted.says("file compose.yml: edited or gone -> as rendered", "- read_only: false", "+ read_only: true")
+    assert predicted.changed > 0
+    assert (machine.files(), machine.containers()) == (edited, containers)
+
+    playbook("site.yml").passed().says("file compose.yml: edited or gone -> as rendered")
+    assert machine.compose_file.read_text(encoding="utf-8") == rendered and machine.release == release
+    assert machine.engine().attrs["HostConfig"]["ReadonlyRootfs"] and "Paris" in machine.answer()

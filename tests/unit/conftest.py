@@ -1,0 +1,138 @@
+"""A stub that stands in for an engine where every wrong answer has to be listed; the real one is asked in tests/e2e."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+KEY = "k-right-key-of-the-stub"
+
+
+class StubEngine(BaseHTTPRequestHandler):
+    """Answers like an OpenAI API; ``faults`` names what it does wrong."""
+
+    faults: frozenset[str] = frozenset()
+    prompts: list[int] = []  # noqa: RUF012 - one list for all requests of a test
+    context = 300
+    overhead = 20
+
+    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+        if self.path == "/health":
+            self.reply(503 if "sick" in self.faults else 200, {})
+        elif self.path == "/v1/models" and self.allowed():
+            model: dict[str, Any] = {"id": "other" if "other_model" in self.faults else "stub", "object": "model"}
+            if "no_context" not in self.faults:
+                model["max_model_len"] = self.context
+            self.reply(200, {"object": "list", "data": [model]})
+
+    def do_POST(self) -> None:  # noqa: N802 - likewise
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.allowed():
+            return
+        if "slow" in self.faults:
+            time.sleep(3)
+        if "broken" in self.faults:
+            self.reply(500, {"error": {"message": f"internal, key {KEY}"}})
+            return
+        words = len(request["messages"][-1]["content"].split())
+        tokens = self.overhead + (1 if "odd_usage" in self.faults else 2 * words)
+        self.prompts.append(tokens)
+        if tokens + request["max_tokens"] > self.context:
+            self.reply(400, {"error": {"message": "maximum context length exceeded"}})
+            return
+        text = "It is Rome." if "wrong" in self.faults else "" if "empty" in self.faults else "It is Paris."
+        usage = {"prompt_tokens": tokens, "completion_tokens": 4, "total_tokens": tokens + 4}
+        if request.get("stream"):
+            self.stream(text, usage)
+        else:
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            self.reply(200, {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def allowed(self) -> bool:
+        if "open" in self.faults or self.headers.get("Authorization") == f"Bearer {KEY}":
+            return True
+        self.reply(403 if "forbids" in self.faults else 401, {"error": {"message": "Unauthorized"}})
+        return False
+
+    def stream(self, text: str, usage: dict[str, int]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        pieces = [text] if "one_piece" in self.faults else [text[:3], text[3:6], text[6:]]
+        chunks: list[dict[str, Any]] = [
+            {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces
+        ]
+        if "cut" not in self.faults:
+            chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if "no_usage" not in self.faults:
+            chunks.append({"choices": [], "usage": usage})
+        for chunk in chunks:
+            event = {"id": "1", "object": "chat.completion.chunk", **chunk}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            if "drip" in self.faults:
+                self.wfile.flush()
+                time.sleep(0.6)
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def handle(self) -> None:
+        # A client that gives up in the middle is what some tests are about.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().handle()
+
+    def reply(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Give a function that starts the stub with faults and returns module arguments for it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StubEngine)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    StubEngine.prompts = []
+
+    def start(*faults: str) -> dict[str, Any]:
+        StubEngine.faults = frozenset(faults)
+        return {
+            "service": "micro",
+            "base_url": f"http://127.0.0.1:{server.server_port}/v1",
+            "model": "stub",
+            "api_key": KEY,
+            "timeout": 5,
+        }
+
+    yield start
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def stub_prompts() -> list[int]:
+    """Give the prompt tokens of every request that the stub took."""
+    return StubEngine.prompts
+
+
+@pytest.fixture
+def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Give a function that runs a module's main with arguments and returns its result."""
+    from ansible.module_utils.testing import patch_module_args
+
+    def run(module: Any, arguments: dict[str, Any], *, check_mode: bool = False) -> dict[str, Any]:
+        with patch_module_args({**arguments, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
+            module.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run

@@ -1,0 +1,184 @@
+"""The module that waits for an engine, against a scripted daemon: every way in which a boot can end."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llm_engine
+import pytest
+from ansible.module_utils.llm import docker_api
+
+DATA = Path(__file__).parent / "data" / "engine"
+Run = Callable[..., dict[str, Any]]
+STARTED = "2026-11-23T06:47:48.000000000Z"
+
+
+def recorded(name: str) -> list[docker_api.LogLine]:
+    lines = []
+    for raw in (DATA / name).read_text(encoding="utf-8").splitlines():
+        stamp, _space, text = raw.partition(" ")
+        lines.append(docker_api.LogLine(docker_api.parse_time(stamp), "stderr", text))
+    return lines
+
+
+def inspected(status: str = "running", **state: Any) -> dict[str, Any]:
+    restarts = state.pop("restarts", 0)
+    return {
+        "State": {"Status": status, "StartedAt": STARTED, "ExitCode": 0, "OOMKilled": False, **state},
+        "RestartCount": restarts,
+        "NetworkSettings": {"Networks": {"llm": {"IPAddress": "172.18.0.2" if status == "running" else ""}}},
+    }
+
+
+class Script:
+    """What daemon and engine answer, look by look; the last answer stays."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[dict[str, Any] | Exception] = [inspected()]
+        self.health: list[int] = [200]
+        self.log: list[docker_api.LogLine] | Exception = recorded("boot-cpu-compiled.log")
+        self.asked: list[tuple[str, int, str]] = []
+        monkeypatch.setattr(docker_api, "inspect", lambda _name: self.next_state())
+        monkeypatch.setattr(docker_api, "logs", self.read_log)
+        monkeypatch.setattr(llm_engine, "ask_health", self.next_health)
+        monkeypatch.setattr(llm_engine, "POLL", 0)
+
+    def next_state(self) -> dict[str, Any]:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    def next_health(self, ip: str, port: int, path: str) -> int:
+        self.asked.append((ip, port, path))
+        return self.health.pop(0) if len(self.health) > 1 else self.health[0]
+
+    def read_log(self, _name: str, _since: int = 0, **_options: Any) -> list[docker_api.LogLine]:
+        if isinstance(self.log, Exception):
+            raise self.log
+        return self.log
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    return Script(monkeypatch)
+
+
+def test_ready(script: Script, run_module: Run) -> None:
+    script.health = [0, 503, 200]
+    result = run_module(llm_engine, {"container": "web", "network": "llm", "port": 8001, "path": "/ping"})
+    assert result["ready"] is True
+    assert result["changed"] is False
+    assert result["url"] == "http://172.18.0.2:8001"
+    assert result["boot_seconds"] == pytest.approx(91.9, abs=0.1)
+    assert [row["phase"] for row in result["phases"]][:3] == ["import", "config", "init"]
+    assert sum(row["seconds"] for row in result["phases"]) == pytest.approx(result["boot_seconds"], abs=0.5)
+    assert result["harvest"]["kv_cache_tokens"] == 46592
+    assert script.asked == [("172.18.0.2", 8001, "/ping")] * 3
+
+
+def test_ready_before_and_its_log_is_gone(script: Script, run_module: Run) -> None:
+    script.log = []
+    result = run_module(llm_engine, {"container": "web"})
+    assert result["ready"] is True
+    assert result["boot_seconds"] is None
+    assert result["harvest"] == {}
+
+
+def test_watched_without_a_readable_log(script: Script, run_module: Run) -> None:
+    script.log = docker_api.DockerError("configured logging driver does not support reading", 501)
+    script.health = [0, 200]
+    result = run_module(llm_engine, {"container": "web"})
+    assert result["ready"] is True
+    assert result["boot_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "words", "cause"),
+    [
+        ("fail-flag.log", inspected("exited", ExitCode=2), "exited (exit code 2)", "unknown_flag"),
+        ("fail-oom.log", inspected("exited", ExitCode=137, OOMKilled=True), "exited (exit code 137)", "out_of_memory"),
+        ("fail-perm.log", inspected("restarting", ExitCode=1), "is being restarted", "permission"),
+        ("fail-trunc.log", inspected(restarts=1), "was restarted", "broken_weights"),
+        ("fail-arch.log", inspected(StartedAt="2026-11-23T06:48:48Z"), "was restarted", "architecture"),
+        ("boot-cpu-compiled.log", inspected("paused"), "is paused", None),
+        ("boot-cpu-compiled.log", inspected("created"), "was never started", None),
+    ],
+)
+def test_ends_early(
+    script: Script, run_module: Run, log: str, state: dict[str, Any], words: str, cause: str | None
+) -> None:
+    script.log = recorded(log)
+    script.health = [0]
+    script.states = [inspected(), inspected(), state]
+    begin = time.monotonic()
+    result = run_module(llm_engine, {"container": "web", "timeout": 100})
+    assert time.monotonic() - begin < 5
+    assert result["failed"] is True
+    assert result["ready"] is False
+    assert words in result["msg"]
+    assert result["cause"].get("id") == cause
+    assert result["log_tail"]
+    if state["State"]["Status"] == "exited":
+        assert result["exit_code"] == state["State"]["ExitCode"]
+        assert result["oom_killed"] is state["State"]["OOMKilled"]
+
+
+def test_restarts_of_long_ago_do_not_count(script: Script, run_module: Run) -> None:
+    script.states = [inspected(restarts=3)]
+    assert run_module(llm_engine, {"container": "web"})["ready"] is True
+
+
+def test_timeout(script: Script, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_engine, "POLL", 0.05)
+    script.log = recorded("boot-cpu-compiled.log")[:40]
+    script.health = [0]
+    result = run_module(llm_engine, {"container": "web", "timeout": 0})
+    assert "was not ready after 0 s (boot phase:" in result["msg"]
+    assert "boot_timeout" in result["msg"]
+
+
+def test_wrong_network(script: Script, run_module: Run) -> None:
+    result = run_module(llm_engine, {"container": "web", "network": "other"})
+    assert "no address in network other; it is attached to: llm" in result["msg"]
+    assert script.asked == []
+
+
+def test_no_container(script: Script, run_module: Run) -> None:
+    script.states = [docker_api.NotFound("No such container", 404)]
+    assert "There is no container web" in run_module(llm_engine, {"container": "web"})["msg"]
+    result = run_module(llm_engine, {"container": "web"}, check_mode=True)
+    assert "failed" not in result
+    assert result["ready"] is False
+
+
+def test_removed_while_waiting(script: Script, run_module: Run) -> None:
+    script.health = [0]
+    script.states = [inspected(), inspected(), docker_api.NotFound("No such container", 404)]
+    assert "There is no container web" in run_module(llm_engine, {"container": "web"})["msg"]
+
+
+def test_daemon_unreachable(script: Script, run_module: Run) -> None:
+    script.states = [docker_api.DockerUnreachable("The Docker daemon does not answer at /x: nobody listens there.")]
+    assert "nobody listens there" in run_module(llm_engine, {"container": "web"})["msg"]
+
+
+def test_check_mode_looks_once(script: Script, run_module: Run) -> None:
+    script.health = [0, 200]
+    result = run_module(llm_engine, {"container": "web"}, check_mode=True)
+    assert result["ready"] is False
+    assert len(script.asked) == 1
+
+
+def test_progress(script: Script, run_module: Run, tmp_path: Path) -> None:
+    file = tmp_path / "p"
+    script.health = [0, 200]
+    run_module(llm_engine, {"container": "web", "progress_file": str(file)})
+    text = file.read_text(encoding="utf-8")
+    assert text.splitlines()[0].startswith('{"at":')
+    assert '"phase": "ready"' in text
+
+
+def test_health_of_a_real_socket() -> None:
+    assert llm_engine.ask_health("127.0.0.1", 9, "/health") == 0

@@ -1,0 +1,126 @@
+"""Prompt sizes, calibration, and the module's table from a stub engine that counts two tokens a word."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import llm_warmup
+import pytest
+from ansible.module_utils.llm import warmup
+
+Start = Callable[..., dict[str, Any]]
+Run = Callable[..., dict[str, Any]]
+
+
+def test_calibration() -> None:
+    fitted = warmup.calibrate([(100, 230), (1, 32)])
+    assert fitted == warmup.Calibration(per_word=2.0, overhead=30.0)
+    assert fitted.words_for(230) == 100
+    assert fitted.words_for(231) == 100
+    assert fitted.words_for(5) == 1
+
+
+@pytest.mark.parametrize("probes", [[(1, 30), (100, 30)], [(1, 30), (1, 31)], [(1, 90), (100, 30)]])
+def test_calibration_refuses_nonsense(probes: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="usage numbers are wrong"):
+        warmup.calibrate(probes)
+
+
+@pytest.mark.parametrize("per_word", [1.0, 1.37, 3.2])
+@pytest.mark.parametrize("context", [256, 2048, 131072])
+def test_no_prompt_exceeds_the_context(per_word: float, context: int) -> None:
+    fitted = warmup.Calibration(per_word, overhead=30)
+    sizes = warmup.plan([50, context // 2, context - 1, context], context, answer_tokens=4)
+    for size in sizes:
+        assert not size.skip
+        sent = fitted.overhead + fitted.per_word * fitted.words_for(size.target)
+        assert sent + 4 <= context
+        assert sent <= size.declared
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "skip"),
+    [(2049, 2048, "longer than the context"), (0, 2048, "at least one token"), (5, 8, "no room")],
+)
+def test_skipped_with_a_reason(size: int, context: int, skip: str) -> None:
+    assert skip in warmup.plan([size], context, 4)[0].skip
+
+
+def test_order_and_repeats_are_kept() -> None:
+    assert [size.declared for size in warmup.plan([50, 30, 30, 50], 2048, 4)] == [50, 30, 30, 50]
+
+
+def test_prompts_differ_and_can_be_repeated() -> None:
+    first, second = random.Random(7), random.Random(7)
+    once = warmup.prompt(50, first)
+    assert once == warmup.prompt(50, second)
+    assert once != warmup.prompt(50, first)
+    assert len(once.split()) == 50
+    assert len(set(warmup.WORDS)) > 100
+
+
+def test_table(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
+    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50, 200, 300, 5000]})
+    assert result["changed"] is False
+    assert result["context"] == 300
+    assert result["calibration"] == {"per_word": 2.0, "overhead": 20.0}
+    rows = result["sizes"]
+    assert [(row["prompt_tokens"], row["status"]) for row in rows] == [
+        (50, "ok"),
+        (200, "ok"),
+        (300, "ok"),
+        (5000, "skipped"),
+    ]
+    assert [row["sent_tokens"] for row in rows[:3]] == [[50, 50], [200, 200], [288, 288]]
+    assert all(row["first_ms"] > 0 and row["second_ms"] > 0 for row in rows[:3])
+    assert "longer than the context of 300 tokens" in rows[3]["reason"]
+    assert stub_prompts == [22, 94, 50, 50, 200, 200, 288, 288]
+
+
+def test_a_failed_size_does_not_stop_the_others(stub_engine: Start, run_module: Run) -> None:
+    # The stub refuses what is longer than 300 tokens; the declared context is a lie.
+    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [600, 60], "context": 1000})
+    assert result["failed"] is True
+    assert [row["status"] for row in result["sizes"]] == ["failed", "ok"]
+    assert "maximum context length" in result["sizes"][0]["reason"]
+    assert "maximum context length" in result["msg"]
+
+
+def test_check_mode_sends_no_prompt(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
+    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50, 5000]}, check_mode=True)
+    assert [row["status"] for row in result["sizes"]] == ["planned", "skipped"]
+    assert stub_prompts == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        (["other_model"], "serves other, not stub"),
+        (["no_context"], "Set `context`"),
+        (["odd_usage"], "usage numbers are wrong"),
+        (["broken"], "500"),
+        (["no_usage"], "without usage"),
+    ],
+)
+def test_errors(stub_engine: Start, run_module: Run, faults: list[str], words: str) -> None:
+    result = run_module(llm_warmup, {**stub_engine(*faults), "prompt_tokens": [50]})
+    assert result["failed"] is True
+    assert words in result["msg"]
+    assert "k-right-key" not in json.dumps(result["msg"])
+
+
+def test_all_sizes_skipped(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
+    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [5000]})
+    assert "failed" not in result
+    assert stub_prompts == []
+
+
+def test_time_limit(stub_engine: Start, run_module: Run) -> None:
+    result = run_module(llm_warmup, {**stub_engine("drip"), "prompt_tokens": [50], "timeout": 1})
+    assert "no complete answer within 1 s" in result["msg"]
+
+
+def test_wrong_key(stub_engine: Start, run_module: Run) -> None:
+    result = run_module(llm_warmup, {**stub_engine(), "api_key": "k-wrong-wrong", "prompt_tokens": [50]})
+    assert "not one of the service's keys" in result["msg"]
