@@ -25,7 +25,7 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm.progress import lease_path, parse_last  # noqa: E402 - after the path above
+from ansible.module_utils.llm.progress import lease_path, parse_last
 
 display = Display()
 
@@ -55,7 +55,9 @@ def look_command(results_file: str, progress_file: str, job: str, *, check_alive
 
     The name of the job (its id up to the dot) is an argument of its own of each process of the job wrapper.
     """
-    result, progress, watched = (shlex.quote(path) for path in (results_file, progress_file, str(lease_path(progress_file))))
+    result, progress, watched = (
+        shlex.quote(path) for path in (results_file, progress_file, str(lease_path(progress_file)))
+    )
     parts = [f": > {watched}", f"cat {result}", f"echo; echo {MARK}", f"tail -n 1 {progress}", f"echo; echo {MARK}"]
     if check_alive:
         parts.append(f"grep -lsxzF {shlex.quote(job.partition('.')[0])} /proc/[0-9]*/cmdline")
@@ -110,7 +112,7 @@ class Narrator:
         return f"{text} | {phase}: {message}" if message else f"{text} | {phase}"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Runs the module of the task's own name; its result is returned as it is."""
 
     _supports_check_mode = True

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import action_loader
+
 DOCUMENTATION = r"""
 name: llm_progress
 type: aggregate
@@ -26,19 +39,6 @@ options:
     type: bool
     default: true
 """
-
-import json
-import os
-import sys
-import threading
-import time
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-from ansible.plugins.callback import CallbackBase
-from ansible.plugins.loader import action_loader
 
 QUIET = 15.0
 """Longest silence in seconds."""
@@ -119,7 +119,12 @@ class Timings:
     def rows(self) -> list[dict[str, Any]]:
         """Return the stages in the order in which they ran."""
         return [
-            {"stage": stage.name, "seconds": round(stage.seconds, 1), "tasks": len(stage.tasks), "modules": stage.modules}
+            {
+                "stage": stage.name,
+                "seconds": round(stage.seconds, 1),
+                "tasks": len(stage.tasks),
+                "modules": stage.modules,
+            }
             for stage in self.stages
         ]
 
@@ -139,7 +144,9 @@ def table(report: dict[str, Any]) -> list[str]:
     rows = [*report["stages"], {"stage": "total", **{key: report[key] for key in ("seconds", "tasks", "modules")}}]
     width = max(len(row["stage"]) for row in rows)
     head = f"{'stage':<{width}}  {'seconds':>8}  {'tasks':>5}  {'modules':>7}"
-    return [head] + [f"{row['stage']:<{width}}  {row['seconds']:>8.1f}  {row['tasks']:>5}  {row['modules']:>7}" for row in rows]
+    return [head] + [
+        f"{row['stage']:<{width}}  {row['seconds']:>8.1f}  {row['tasks']:>5}  {row['modules']:>7}" for row in rows
+    ]
 
 
 def sign_of_life(task: Running, now: float, *, several_hosts: bool) -> str:
@@ -177,7 +184,7 @@ def flush() -> None:
         os.close(nowhere)
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):
     """Feeds Ansible's events to Timings, and watches the clock in a thread."""
 
     CALLBACK_VERSION = 2.0
@@ -293,4 +300,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             try:
                 Path(file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
             except OSError as error:
-                self._display.warning(f"LLM_TIMINGS_FILE {file}: {error.strerror}. Name a file in a folder that exists.")
+                self._display.warning(
+                    f"LLM_TIMINGS_FILE {file}: {error.strerror}. Name a file in a folder that exists."
+                )

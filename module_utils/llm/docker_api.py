@@ -27,11 +27,11 @@ class DockerError(Exception):
         self.status = status
 
 
-class DockerUnreachable(DockerError):  # noqa: N818 - the name says the state that callers handle
+class DockerUnreachable(DockerError):
     """Nobody answers at the socket; the text says why and what to do."""
 
 
-class NotFound(DockerError):  # noqa: N818 - likewise
+class NotFound(DockerError):
     """The daemon knows no such container, image or network."""
 
 
@@ -145,7 +145,11 @@ def delete(path: str, *, timeout: float = 60.0, **query: Any) -> Any:
 def _with_query(path: str, query: Mapping[str, Any]) -> str:
     if not query:
         return path
-    return path + "?" + urlencode({key: item if isinstance(item, str) else json.dumps(item) for key, item in query.items()})
+    return (
+        path
+        + "?"
+        + urlencode({key: item if isinstance(item, str) else json.dumps(item) for key, item in query.items()})
+    )
 
 
 def inspect(container: str) -> dict[str, Any]:
@@ -247,9 +251,7 @@ class LogReader:
     each read looks back ``overlap`` nanoseconds and leaves out what it has given already.
     """
 
-    def __init__(
-        self, container: str, since: int = 0, *, until: int | None = None, overlap: int = 10**9
-    ) -> None:
+    def __init__(self, container: str, since: int = 0, *, until: int | None = None, overlap: int = 10**9) -> None:
         self._container = container
         self._since = self._floor = since
         self._until = until

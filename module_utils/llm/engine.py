@@ -15,7 +15,9 @@ from typing import Any, TypedDict
 # --------------------------------------------------------------------------------------------------------- log lines
 
 _PROCESS = re.compile(r"^\([^()]*\bpid=\d+\)\s?")
-_LEVEL = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):?\s+(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[^\]]+\] ?)?")
+_LEVEL = re.compile(
+    r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):?\s+(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[^\]]+\] ?)?"
+)
 _NOISE = re.compile(
     r"^\s*$"
     r"|\d+%.*\d+/\d+ \["  # a progress bar
@@ -93,7 +95,9 @@ def _any(*patterns: str) -> re.Pattern[str]:
 PHASES: tuple[Phase, ...] = (
     Phase("import", "starting Python and the engine's libraries", _any(r"(?!)")),
     Phase("config", "reading flags and model configuration", _any(r"^non-default args:", r"^Resolved architecture:")),
-    Phase("init", "starting the engine core and its workers", _any(r"^Initializing an? .*engine \(v", r"world_size=\d")),
+    Phase(
+        "init", "starting the engine core and its workers", _any(r"^Initializing an? .*engine \(v", r"world_size=\d")
+    ),
     Phase(
         "weights",
         "loading weights",
@@ -351,7 +355,8 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _rule(
         "gpu_memory_taken",
-        r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?\((?P<util>[\d.]+), (?P<want>[\d.]+) GiB\)",
+        r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?"
+        r"\((?P<util>[\d.]+), (?P<want>[\d.]+) GiB\)",
         "{device} has {free} of {total} GiB free, and the engine wants {want} GiB (utilization {util}).",
         "Stop what else uses this GPU, or lower `gpu-memory-utilization`.",
     ),
@@ -477,7 +482,9 @@ def likely_cause(lines: Sequence[str], *, exit_code: int | None = None, oom_kill
         for text in reversed(texts):
             found = rule.pattern.search(text)
             if found:
-                values = {key: redact(shorten(value or "", 200)).rstrip(". ") for key, value in found.groupdict().items()}
+                values = {
+                    key: redact(shorten(value or "", 200)).rstrip(". ") for key, value in found.groupdict().items()
+                }
                 line = shorten(redact(text.strip()), 300)
                 return Cause(rule.id, rule.cause.format(**values), rule.remedy, line)
     for text in reversed(texts):

@@ -133,6 +133,7 @@ def test_the_engine_runs_without_rights(machine: Machine) -> None:
     engine = machine.engine()
     assert not engine.attrs["HostConfig"]["PortBindings"] and not any(engine.attrs["NetworkSettings"]["Ports"].values())
     assert list(engine.attrs["NetworkSettings"]["Networks"]) == ["llm"]
+    assert machine.docker.networks.get("llm").attrs["Internal"], "the engine has a way out"
     assert engine.attrs["HostConfig"]["ReadonlyRootfs"] and not engine.attrs["HostConfig"]["Privileged"]
     # What the kernel says of its first process counts for more than what was asked for.
     status = Path(f"/proc/{engine.attrs['State']['Pid']}/status").read_text(encoding="utf-8")
@@ -151,14 +152,6 @@ def test_the_engine_writes_to_its_caches_only(machine: Machine, path: str, allow
     code, output = machine.engine().exec_run(["python3", "-c", program])
     assert (code == 0) is allowed, output.decode()
     assert allowed or b"Read-only file system" in output or b"Permission denied" in output
-
-
-def test_the_engine_reaches_nothing_outside(machine: Machine) -> None:
-    (network,) = machine.docker.networks.list(names=["^llm$"])
-    assert network.attrs["Internal"]
-    _, routes = machine.engine().exec_run(["cat", "/proc/net/route"])
-    destinations = [line.split()[1] for line in routes.decode().splitlines()[1:]]
-    assert destinations and "00000000" not in destinations, "there is a default route"
 
 
 def test_the_key_is_where_it_belongs_and_nowhere_else(machine: Machine, playbook: Playbook) -> None:

@@ -21,7 +21,7 @@ class StubEngine(BaseHTTPRequestHandler):
     context = 300
     overhead = 20
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_GET(self) -> None:
         if self.path == "/health":
             self.reply(503 if "sick" in self.faults else 200, {})
         elif self.path == "/v1/models" and self.allowed():
@@ -30,7 +30,7 @@ class StubEngine(BaseHTTPRequestHandler):
                 model["max_model_len"] = self.context
             self.reply(200, {"object": "list", "data": [model]})
 
-    def do_POST(self) -> None:  # noqa: N802 - likewise
+    def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.allowed():
             return

@@ -2,14 +2,17 @@
 
 import socketserver
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 from ansible.module_utils.llm import docker_api
 
 
-def frame(stream, text):
+def frame(stream: int, text: str) -> bytes:
     data = text.encode()
     return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
 
@@ -25,11 +28,11 @@ def frame(stream, text):
         ("warning:", 0),
     ],
 )
-def test_parse_time(stamp, nanoseconds):
+def test_parse_time(stamp: str, nanoseconds: int) -> None:
     assert docker_api.parse_time(stamp) == nanoseconds
 
 
-def test_parse_logs_frames():
+def test_parse_logs_frames() -> None:
     content = (
         frame(1, "2026-11-23T06:38:10.000000001Z first\n")
         + frame(2, "2026-11-23T06:38:10.000000002Z one\rtwo\r\n")
@@ -47,13 +50,13 @@ def test_parse_logs_frames():
     assert lines[0].seconds == pytest.approx(1795415890)
 
 
-def test_parse_logs_tty_and_cut():
+def test_parse_logs_tty_and_cut() -> None:
     assert [line.text for line in docker_api.parse_logs(b"2026-11-23T06:38:10Z a b\r\n")] == ["a b"]
     assert docker_api.parse_logs(b"") == []
     assert docker_api.parse_logs(frame(1, "2026-11-23T06:38:10Z ok\n") + b"\1\0\0")[0].text == "ok"
 
 
-def networks(**addresses):
+def networks(**addresses: str) -> dict[str, Any]:
     return {"NetworkSettings": {"Networks": {name: {"IPAddress": ip} for name, ip in addresses.items()}}}
 
 
@@ -70,7 +73,7 @@ def networks(**addresses):
         ({}, None, ""),
     ],
 )
-def test_container_ip(inspected, network, ip):
+def test_container_ip(inspected: dict[str, Any], network: str | None, ip: str) -> None:
     assert docker_api.container_ip(inspected, network) == ip
 
 
@@ -78,10 +81,10 @@ class StubDaemon(BaseHTTPRequestHandler):
     """Stands in for the daemon: answers by path, so that every kind of answer can be listed."""
 
     protocol_version = "HTTP/1.1"
-    seen = []
+    seen: list[tuple[str, str, bytes]] = []  # noqa: RUF012 - one list for all requests of a test
     log = b""
 
-    def handle_one(self):
+    def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         StubDaemon.seen.append((self.command, self.path, self.rfile.read(length)))
         path = self.path.partition("?")[0]
@@ -106,17 +109,14 @@ class StubDaemon(BaseHTTPRequestHandler):
                 self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         self.wfile.write(b"0\r\n\r\n")
 
-    do_GET = do_POST = do_DELETE = handle_one
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names are http.server's
 
-    def address_string(self):
-        return "unix"
-
-    def log_message(self, *_args):
+    def log_message(self, *_args: Any) -> None:
         return
 
 
 @pytest.fixture
-def daemon(tmp_path, monkeypatch):
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = str(tmp_path / "docker.sock")
     with socketserver.ThreadingUnixStreamServer(path, StubDaemon) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -127,7 +127,7 @@ def daemon(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("daemon")
-def test_get_post_delete():
+def test_get_post_delete() -> None:
     assert docker_api.get("/version") == {"Version": "20.10"}
     assert docker_api.post("/empty", {"Name": "x"}) is None
     assert docker_api.delete("/empty") is None
@@ -136,7 +136,7 @@ def test_get_post_delete():
 
 
 @pytest.mark.usefixtures("daemon")
-def test_list_by_label():
+def test_list_by_label() -> None:
     assert docker_api.containers({"llm.service": "micro", "llm.release": None}) == []
     path = StubDaemon.seen[0][1]
     assert path.startswith("/containers/json?all=true&filters=")
@@ -144,7 +144,7 @@ def test_list_by_label():
 
 
 @pytest.mark.usefixtures("daemon")
-def test_errors_of_the_daemon():
+def test_errors_of_the_daemon() -> None:
     with pytest.raises(docker_api.NotFound, match="No such container: gone") as missing:
         docker_api.inspect("gone")
     assert missing.value.status == 404
@@ -154,7 +154,7 @@ def test_errors_of_the_daemon():
         docker_api.get("/broken")
 
 
-def test_unreachable(tmp_path, monkeypatch):
+def test_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(docker_api.DockerUnreachable, match=r"there is no such socket\. Install and start"):
         docker_api.get("/version")
@@ -164,11 +164,11 @@ def test_unreachable(tmp_path, monkeypatch):
         docker_api.get("/version")
 
 
-def test_a_daemon_that_does_not_answer(tmp_path, monkeypatch):
+def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "slow.sock")
 
     class Silent(socketserver.BaseRequestHandler):
-        def handle(self):
+        def handle(self) -> None:
             self.request.recv(65536)
             self.request.recv(65536)
 
@@ -181,8 +181,8 @@ def test_a_daemon_that_does_not_answer(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("daemon")
-def test_log_reader_gives_each_line_once():
-    def line(second, text):
+def test_log_reader_gives_each_line_once() -> None:
+    def line(second: int, text: str) -> bytes:
         return frame(1, f"2026-11-23T06:38:{second:02d}.5Z {text}\n")
 
     reader = docker_api.LogReader("web", since=5)
@@ -197,14 +197,14 @@ def test_log_reader_gives_each_line_once():
     assert reader.read() == []
 
 
-def test_socket_path(monkeypatch):
+def test_socket_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert docker_api.socket_path() == "/var/run/docker.sock"
     monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2375")
     assert docker_api.socket_path() == "/var/run/docker.sock"
 
 
-def test_query_values_that_are_no_strings():
+def test_query_values_that_are_no_strings() -> None:
     path, _mark, query = docker_api._with_query("/x", {"a": {"b": [1]}, "all": True, "name": "n"}).partition("?")
     assert path == "/x"
     assert parse_qs(query) == {"a": ['{"b": [1]}'], "all": ["true"], "name": ["n"]}

@@ -1,6 +1,7 @@
 """Boot phases, the engine's numbers, causes, metrics and verdicts, from recorded logs."""
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ansible.module_utils.llm import docker_api, engine
 DATA = Path(__file__).parent / "data" / "engine"
 
 
-def recorded(name):
+def recorded(name: str) -> Iterator[tuple[float, str]]:
     """Yield (seconds, line) of a recorded log, with Docker's time where it has one, else the engine's own."""
     clock = 0.0
     for raw in (DATA / name).read_text(encoding="utf-8").splitlines():
@@ -27,11 +28,11 @@ def recorded(name):
         yield clock, line
 
 
-def texts(name):
+def texts(name: str) -> list[str]:
     return [line for _at, line in recorded(name)]
 
 
-def boot(name, before=10.0):
+def boot(name: str, before: float = 10.0) -> tuple[engine.BootProgress, float]:
     lines = [(at, line) for at, line in recorded(name)]
     first = next(at for at, _line in lines if at)
     return engine.BootProgress(started=first - before).feed_all(lines), lines[-1][0]
@@ -40,15 +41,21 @@ def boot(name, before=10.0):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("(EngineCore pid=24) INFO 11-23 06:30:08 [core.py:402] init engine took 4 s", ("INFO", "init engine took 4 s")),
+        (
+            "(EngineCore pid=24) INFO 11-23 06:30:08 [core.py:402] init engine took 4 s",
+            ("INFO", "init engine took 4 s"),
+        ),
         ("(Worker_TP0_EP0 pid=7) ERROR 11-23 06:30:08 [a.py:1] Traceback", ("ERROR", "Traceback")),
         ("INFO:     Application startup complete.", ("INFO", "Application startup complete.")),
-        ("INFO 02-18 04:51:36 [loader.py:1] Loading weights took 1.4 seconds", ("INFO", "Loading weights took 1.4 seconds")),
+        (
+            "INFO 02-18 04:51:36 [loader.py:1] Loading weights took 1.4 seconds",
+            ("INFO", "Loading weights took 1.4 seconds"),
+        ),
         ("RuntimeError: no", ("", "RuntimeError: no")),
         ("", ("", "")),
     ],
 )
-def test_strip_prefix(line, expected):
+def test_strip_prefix(line: str, expected: tuple[str, str]) -> None:
     assert engine.strip_prefix(line) == expected
 
 
@@ -60,24 +67,26 @@ def test_strip_prefix(line, expected):
         ("boot-gpu-format.log", ["config", "init", "weights", "compile", "kv_cache", "graphs", "server", "ready"]),
     ],
 )
-def test_phases_in_order(name, phases):
+def test_phases_in_order(name: str, phases: list[str]) -> None:
     progress, end = boot(name)
     assert [phase for phase, _at in progress.marks] == phases
     assert progress.phase == "ready"
     rows = progress.phases(end)
     assert [row["phase"] for row in rows] == ["import", *phases[:-1]]
     assert all(row["seconds"] >= 0 for row in rows)
-    assert sum(row["seconds"] for row in rows) == pytest.approx(progress.elapsed(progress.ready_at()), abs=0.5)
+    ready = progress.ready_at()
+    assert ready is not None
+    assert sum(row["seconds"] for row in rows) == pytest.approx(progress.elapsed(ready), abs=0.5)
 
 
-def test_phase_seconds_of_a_compiled_boot():
+def test_phase_seconds_of_a_compiled_boot() -> None:
     progress, end = boot("boot-cpu-compiled.log", before=0)
     seconds = {row["phase"]: row["seconds"] for row in progress.phases(end)}
     assert seconds["compile"] == pytest.approx(64.3, abs=0.1)
     assert seconds["weights"] == pytest.approx(2.3, abs=0.1)
 
 
-def test_phases_never_go_back():
+def test_phases_never_go_back() -> None:
     progress = engine.BootProgress(started=0.0)
     progress = progress.feed(1, "Model loading took 8.75 GiB memory and 20.1 seconds")
     progress = progress.feed(2, "Loading safetensors checkpoint shards:  44% Completed | 4/9 [00:08<00:10,  2.02s/it]")
@@ -87,25 +96,31 @@ def test_phases_never_go_back():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("Loading safetensors checkpoint shards:  44% Completed | 4/9 [00:08<00:10,  2.02s/it]", "loading weights (shard 4 of 9)"),
+        (
+            "Loading safetensors checkpoint shards:  44% Completed | 4/9 [00:08<00:10,  2.02s/it]",
+            "loading weights (shard 4 of 9)",
+        ),
         (
             "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  61%|██████    | 31/51 [00:06<00:04,  5.02it/s]",
             "capturing CUDA graphs (graph 31 of 51)",
         ),
-        ("(W pid=1) INFO 11-23 07:01:40 [b.py:1] Compiling a graph for compile range (1, 8192) takes 24.05 s", "range (1, 8192)"),
+        (
+            "(W pid=1) INFO 11-23 07:01:40 [b.py:1] Compiling a graph for compile range (1, 8192) takes 24.05 s",
+            "range (1, 8192)",
+        ),
     ],
 )
-def test_describe(line, said):
+def test_describe(line: str, said: str) -> None:
     assert said in engine.BootProgress(started=0.0).feed(1, line).describe()
 
 
-def test_progress_keeps_no_secret():
+def test_progress_keeps_no_secret() -> None:
     progress = engine.BootProgress(started=0.0).feed(1, "non-default args: {'api_key': ['k-verysecret'], 'model': 'x'}")
     assert "verysecret" not in progress.last_line
     assert "model" in progress.last_line
 
 
-def test_nothing_said_yet():
+def test_nothing_said_yet() -> None:
     progress = engine.BootProgress(started=100.0)
     assert progress.phase == "import"
     assert progress.phases(103.0) == [{"phase": "import", "seconds": 3.0}]
@@ -113,7 +128,7 @@ def test_nothing_said_yet():
     assert progress.feed(101.0, "   ") is progress
 
 
-def test_harvest_cpu():
+def test_harvest_cpu() -> None:
     assert engine.harvest(texts("boot-cpu-eager.log")) == {
         "architecture": "LlamaForCausalLM",
         "max_model_len": 2048,
@@ -127,7 +142,7 @@ def test_harvest_cpu():
     }
 
 
-def test_harvest_gpu_takes_the_worst_worker():
+def test_harvest_gpu_takes_the_worst_worker() -> None:
     found = engine.harvest(texts("boot-gpu-format.log"))
     assert found["weights_gib"] == 8.93
     assert found["load_seconds"] == 21.654321
@@ -151,7 +166,7 @@ def test_harvest_gpu_takes_the_worst_worker():
         ("nomodel", "no_model", "/model"),
     ],
 )
-def test_cause_of_recorded_failures(name, cause, words):
+def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:
     found = engine.likely_cause(texts(f"fail-{name}.log"), exit_code=1)
     assert found is not None
     assert found.id == cause
@@ -170,7 +185,11 @@ def test_cause_of_recorded_failures(name, cause, words):
             "kv_cache_too_small",
             "enough for 83200 tokens",
         ),
-        ("ValueError: No available memory for the cache blocks. Try increasing", "no_kv_cache", "no memory for the KV cache"),
+        (
+            "ValueError: No available memory for the cache blocks. Try increasing",
+            "no_kv_cache",
+            "no memory for the KV cache",
+        ),
         (
             "ValueError: Free memory on device cuda:0 (22.26/23.99 GiB) on startup is less than desired GPU memory utilization "
             "(0.95, 22.79 GiB). Decrease GPU memory utilization",
@@ -194,20 +213,22 @@ def test_cause_of_recorded_failures(name, cause, words):
         ("SomethingError: never seen before", "exception", "never seen before"),
     ],
 )
-def test_cause_of_single_lines(line, cause, words):
-    found = engine.likely_cause(["INFO 11-23 06:00:00 [a.py:1] fine", f"(EngineCore pid=9) ERROR 11-23 06:00:01 [a.py:2] {line}"])
+def test_cause_of_single_lines(line: str, cause: str, words: str) -> None:
+    found = engine.likely_cause(
+        ["INFO 11-23 06:00:00 [a.py:1] fine", f"(EngineCore pid=9) ERROR 11-23 06:00:01 [a.py:2] {line}"]
+    )
     assert found is not None
     assert (found.id, words in found.cause) == (cause, True), found
 
 
-def test_consequences_are_no_causes():
+def test_consequences_are_no_causes() -> None:
     lines = ["ValueError: the real reason", "RuntimeError: Engine core initialization failed. See root cause above."]
     found = engine.likely_cause(lines)
     assert found is not None
     assert "the real reason" in found.cause
 
 
-def test_a_warning_is_no_cause():
+def test_a_warning_is_no_cause() -> None:
     assert engine.likely_cause(texts("boot-cpu-eager.log")) is None
     line = "WARNING 11-23 06:29:31 [s.py:1] can cause errors like `OSError: [Errno 28] No space left on device`"
     assert engine.likely_cause([line]) is None
@@ -217,13 +238,13 @@ def test_a_warning_is_no_cause():
     ("exit_code", "oom", "cause"),
     [(137, True, "out_of_memory"), (137, False, "killed"), (139, False, "crashed")],
 )
-def test_cause_from_the_exit(exit_code, oom, cause):
+def test_cause_from_the_exit(exit_code: int, oom: bool, cause: str) -> None:
     found = engine.likely_cause(texts("fail-oom.log"), exit_code=exit_code, oom_killed=oom)
     assert found is not None
     assert found.id == cause
 
 
-def test_cause_hides_secrets():
+def test_cause_hides_secrets() -> None:
     found = engine.likely_cause(["ValueError: bad token hf_abcdefghijklmnop in --api-key k-secret99"])
     assert found is not None
     assert "abcdefgh" not in found.cause + found.line
@@ -242,17 +263,20 @@ def test_cause_hides_secrets():
         "my own abcd1234efgh here",
     ],
 )
-def test_redact(text):
+def test_redact(text: str) -> None:
     assert "abcd1234" not in engine.redact(text, ["abcd1234efgh"] if "own" in text else [])
 
 
-def test_redact_leaves_words_alone():
+def test_redact_leaves_words_alone() -> None:
     text = "max_tokens=5, prompt_tokens: 7, api_key=None"
     assert engine.redact(text, ["a", ""]) == text
 
 
-def test_tail_drops_noise():
-    lines = texts("fail-flag.log") + ["", "Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:01<00:00,  1.48s/it]"]
+def test_tail_drops_noise() -> None:
+    lines = texts("fail-flag.log") + [
+        "",
+        "Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:01<00:00,  1.48s/it]",
+    ]
     kept = engine.tail(lines, 3)
     assert kept[-1].endswith("error: unrecognized arguments: --swap-space")
     assert len(kept) == 3
@@ -260,7 +284,7 @@ def test_tail_drops_noise():
     assert engine.tail(["x" * 500])[0] == "x" * 399 + "…"
 
 
-def test_metrics_recorded():
+def test_metrics_recorded() -> None:
     samples = engine.parse_metrics((DATA / "metrics.txt").read_text(encoding="utf-8"))
     assert engine.metric_sum(samples, "vllm:num_requests_running", model_name="smol") == 0.0
     assert engine.metric_sum(samples, "vllm:request_success_total", finished_reason="stop") == 2.0
@@ -268,7 +292,7 @@ def test_metrics_recorded():
     assert engine.metric_sum(samples, "no_such_metric") is None
 
 
-def test_metrics_format():
+def test_metrics_format() -> None:
     text = '# HELP a b\na 1\nb{x="p\\"q\\n,{}",y="2"} +Inf 1712\nc NaN\nbroken{ 1\nd one\n'
     samples = {sample.name: sample for sample in engine.parse_metrics(text)}
     assert samples["a"].value == 1
@@ -278,16 +302,16 @@ def test_metrics_format():
     assert set(samples) == {"a", "b", "c"}
 
 
-def check(ok):
+def check(ok: bool) -> engine.Check:
     return engine.Check(id="health", ok=ok, seconds=0.1, evidence="e")
 
 
 @pytest.mark.parametrize(("checks", "ok"), [([True], True), ([True, False], False), ([], False)])
-def test_service_verdict(checks, ok):
+def test_service_verdict(checks: list[bool], ok: bool) -> None:
     assert engine.service_verdict([check(item) for item in checks])["ok"] is ok
 
 
-def test_verdict_needs_every_service():
+def test_verdict_needs_every_service() -> None:
     good, bad = engine.service_verdict([check(True)]), engine.service_verdict([check(False)])
     assert engine.verdict({"b": good, "a": good}) == {"ok": True, "services": {"a": good, "b": good}}
     assert engine.verdict({"b": good, "a": bad})["ok"] is False
@@ -295,12 +319,12 @@ def test_verdict_needs_every_service():
 
 
 @pytest.mark.parametrize("held", [None, [], {"services": 3}, {"services": {"old": {"ok": "yes"}, "odd": 1}}, "text"])
-def test_merge_verdict_drops_what_is_none(held):
+def test_merge_verdict_drops_what_is_none(held: object) -> None:
     good = engine.service_verdict([check(True)])
     assert engine.merge_verdict(held, "new", good) == {"ok": True, "services": {"new": good}}
 
 
-def test_merge_verdict_keeps_others():
+def test_merge_verdict_keeps_others() -> None:
     good, bad = engine.service_verdict([check(True)]), engine.service_verdict([check(False)])
     merged = engine.merge_verdict(engine.verdict({"a": bad, "b": bad}), "a", good)
     assert merged == {"ok": False, "services": {"a": good, "b": bad}}

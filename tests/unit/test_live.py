@@ -68,7 +68,9 @@ def test_look_at_a_running_job(tmp_path: Path) -> None:
 def test_look_at_a_result(tmp_path: Path) -> None:
     (tmp_path / "r").write_text('{"changed": false, "msg": "two\\nlines"}')
     (tmp_path / "p").write_text('{"phase": "b", "mess')
-    found = live.read_look(look(live.look_command(str(tmp_path / "r"), str(tmp_path / "p"), "j1.2", check_alive=False)), check_alive=False)
+    found = live.read_look(
+        look(live.look_command(str(tmp_path / "r"), str(tmp_path / "p"), "j1.2", check_alive=False)), check_alive=False
+    )
     assert json.loads(found.result)["msg"] == "two\nlines"
     assert found.progress is None
     assert found.alive is None
@@ -83,7 +85,10 @@ def test_half_a_result_is_none(output: str) -> None:
     ("data", "words"),
     [
         ({"failed": True, "cmd": "x", "data": "", "stderr": "", "msg": "Traceback"}, "killed, or has crashed"),
-        ({"failed": True, "cmd": "x", "data": "", "stderr": "Illegal instruction", "msg": "Traceback"}, "Illegal instruction"),
+        (
+            {"failed": True, "cmd": "x", "data": "", "stderr": "Illegal instruction", "msg": "Traceback"},
+            "Illegal instruction",
+        ),
         ({"failed": True, "cmd": "x", "outdata": "", "stderr": "", "msg": "no such file"}, "killed, or has crashed"),
         ({"failed": True, "msg": "Timeout exceeded", "child_pid": 3}, "24 hours"),
         ({"failed": True, "msg": "an ordinary failure", "stderr": "noise"}, ""),
@@ -112,7 +117,7 @@ def test_narrator_keeps_quiet_with_no_log() -> None:
     assert narrator.line(16.0, ("smoke", "key is k-1")) == "  web | llm_smoke | 0:16 | running"
 
 
-MODULE = '''#!/usr/bin/python
+MODULE = """#!/usr/bin/python
 import os, signal, time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.progress import Progress
@@ -134,9 +139,9 @@ if do == "die":
 if do == "vanish":
     os.killpg(os.getpgrp(), signal.SIGKILL)
 module.exit_json(changed=module.check_mode, said=["a", "b"], ansible_facts={"llm_probe": 7}, key=module.params["key"])
-'''
+"""
 
-TASKS = '''
+TASKS = """
 - name: Task plain
   llm_model: {key: very-secret-key}
   register: probe
@@ -175,7 +180,7 @@ TASKS = '''
       - ansible_facts.llm_probe == 7
       - failed.answer == 42
       - not (["ansible_job_id", "started", "finished", "results_file"] | intersect(probe.keys()))
-'''
+"""
 
 
 def command(project: Path, tasks: str, *options: str) -> tuple[list[str], dict[str, str]]:
@@ -194,7 +199,16 @@ def command(project: Path, tasks: str, *options: str) -> tuple[list[str], dict[s
     (project / "play.yml").write_text(head + textwrap.indent(tasks.replace("PROJECT", str(project)), "    "))
     environment = {**os.environ, "ANSIBLE_CONFIG": str(project / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
     environment["LLM_TIMINGS_FILE"] = str(project / "timings.json")
-    return [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(project / "play.yml"), *options], environment
+    return [
+        sys.executable,
+        "-m",
+        "ansible",
+        "playbook",
+        "-i",
+        "localhost,",
+        str(project / "play.yml"),
+        *options,
+    ], environment
 
 
 def leftovers(project: Path) -> list[str]:
