@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -177,6 +178,13 @@ class Machine:
     def client(self, key: str | None = None) -> openai.OpenAI:
         """A client behind the gateway, with the service's key or another one; it tries once."""
         return openai.OpenAI(base_url=ENDPOINT, api_key=key or self.key, max_retries=0, timeout=120)
+
+    def await_door(self) -> None:
+        """Wait until the gateway has found the engine, which it looks for every other second."""
+        end = time.monotonic() + 60
+        while request(ENDPOINT.replace("/v1", "/health"))[0] != 200:
+            assert time.monotonic() < end, "the gateway does not find the engine"
+            time.sleep(0.2)
 
     def answer(self) -> str:
         """The service's answer to the demo's question."""

@@ -206,29 +206,32 @@ def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> 
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_container_that_is_gone_comes_back_with_the_reason(playbook: Playbook, machine: Machine) -> None:
-    release, engine = machine.release, machine.engine()
-    engine.remove(force=True)
-    predicted = playbook("site.yml", "--check", "--diff").passed().says("container: gone -> running")
-    assert predicted.changed > 0 and machine.engines() == []
+def test_drift_is_shown_with_its_reasons_and_repaired(playbook: Playbook, machine: Machine) -> None:
+    release, before = machine.release, machine.engine()
+    rendered = machine.compose_file.read_text(encoding="utf-8")
+    machine.compose_file.write_text(rendered.replace("read_only: true", "read_only: false", 1), encoding="utf-8")
+    before.remove(force=True)
+    reasons = ("file compose.yml: edited or gone -> as rendered", "container: gone -> running")
+    edited = machine.files()
 
-    run = playbook("site.yml").passed().says(f"{SERVICE}: container: gone -> running")
+    predicted = playbook("site.yml", "--check", "--diff").passed()
+    predicted.says(*reasons, "- read_only: false", "+ read_only: true")
+    assert predicted.changed > 0 and machine.engines() == [] and machine.files() == edited
+
+    run = playbook("site.yml").passed().says(*reasons)
     assert run.changed > 0 and machine.release == release
-    assert machine.engine().name == engine.name and machine.engine().id != engine.id
+    assert machine.compose_file.read_text(encoding="utf-8") == rendered
+    after = machine.engine()
+    assert after.name == before.name and after.id != before.id and after.attrs["HostConfig"]["ReadonlyRootfs"]
     assert "Paris" in machine.answer()
 
 
 @pytest.mark.usefixtures("restored")
-def test_an_edited_file_is_shown_and_repaired(playbook: Playbook, machine: Machine) -> None:
-    release, rendered = machine.release, machine.compose_file.read_text(encoding="utf-8")
-    machine.compose_file.write_text(rendered.replace("read_only: true", "read_only: false", 1), encoding="utf-8")
-    edited, containers = machine.files(), machine.containers()
-
-    predicted = playbook("site.yml", "--check", "--diff").passed()
-    predicted.says("file compose.yml: edited or gone -> as rendered", "- read_only: false", "+ read_only: true")
-    assert predicted.changed > 0
-    assert (machine.files(), machine.containers()) == (edited, containers)
-
-    playbook("site.yml").passed().says("file compose.yml: edited or gone -> as rendered")
-    assert machine.compose_file.read_text(encoding="utf-8") == rendered and machine.release == release
-    assert machine.engine().attrs["HostConfig"]["ReadonlyRootfs"] and "Paris" in machine.answer()
+def test_check_mode_predicts_a_missing_container_alone(playbook: Playbook, machine: Machine) -> None:
+    engine = machine.engine()
+    engine.pause()  # neither gone nor running, and back in no time
+    try:
+        run = playbook("site.yml", "--check").passed().says("container: paused -> running")
+        assert run.changed > 0 and machine.engine().status == "paused"
+    finally:
+        engine.unpause()

@@ -408,7 +408,7 @@ def _command_parser() -> tuple[Any, Any]:
     """Build the parser of the `vllm` command, and that of `serve` in it. Both raise RefusedError instead of exiting."""
     flexible: Any = attribute(PARSER_CLASS, "FlexibleArgumentParser")
 
-    class Parser(flexible):  # type: ignore[misc] # its base is only known at run time
+    class Parser(flexible):
         def exit(self, status: int = 0, message: str | None = None) -> None:
             text = re.sub(r"^.*?: error: ", "", message or "", count=1).strip()
             raise RefusedError(text or f"it would print something and exit with {status}")

@@ -1,0 +1,215 @@
+"""Bad input is refused with file, key and remedy, before anything is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.demo import MODEL, SERVICE, Playbook, declare, model_folder
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("untouched")]
+
+PORT = 5911  # nobody's
+
+# What an operator writes into a file of the inventory -> what the message says. {file} is that file.
+DECLARED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "missing-key": (
+        """\
+        llm_services_custom:
+          mine: {image: vllm-cpu, model: smollm2-135m-instruct, gpus: []}
+        """,
+        ("llm_services.mine.port ({file}:2): is missing. Add `port`",),
+    ),
+    "unknown-key": (
+        """\
+        llm_services_custom:
+          micro-cpu:
+            prot: 5011
+        """,
+        ("llm_services.micro-cpu.prot ({file}:3): is not a known key. Did you mean `port`?",),
+    ),
+    "mistyped-value": (
+        """\
+        llm_services_custom:
+          micro-cpu:
+            port: 5010x
+        """,
+        ("llm_services.micro-cpu.port ({file}:3): must be a whole number", "got '5010x' (text). Correct `port`"),
+    ),
+    "mistyped-nested-value": (
+        """\
+        llm_services_custom:
+          micro-cpu:
+            limits: {memory: much}
+        """,
+        ("llm_services.micro-cpu.limits ({file}:3): `memory` must be", "got 'much' (text). Correct `limits`"),
+    ),
+    "mistyped-setting": (
+        "llm_accelerator: gpu",
+        ("llm_accelerator ({file}:1): must be", "cpu, nvidia", "Correct `llm_accelerator`"),
+    ),
+    "unknown-image": (
+        """\
+        llm_services_custom:
+          micro-cpu: {image: vllm-cpuu}
+        """,
+        ("llm_services.micro-cpu.image ({file}:2)", "`vllm-cpuu`, which is not declared. Did you mean `vllm-cpu`?"),
+    ),
+    "unknown-model": (
+        """\
+        llm_services_custom:
+          micro-cpu: {model: smollm2-135m}
+        """,
+        ("llm_services.micro-cpu.model ({file}:2)", f"`smollm2-135m`, which is not declared. Did you mean `{MODEL}`?"),
+    ),
+    "unknown-service": (
+        "llm_host_services: [micro-cpu, micro-gpu]",
+        ("llm_host_services ({file}:1)", "`micro-gpu`, which is not declared. Did you mean `micro-cpu`?"),
+    ),
+    "owned-flag": (
+        """\
+        llm_services_custom:
+          micro-cpu: {args: {port: 8001}}
+        """,
+        ("llm_services.micro-cpu.args.port ({file}:2)", "use the service's `port` key. Remove it"),
+    ),
+    "port-clash": (
+        """\
+        llm_host_services: [micro-cpu, twin]
+        llm_services_custom:
+          twin: {image: vllm-cpu, model: smollm2-135m-instruct, gpus: [], port: 5010}
+        """,
+        (
+            "llm_services.twin.port ({file}:3): clashes with `micro-cpu`: both want port 5010. Take one out",
+            "llm_services.micro-cpu.port (group_vars/all/services.yml:",
+        ),
+    ),
+    "gpu-service-on-a-cpu-host": (
+        "llm_host_services: [micro-cpu, micro]",
+        ("llm_services.micro.gpus (group_vars/all/services.yml:", "the host declares none. Correct it, or add the GPU"),
+    ),
+}
+
+# The GPU box needs no host to be judged: changes of one service -> what the message says.
+BOX: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "gpu-not-declared": (
+        {"medium-glm": {"gpus": [0, 7]}},
+        ("llm_services.medium-glm.gpus", "wants GPU 7, the host declares 0, 1, 2. Correct it, or add the GPU"),
+    ),
+    "too-few-gpus": (
+        {"medium-glm": {"args": {"tensor-parallel-size": 4}}},
+        ("llm_services.medium-glm.args.tensor-parallel-size", "tensor-parallel-size 4 needs 4 GPUs, 2 given. Make the"),
+    ),
+    "too-many-gpus": (
+        {"mini-solo": {"status": "active", "gpus": [1, 2]}},
+        ("llm_services.mini-solo.args.tensor-parallel-size", "needs 1 GPU, 2 given. Make the two agree"),
+    ),
+    "one-gpu-for-two": (
+        {"medium-glm": {"gpus": [0, 2]}},
+        ("llm_services.medium-glm.gpus", "clashes with `mini-zwz`: together they reserve more than GPU 2 has"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DECLARED)
+def test_a_wrong_declaration_is_refused(playbook: Playbook, inventory: Callable[[str], list[str]], case: str) -> None:
+    written, words = DECLARED[case]
+    arguments = inventory(textwrap.dedent(written))
+    file = Path(arguments[1]) / "host_vars" / "localhost" / "mine.yml"
+    run = playbook(*arguments, "site.yml").refused()
+    run.says("refused, ", "nothing was touched.", *(w.replace("{file}", str(file)) for w in words))
+    assert run.tasks == ["Judge the declaration"]
+
+
+@pytest.mark.parametrize("case", BOX)
+def test_a_box_is_refused_without_being_asked(playbook: Playbook, case: str) -> None:
+    changes, words = BOX[case]
+    custom = json.dumps({"llm_services_custom": changes})
+    run = playbook("-i", "inventory/rtx4090x3", "playbooks/validate.yml", "-e", custom).refused()
+    run.says("rtx4090x3: refused, ", "nothing was touched.", *words)
+    assert run.count("unreachable") == 0 and run.tasks == ["Judge the declaration"]
+    service = json.loads((run.report / "plan.json").read_text(encoding="utf-8"))["services"][next(iter(changes))]
+    assert service["verdict"] == "refuse" and all(f["key"] and f["remedy"] for f in service["findings"])
+
+
+def host_refused(
+    playbook: Playbook, *arguments: str, words: tuple[str, ...], env: Mapping[str, str] | None = None
+) -> None:
+    """Run the site, which must be refused once the host has been looked at and before it is changed."""
+    run = playbook("site.yml", *arguments, env=env).refused().says("refused, 1 problem; nothing was touched.", *words)
+    assert run.changed == 0 and run.tasks[-1] == "Plan"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        (
+            "unix:///nonexistent.sock",
+            "no engine can be reached: The Docker daemon does not answer at /nonexistent.sock",
+        ),
+        ("tcp://127.0.0.1:1", "only an engine of the host itself can be used"),
+    ],
+)
+def test_a_docker_engine_that_cannot_be_reached(playbook: Playbook, address: str, why: str) -> None:
+    words = (f"DOCKER_HOST: names {address}", why, "Unset DOCKER_HOST, or correct it")
+    host_refused(playbook, words=words, env={"DOCKER_HOST": address})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB; the model has 260."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_too_small(playbook: Playbook, small_disk: Path) -> None:
+    words = (f"llm_root: {small_disk} has 0.1 GiB free, this run needs 0.3 GiB (model {MODEL} 0.26 GiB", "Free some")
+    host_refused(playbook, "-e", f"llm_root={small_disk}", *declare(port=PORT), words=words)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_model_that_is_not_there_offline(playbook: Playbook, tmp_path: Path) -> None:
+    root = tmp_path / "fresh"
+    words = (
+        f"llm_models.{MODEL} (group_vars/all/models.yml:",
+        "is not on the host, and all its sources need the network. Copy it into place or add a `path` source",
+    )
+    host_refused(playbook, "-e", f"llm_root={root}", "-e", "llm_offline=true", *declare(port=PORT), words=words)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_truncated_model_file(playbook: Playbook, tmp_path: Path, file: str) -> None:
+    original = model_folder()
+    folder = tmp_path / original.relative_to("/opt/llm")
+    shutil.copytree(original, folder)
+    size = (folder / file).stat().st_size
+    os.truncate(folder / file, size - 1000)
+    words = (
+        f"llm_models.{MODEL} (group_vars/all/models.yml:",
+        f"the files in {folder} are damaged: {file} has {size - 1000} bytes, expected {size}. Remove {folder} and run",
+    )
+    host_refused(playbook, "-e", f"llm_root={tmp_path}", *declare(port=PORT), words=words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
+
+
+def test_a_port_that_another_process_has(playbook: Playbook) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        words = (
+            f"llm_services.{SERVICE}.port",
+            f"port {port} is taken by process ",
+            f"(pid {os.getpid()}). Stop it, or give the service another port",
+        )
+        host_refused(playbook, *declare(port=port), words=words)
