@@ -194,7 +194,7 @@ class ActionModule(ActionBase):
             if check_alive:
                 alive_at = now
                 dead = 0 if look.alive else dead + 1
-                # The result is written just before the last process goes; a second look settles it.
+                # The result is written just before the last process goes: only looks that find neither, again, settle it.
                 if dead >= 3:
                     raise AnsibleActionFail(f"{narrator.name}: its processes are gone and left no result. {KILLED}")
 

@@ -22,6 +22,11 @@ from ansible.module_utils.llm import compose, files, plan, spec
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
+# Variables beside catalogs and settings: the host's own, secrets, reports, and what playbooks pass on among themselves.
+OTHERS = (
+    *("llm_host_services", "llm_host_gpus", "llm_service_keys", "llm_hub_token", "llm_report_dir"),
+    *("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address"),
+)
 
 
 class ActionModule(ActionBase):
@@ -59,7 +64,7 @@ class ActionModule(ActionBase):
             declared.services,
         )
         judged = plan.judge(declared)
-        judged[""] = [*findings, *unknown]
+        judged[""] = [*findings, *unknown, *_misspelt(variables)]
         keys = {str(k): str(v) for k, v in (self._value(variables, "llm_service_keys", {}) or {}).items()}
         judged[""] += [
             spec.Finding(
@@ -89,6 +94,7 @@ class ActionModule(ActionBase):
         result["plan"] = {
             **document,
             "report_dir": str(reports),
+            "summary": plan.summary(declared, judged),
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "named": list(selection.named),
@@ -178,7 +184,6 @@ class ActionModule(ActionBase):
         lines = "\n".join(f"  - {f.text()}" for f in found)
         count = f"{len(found)} problem{'s' if len(found) != 1 else ''}"
         result.update(failed=True, msg=f"{host}: refused, {count}; nothing was touched.\n{lines}")
-        result["findings"] = [f.as_dict() for f in found]
         return result
 
 
@@ -217,6 +222,25 @@ def _from_command_line(key: str, value: Any) -> Any:
     return value
 
 
+def _misspelt(variables: Mapping[str, Any]) -> list[spec.Finding]:
+    """Variables that look like ours and are not: `llm_prun` would be ignored in silence. Names like none of ours are let be."""
+    known = (
+        {f"llm_{s}" for s in spec.SETTINGS}
+        | {f"llm_{c}{end}" for c in CATALOGS for end in ("", "_custom")}
+        | set(OTHERS)
+    )
+    found = []
+    for name in variables:
+        near = spec.nearest(name, known) if name.startswith("llm_") and name not in known else ""
+        if near:
+            found.append(
+                spec.Finding(
+                    "unknown-variable", "error", name, "is no variable of this project", f"Did you mean `{near}`?"
+                )
+            )
+    return found
+
+
 def _by_service(findings: Iterable[spec.Finding], services: Any) -> dict[str, list[spec.Finding]]:
     names = [str(s) for s in services] if isinstance(services, Mapping) else []
     found: dict[str, list[spec.Finding]] = {"": []}
@@ -239,6 +263,8 @@ def _note_origins(key: str, value: Any, origins: dict[str, str]) -> None:
         if origin is not None and origin.path:
             line = f":{origin.line_num}" if origin.line_num else ""
             origins[path] = f"{_short(origin.path)}{line}"
+        elif origin is not None and origin.description:
+            origins[path] = str(origin.description)
         if isinstance(entry, Mapping):
             for name, inner in entry.items():
                 visit(f"{path}.{name}", inner)

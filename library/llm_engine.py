@@ -257,17 +257,22 @@ class Watch:
             found.update(ip=self.ip, url=self.url)
         return found
 
+    def exit(self) -> tuple[int | None, bool]:
+        """Return exit code and whether memory ran out; the code is None while the first run goes on."""
+        if self.state.status in ("exited", "dead", "restarting", "removing"):
+            return self.state.exit_code, self.state.oom_killed
+        if self.state.started > self.first.started or self.state.restarts > self.first.restarts:
+            try:
+                return docker_api.exits(self.container, self.first.started, time.time_ns())
+            except docker_api.DockerError:
+                return None, False
+        return None, False
+
     def failure(self, what: str, *, remedy: str = "") -> dict[str, Any]:
         """Return the arguments of a failure: what happened, the likely cause, the last lines."""
-        ended = (
-            self.state.status in ("exited", "dead", "restarting", "removing") or self.state.started > self.first.started
-        )
-        cause = engine.likely_cause(
-            self.lines,
-            exit_code=self.state.exit_code if ended else None,
-            oom_killed=ended and self.state.oom_killed,
-        )
-        message = f"The engine in container {self.container} {what} (boot phase: {self.boot.describe()})."
+        exit_code, oom_killed = self.exit()
+        cause = engine.likely_cause(self.lines, exit_code=exit_code, oom_killed=oom_killed)
+        message = f"The engine in container {self.container} {what}; boot phase: {self.boot.describe()}."
         if cause:
             message += f" {cause.cause} {cause.remedy}"
         elif remedy:
@@ -282,8 +287,8 @@ class Watch:
             "cause": asdict(cause) if cause else {},
             "log_tail": engine.tail(self.lines),
         }
-        if ended:
-            found.update(exit_code=self.state.exit_code, oom_killed=self.state.oom_killed)
+        if exit_code is not None:
+            found.update(exit_code=exit_code, oom_killed=oom_killed)
         return found
 
 

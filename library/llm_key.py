@@ -7,19 +7,26 @@ DOCUMENTATION = r"""
 module: llm_key
 short_description: Make or place the key of a service
 description:
-  - Keeps the key that clients send in O(key_file), readable by root alone, and writes the engine's copy to O(engine_file),
+  - Writes the key that a release is to take to O(staged_file), readable by root alone, and the engine's copy to O(engine_file),
     readable by the engine's user alone. Neither ever appears on a command line, in an environment or in a compose file.
+  - Clients read O(key_file). It gets the staged key when the release is committed (M(llm_release)), so that a release that
+    fails leaves clients with the key that works.
 options:
   key_file:
-    description: File with the key on the host.
+    description: File with the key that clients send now, if there is one.
     type: path
     required: true
   key:
-    description: The key, usually from a vault. Left out, a random one is made on first use and kept.
+    description: The key, usually from a vault. Left out, the one in use is kept, and a random one is made on first use.
     type: str
+  staged_file:
+    description: File of the release to write the key to.
+    type: path
+    required: true
   engine_file:
     description: Engine options file to write, in the engine's own C(--config) format.
     type: path
+    required: true
   engine_uid:
     description: Numeric user that owns O(engine_file).
     type: int
@@ -41,11 +48,12 @@ EXAMPLES = r"""
 - name: Key of the service
   llm_key:
     key_file: /opt/llm/keys/micro
+    staged_file: /opt/llm/services/micro/releases/0123456789ab/secrets/client-key
     engine_file: /opt/llm/services/micro/releases/0123456789ab/secrets/engine.yml
 """
 
 RETURN = r"""
-key_file:
+staged_file:
   description: Where the key is.
   returned: always
   type: str
@@ -64,32 +72,31 @@ def main() -> None:
         argument_spec={
             "key_file": {"type": "path", "required": True, "no_log": False},
             "key": {"type": "str", "no_log": True},
-            "engine_file": {"type": "path"},
+            "staged_file": {"type": "path", "required": True},
+            "engine_file": {"type": "path", "required": True},
             "engine_uid": {"type": "int", "default": 64000},
         },
         supports_check_mode=True,
     )
-    key_file, given = Path(module.params["key_file"]), module.params["key"]
-    engine_file = Path(module.params["engine_file"]) if module.params["engine_file"] else None
+    key_file, staged_file, engine_file = (Path(module.params[p]) for p in ("key_file", "staged_file", "engine_file"))
+    given = module.params["key"]
     if given is not None and (not given.strip() or given != given.strip() or any(c in given for c in "\r\n")):
         module.fail_json(
             msg="the key given in llm_service_keys is empty or has spaces or line ends around it; correct it"
         )
-    existing = files.read(key_file).strip()
+    existing = files.read(key_file).strip() or files.read(staged_file).strip()
     key = given or existing or f"sk-{secrets.token_urlsafe(32)}"
     module.no_log_values.add(key)
     options = json.dumps({"api-key": [key]}) + "\n"  # JSON is YAML; the engine reads it as such
     if module.check_mode:
-        changed = key != existing or (engine_file is not None and files.read(engine_file) != options)
-        module.exit_json(changed=changed, key_file=str(key_file))
+        changed = files.read(staged_file).strip() != key or files.read(engine_file) != options
+        module.exit_json(changed=changed, staged_file=str(staged_file))
     try:
-        key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        changed = files.write(key_file, key + "\n", 0o400)
-        if engine_file is not None:
-            changed |= files.write(engine_file, options, 0o400, module.params["engine_uid"])
+        changed = files.write(staged_file, key + "\n", 0o400)
+        changed |= files.write(engine_file, options, 0o400, module.params["engine_uid"])
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
-    module.exit_json(changed=changed, key_file=str(key_file))
+    module.exit_json(changed=changed, staged_file=str(staged_file))
 
 
 if __name__ == "__main__":

@@ -64,10 +64,6 @@ plan:
     work:
       description: With facts - deploy (with reasons), stop, orphans, prove, routes.
       type: dict
-findings:
-  description: What refuses the declaration - id, severity, key, message, remedy, file.
-  returned: failure
-  type: list
 """
 
 from ansible.module_utils.basic import AnsibleModule

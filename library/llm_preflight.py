@@ -72,7 +72,17 @@ def main() -> None:
     image, services = module.params["image"], module.params["services"]
     Progress(module.params["progress_file"]).say("preflight", f"{', '.join(services)} in {image}")
     argv = ["docker", "run", "--rm", "--interactive", "--network", "none", "--cap-drop", "ALL"]
-    argv += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp:exec,mode=1777", "--env", "HOME=/tmp"]  # noqa: S108
+    argv += [
+        "--security-opt",
+        "no-new-privileges",
+        "--read-only",
+        "--user",
+        "65534:65534",
+        "--tmpfs",
+        "/tmp:exec,mode=1777",  # noqa: S108 - the container's own
+        "--env",
+        "HOME=/tmp",
+    ]
     wanted = {}
     for name, service in services.items():
         wanted[name] = {"argv": service["argv"], "env": service["env"]}

@@ -48,6 +48,9 @@ options:
   cache:
     description: Cache folder of the engine; V(started) makes it for the engine's user.
     type: path
+  key_file:
+    description: File that clients read their key from; V(committed) writes the release's key there.
+    type: path
   engine_uid:
     description: Numeric user that the engine runs as.
     type: int
@@ -152,8 +155,13 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
     release, name = module.params["release"], module.params["container"]
     current = host.release(folder)["current"]
     others = [c["name"] for c in service_containers(module.params["service"]) if c["name"] != name]
-    changed = current != release or bool(others)
+    key = files.read(folder / "releases" / release / "secrets" / "client-key")
+    key_file = Path(module.params["key_file"]) if module.params["key_file"] and key else None
+    changed = current != release or bool(others) or (key_file is not None and files.read(key_file) != key)
     if changed and not module.check_mode:
+        if key_file is not None:
+            key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.write(key_file, key, 0o400)
         if current not in (None, release):
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")
@@ -230,6 +238,7 @@ def main() -> None:
             "files": {"type": "dict", "default": {}},
             "facts": {"type": "dict", "default": {}},
             "cache": {"type": "path"},
+            "key_file": {"type": "path", "no_log": False},
             "engine_uid": {"type": "int", "default": 64000},
         },
         required_if=[("state", "staged", ["files", "facts"])],

@@ -47,7 +47,7 @@ def explain(error: BaseException, secrets: Sequence[str] = ()) -> tuple[int, str
             chain.append(text)
         current = current.__cause__
     number = status if isinstance(status, int) else 0
-    return number, shorten(redact("; ".join(chain), secrets), 300)
+    return number, shorten(redact("; ".join(chain), secrets), 300).rstrip(". ")
 
 
 def failure(error: BaseException, secrets: Sequence[str] = ()) -> str:

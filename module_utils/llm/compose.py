@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from ansible.module_utils.llm import VERSION
 from ansible.module_utils.llm.spec import Declared, Gpu, Image, Model, Service, Settings
 
 NETWORK = "llm"
@@ -241,7 +242,7 @@ def release(
         "llm.release": name,
         "llm.config_hash": digest(facts),
         "llm.image": image_id or UNKNOWN_IMAGE,
-        "llm.version": str(image.engine.get("version", "")),
+        "llm.version": VERSION,
     }
     document = {"name": container, "services": {"engine": engine}, "networks": {NETWORK: {"external": True}}}
     return Release(service.name, name, facts, document, files)

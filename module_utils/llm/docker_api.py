@@ -244,6 +244,24 @@ def parse_time(stamp: str) -> int:
         return 0
 
 
+def exits(container: str, since: int, until: int) -> tuple[int | None, bool]:
+    """Return the last exit code of a container between two times (nanoseconds), and whether memory ran out in it.
+
+    A restart policy starts a container again within a moment, and its state then says nothing of the run before; the
+    daemon's events do. The exit code is None when it did not exit, or too long ago.
+    """
+    filters = {"type": ["container"], "container": [container], "event": ["die", "oom"]}
+    found = get("/events", since=_stamp(since), until=_stamp(until), filters=filters)
+    events: list[dict[str, Any]] = found if isinstance(found, list) else [found] if found else []
+    code, oom = None, False
+    for event in events:
+        if event.get("Action") == "oom":
+            oom = True
+        else:
+            code = int(((event.get("Actor") or {}).get("Attributes") or {}).get("exitCode") or 0)
+    return code, oom
+
+
 class LogReader:
     """Reads a container's log piece by piece: every call of ``read`` gives the lines that are new.
 

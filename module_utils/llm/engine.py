@@ -307,6 +307,8 @@ def _rule(name: str, pattern: str, cause: str, remedy: str) -> _Rule:
     return _Rule(name, re.compile(pattern), cause, remedy)
 
 
+_KILLED = "Look for the kernel's out-of-memory killer (`dmesg`), or for somebody who stopped it."
+_CRASHED = "Check that the image is built for this CPU or GPU, and that its driver fits."
 _TOO_SMALL = r"max seq len \((?P<want>\d+)\).*?\((?P<need>[\d.]+) GiB KV cache is needed.*?\((?P<have>[\d.]+) GiB\)"
 
 # The first rule that matches any line wins, so the narrow ones stand first.
@@ -457,6 +459,18 @@ _RULES: tuple[_Rule, ...] = (
         "The engine refuses its configuration: {what}.",
         "Correct `args` or `env` of the service.",
     ),
+    _rule(
+        "killed",
+        r"Failed core proc\(s\): \{[^}]*: -9\b",
+        "A process of the engine was killed while it started (SIGKILL).",
+        _KILLED,
+    ),
+    _rule(
+        "crashed",
+        r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b",
+        "A process of the engine crashed while it started (signal {signal}).",
+        _CRASHED,
+    ),
 )
 
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b: *\S")
@@ -495,13 +509,13 @@ def likely_cause(lines: Sequence[str], *, exit_code: int | None = None, oom_kill
         return Cause(
             "killed",
             "The engine was killed (SIGKILL).",
-            "Look for the kernel's out-of-memory killer (`dmesg`), or for somebody who stopped the container.",
+            _KILLED,
         )
     if exit_code in (139, 134, 132):
         return Cause(
             "crashed",
             f"The engine's process crashed (exit code {exit_code}: a fault in native code).",
-            "Check that the image is built for this CPU or GPU, and that its driver fits.",
+            _CRASHED,
         )
     return None
 

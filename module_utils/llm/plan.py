@@ -121,9 +121,19 @@ def judge(declared: Declared) -> Findings:
             message = f"stands by, displaced by an active service{': ' + service.reason if service.reason else ''}"
             found[service.name].append(Finding("standby", "info", f"{key}.status", message, "Nothing to do"))
     for service in running:
+        found[service.name] += _source_findings(declared, service)
         found[service.name] += _gpu_findings(declared, service)
         found[service.name] += _clash_findings(service, running)
     return found
+
+
+def _source_findings(declared: Declared, service: Service) -> list[Finding]:
+    model = declared.models[service.model]
+    if all("quantize" in source for source in model.sources):
+        message = f"`{model.name}` is to be quantized on the host, which this version does not carry out"
+        remedy = f"Make it elsewhere, and add a `path` source to llm_models_custom.{model.name}"
+        return [Finding("quantize-pending", "warn", f"llm_services.{service.name}.model", message, remedy)]
+    return []
 
 
 def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
@@ -217,6 +227,18 @@ def document(declared: Declared, findings: Findings) -> dict[str, Any]:
     return {"services": services, "findings": [f.as_dict() for f in findings.get("", [])]}
 
 
+def summary(declared: Declared, findings: Findings) -> list[str]:
+    """What validate tells a person: a line a service of the host."""
+    lines = []
+    for name, judged in document(declared, findings)["services"].items():
+        gpus = " ".join(str(g) for g in judged["gpus"])
+        line = (
+            f"{name}: {judged['verdict']}, {f'GPU {gpus}' if gpus else 'no GPU'}, port {declared.services[name].port}"
+        )
+        lines.append("; ".join([line, *(f.message for f in findings.get(name, []))]))
+    return lines
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What the host adds.
 
@@ -271,6 +293,10 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
         elif not state.get("present"):
             missing_models.append(model)
+            if all("quantize" in source for source in model.sources):
+                message = f"is not in {folder}, and quantizing is not carried out by this version"
+                remedy = f"Make it elsewhere, and add a `path` source to llm_models_custom.{name}"
+                found[""].append(Finding("model-unmade", "error", f"llm_models.{name}", message, remedy))
     found[""] += _disk_findings(facts, missing_images, missing_models)
     if declared.settings.offline:
         found[""] += _offline_findings(missing_images, missing_models)

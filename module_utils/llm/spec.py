@@ -15,8 +15,8 @@ from typing import Any
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
+UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 GIB = 2**30
 
 STATUSES = ("active", "fallback", "archived", "rejected")
@@ -120,7 +120,7 @@ class Service:
     boot_timeout: int = 1800
     stop_grace: int = 60
     drain: int = 30
-    smoke: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def flag(self, name: str, default: Any = None) -> Any:
@@ -385,7 +385,7 @@ _LIMITS: Shape = {
     "pids": (whole(64, 4_194_304), False),
     "nofile": (whole(1024, 1_048_576), False),
 }
-_SMOKE: Shape = {"question": (text, True), "answer": (text, True)}
+_SMOKE: Shape = {"question": (text, True), "answer": (text, True), "max_tokens": (whole(1, 100_000), False)}
 _WARMUP: Shape = {"prompt_tokens": (list_of(whole(1, 10_000_000)), True)}
 _SERVICE: Shape = {
     "image": (name, True),
@@ -423,6 +423,12 @@ SETTINGS: Mapping[str, Check] = {
     "prune": boolean,
     "force": list_of(name),
 }
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, "" when none is near."""
+    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.8)
+    return near[0] if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

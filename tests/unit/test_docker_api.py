@@ -83,6 +83,7 @@ class StubDaemon(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str, bytes]] = []  # noqa: RUF012 - one list for all requests of a test
     log = b""
+    events = b""
 
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -97,6 +98,7 @@ class StubDaemon(BaseHTTPRequestHandler):
             "/stream": (200, b'{"status": "a"}\n{"status": "b"}\n'),
             "/containers/json": (200, b"[]"),
             "/containers/web/logs": (200, StubDaemon.log),
+            "/events": (200, StubDaemon.events),
         }[path]
         self.send_response(status)
         if status == 204:
@@ -195,6 +197,21 @@ def test_log_reader_gives_each_line_once() -> None:
     assert "since=1795415891.500000000" in StubDaemon.seen[-1][1]
     StubDaemon.log = b""
     assert reader.read() == []
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (b"", (None, False)),
+        (b'{"Action": "die", "Actor": {"Attributes": {"exitCode": "2"}}}\n', (2, False)),
+        (b'{"Action": "oom"}\n{"Action": "die", "Actor": {"Attributes": {"exitCode": "137"}}}\n', (137, True)),
+    ],
+)
+def test_exits(events: bytes, expected: tuple[int | None, bool]) -> None:
+    StubDaemon.events = events
+    assert docker_api.exits("web", 1, 2_000_000_003) == expected
+    assert "until=2.000000003" in StubDaemon.seen[-1][1]
 
 
 def test_socket_path(monkeypatch: pytest.MonkeyPatch) -> None:

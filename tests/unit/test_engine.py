@@ -164,6 +164,7 @@ def test_harvest_gpu_takes_the_worst_worker() -> None:
         ("arch", "architecture", "NoSuchForCausalLM"),
         ("parser", "unknown_parser", "no tool call parser named nosuch"),
         ("nomodel", "no_model", "/model"),
+        ("killed", "killed", "SIGKILL"),
     ],
 )
 def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:
@@ -210,6 +211,7 @@ def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:
         ("RuntimeError: expected scalar type BFloat16 but found Half", "dtype", "got Half where it takes BFloat16"),
         ("vllm: error: argument --dtype: invalid choice: 'float12'", "bad_flag_value", "--dtype"),
         ("ModuleNotFoundError: No module named 'my_parser'", "missing_module", "my_parser"),
+        ("RuntimeError: Failed core proc(s): {'EngineCore': -4}", "crashed", "signal 4"),
         ("SomethingError: never seen before", "exception", "never seen before"),
     ],
 )

@@ -38,9 +38,11 @@ class Script:
         self.states: list[dict[str, Any] | Exception] = [inspected()]
         self.health: list[int] = [200]
         self.log: list[docker_api.LogLine] | Exception = recorded("boot-cpu-compiled.log")
+        self.exits: tuple[int | None, bool] = (None, False)
         self.asked: list[tuple[str, int, str]] = []
         monkeypatch.setattr(docker_api, "inspect", lambda _name: self.next_state())
         monkeypatch.setattr(docker_api, "logs", self.read_log)
+        monkeypatch.setattr(docker_api, "exits", lambda *_args: self.exits)
         monkeypatch.setattr(llm_engine, "ask_health", self.next_health)
         monkeypatch.setattr(llm_engine, "POLL", 0)
 
@@ -125,6 +127,16 @@ def test_ends_early(
         assert result["oom_killed"] is state["State"]["OOMKilled"]
 
 
+def test_memory_ran_out_before_a_restart(script: Script, run_module: Run) -> None:
+    script.log = recorded("fail-oom.log")
+    script.health = [0]
+    script.exits = (137, True)
+    script.states = [inspected(), inspected(restarts=1)]
+    result = run_module(llm_engine, {"container": "web"})
+    assert result["cause"]["id"] == "out_of_memory"
+    assert (result["exit_code"], result["oom_killed"]) == (137, True)
+
+
 def test_restarts_of_long_ago_do_not_count(script: Script, run_module: Run) -> None:
     script.states = [inspected(restarts=3)]
     assert run_module(llm_engine, {"container": "web"})["ready"] is True
@@ -135,7 +147,7 @@ def test_timeout(script: Script, run_module: Run, monkeypatch: pytest.MonkeyPatc
     script.log = recorded("boot-cpu-compiled.log")[:40]
     script.health = [0]
     result = run_module(llm_engine, {"container": "web", "timeout": 0})
-    assert "was not ready after 0 s (boot phase:" in result["msg"]
+    assert "was not ready after 0 s; boot phase:" in result["msg"]
     assert "boot_timeout" in result["msg"]
 
 

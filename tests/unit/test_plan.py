@@ -54,6 +54,10 @@ def work(
     return plan.service_work(facts, plan.deployed(declared), plan.releases(declared, facts, {}), keys or {})
 
 
+def errors(findings: plan.Findings) -> list[str]:
+    return [f.text() for own in findings.values() for f in own if f.severity == "error"]
+
+
 def ids(findings: plan.Findings, service: str) -> set[str]:
     return {f.id for f in findings.get(service, [])}
 
@@ -86,7 +90,8 @@ def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
     declared = catalogs.declared("rtx4090x3")
     assert plan.deployed(declared) == ("medium-glm", "mini-zwz")
     findings = plan.judge(declared)
-    assert not [f for own in findings.values() for f in own if f.severity == "error"]
+    assert not errors(findings)
+    assert ids(findings, "mini-zwz") == {"quantize-pending"}
     assert ids(findings, "mini-solo") == {"standby"}
 
 
@@ -146,7 +151,7 @@ def test_two_small_services_share_a_gpu_and_three_overbook_it() -> None:
     }
     raw["services"] = spec.merge(raw["services"], small)
     declared, _ = spec.parse(raw)
-    assert declared is not None and not any(plan.judge(declared).values())
+    assert declared is not None and not errors(plan.judge(declared))
     third = {**raw["services"]["micro"], "port": 5999}
     raw["services"] = {**raw["services"], "third": third}
     raw["host_services"] = ["micro", "mini-zwz", "third"]
@@ -312,6 +317,21 @@ def test_an_engine_that_is_no_longer_wanted_must_give_way_first() -> None:
     assert "`mini-zwz` still runs" in found[0].message and "llm_prune=true" in found[0].remedy
     pruning = catalogs.declared("rtx4090x3", host_services=["mini-solo"], prune=True)
     assert not any(plan.look_at_host(pruning, facts, ["mini-solo"]).values())
+
+
+def test_a_model_that_has_to_be_quantized_elsewhere_is_refused_while_it_is_missing() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    facts = host(declared)
+    assert not any(plan.look_at_host(declared, facts, ["mini-zwz"]).values())
+    del facts["models"]["zwz-8b-awq"]
+    assert [f.id for f in plan.look_at_host(declared, facts, ["mini-zwz"])[""]] == ["model-unmade"]
+
+
+def test_the_summary_has_a_line_a_service_and_its_findings() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    lines = plan.summary(declared, plan.judge(declared))
+    assert lines[0] == "medium-glm: ok, GPU 0 1, port 5002"
+    assert any(line.startswith("mini-zwz: warn, GPU 2, port 5001; ") for line in lines)
 
 
 def test_the_document_has_the_promised_shape() -> None:

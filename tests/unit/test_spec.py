@@ -149,6 +149,8 @@ def test_merge_is_recursive_and_replaces_lists() -> None:
     assert ours["a"] == {"x": 1, "l": [1, 2]}
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("16g", 16 * 2**30), ("512 MiB", 2**29), ("1.5GiB", 3 * 2**29), ("7", 7)])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("16g", 16 * 2**30), ("512 MiB", 2**29), ("1.5GiB", 3 * 2**29), ("1 TB", 2**40)]
+)
 def test_sizes(text: str, wanted: int) -> None:
     assert spec.size_bytes(text) == wanted
