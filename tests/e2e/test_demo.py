@@ -73,7 +73,18 @@ def test_a_client_without_the_key_is_turned_away(machine: Machine, path: str, he
 @pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize(
     "path",
-    ["/invocations", "/tokenize", "/metrics", "/docs", "/openapi.json", "/load", "//v1/models", "/V1/models", "/v1", "/"],
+    [
+        "/invocations",
+        "/tokenize",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/load",
+        "//v1/models",
+        "/V1/models",
+        "/v1",
+        "/",
+    ],
 )
 def test_what_the_engine_leaves_open_stays_inside(machine: Machine, path: str, keyed: bool) -> None:
     """The engine guards /v1 only: without a list of paths, /invocations would answer anybody's questions."""
@@ -184,12 +195,14 @@ def test_the_key_is_where_it_belongs_and_nowhere_else(machine: Machine, playbook
     assert all(any(word in text for word in (MODEL, SERVICE, "VLLM_")) for text in places.values()), places.keys()
     assert [name for name, text in places.items() if machine.key in text] == []
 
+    # What may hold it, and who may read that: clients' key and its copy in the release root, the engine its own.
+    owners = {"engine.yml": 64000, "client-key": 0, SERVICE: 0}
     holders = {p for p in ROOT.rglob("*") if p.is_file() and p.stat().st_size < 2**16 and machine.key in _read(p)}
-    assert machine.key_file in holders
-    for holder in holders - {machine.key_file}:
-        assert holder.parts[-2:] == ("secrets", "engine.yml") and holder.stat().st_uid == 64000
-    assert {p.stat().st_mode & 0o777 for p in holders} == {0o400}
-    assert machine.key_file.stat().st_uid == 0 and machine.key_file.parent.stat().st_mode & 0o777 == 0o700
+    assert machine.key_file in holders and machine.compose_file.parent / "secrets" / "engine.yml" in holders
+    assert {p.parent.name for p in holders - {machine.key_file}} == {"secrets"}
+    for holder in holders:
+        assert (holder.stat().st_uid, holder.stat().st_mode & 0o777) == (owners[holder.name], 0o400), holder
+    assert machine.key_file.parent.stat().st_mode & 0o777 == 0o700
 
 
 def _read(path: Path) -> str:
