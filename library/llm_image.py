@@ -175,7 +175,10 @@ class Maker:
             self.run(f"bootstrap {name}", ["apt-get", "update", "-q"])
             self.run(f"bootstrap {name}", ["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"])
         packages = ",".join(spec.get("packages") or [])
-        with tempfile.TemporaryDirectory(prefix="llm-bootstrap-") as folder:
+        # Not in /tmp, which hardened hosts mount without device files, and a base system has some.
+        place = Path(self.module.params["folder"])
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bootstrap-", dir=place) as folder:
             tree = f"{folder}/tree"
             include = [f"--include={packages}"] if packages else []
             self.run(f"bootstrap {name}", ["debootstrap", "--variant=minbase", *include, spec["suite"], tree])

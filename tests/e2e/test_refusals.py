@@ -174,7 +174,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_too_small(playbook: Playbook, small_disk: Path) -> None:
-    words = (f"llm_root: {small_disk} has 0.1 GiB free, this run needs 0.3 GiB (model {MODEL} 0.26 GiB", "Free some")
+    words = (
+        f"llm_root (<CLI option '-e'>): {small_disk} has 0.1 GiB free, this run needs 0.3 GiB (model {MODEL} 0.26 GiB",
+        "Free some",
+    )
     host_refused(playbook, "-e", f"llm_root={small_disk}", *declare(port=PORT), words=words)
     assert list(small_disk.iterdir()) == []
 
