@@ -207,11 +207,11 @@ class Fetcher:
                 os.chown(path, uid, uid)
             argv = ["docker", "run", "--rm", "--network", "none", "--user", f"{uid}:{uid}", "--cap-drop", "ALL"]
             argv += ["--security-opt", "no-new-privileges", "--tmpfs", "/tmp:exec,mode=1777", "--env", "HOME=/tmp"]  # noqa: S108
-            argv += ["--volume", f"{work}:/work:ro", "--volume", f"{self.place}:/out", "--entrypoint", "python3"]
+            argv += ["--volume", f"{work}:/job:ro", "--volume", f"{self.place}:/out", "--entrypoint", "python3"]
             argv += [
                 self.module.params["images"][source["convert_with"]],
-                "/work/convert.py",
-                "/work/model.gguf",
+                "/job/convert.py",
+                "/job/model.gguf",
                 "/out",
             ]
             self._run("convert", argv)
