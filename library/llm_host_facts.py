@@ -130,6 +130,9 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         "root": "/var/lib/docker",
         "named": os.environ.get("DOCKER_HOST", ""),
     }
+    if state["named"] and not state["named"].startswith("unix://"):
+        state["error"] = "only an engine of the host itself can be used (unix://...)"
+        return state, [], [], []
     try:
         state["version"] = docker_api.get("/version")["Version"]
         containers = docker_api.get("/containers/json?all=1")

@@ -305,14 +305,10 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
 
 def _docker_findings(docker: Mapping[str, Any]) -> list[Finding]:
     """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here."""
-    named = docker["named"]
-    if named and not named.startswith("unix://"):
-        message = f"names {named}, and only an engine of the host itself can be used (unix://...)"
-    elif named and not docker["running"]:
-        why = str(docker["error"]).partition(". ")[0]  # what follows tells how to install one
-        message = f"names {named}, where no engine can be reached: {why}"
-    else:
+    if not docker["named"] or docker["running"]:
         return []
+    why = str(docker["error"]).partition(". ")[0]  # what follows tells how to install one
+    message = f"names {docker['named']}, which is of no use: {why}"
     return [Finding("docker-unreachable", "error", "DOCKER_HOST", message, "Unset DOCKER_HOST, or correct it")]
 
 

@@ -143,24 +143,25 @@ def test_a_box_is_refused_without_being_asked(playbook: Playbook, case: str) -> 
 def host_refused(
     playbook: Playbook, *arguments: str, words: tuple[str, ...], env: Mapping[str, str] | None = None
 ) -> None:
-    """Run the site, which must be refused once the host has been looked at and before it is changed."""
-    run = playbook("site.yml", *arguments, env=env).refused().says("refused, 1 problem; nothing was touched.", *words)
+    """Run a playbook, which must be refused once the host has been looked at and before it is changed."""
+    run = playbook(*arguments, env=env).refused().says("refused, 1 problem; nothing was touched.", *words)
     assert run.changed == 0 and run.tasks[-1] == "Plan"
 
 
+@pytest.mark.parametrize("book", ["site.yml", "playbooks/status.yml", "playbooks/stop.yml"])
 @pytest.mark.parametrize(
     ("address", "why"),
     [
         (
             "unix:///nonexistent.sock",
-            "no engine can be reached: The Docker daemon does not answer at /nonexistent.sock",
+            "The Docker daemon does not answer at /nonexistent.sock: there is no such socket.",
         ),
-        ("tcp://127.0.0.1:1", "only an engine of the host itself can be used"),
+        ("tcp://127.0.0.1:1", "only an engine of the host itself can be used (unix://...)."),
     ],
 )
-def test_a_docker_engine_that_cannot_be_reached(playbook: Playbook, address: str, why: str) -> None:
-    words = (f"DOCKER_HOST: names {address}", why, "Unset DOCKER_HOST, or correct it")
-    host_refused(playbook, words=words, env={"DOCKER_HOST": address})
+def test_a_docker_engine_that_cannot_be_reached(playbook: Playbook, book: str, address: str, why: str) -> None:
+    words = (f"DOCKER_HOST: names {address}, which is of no use: {why} Unset DOCKER_HOST, or correct it",)
+    host_refused(playbook, book, words=words, env={"DOCKER_HOST": address})
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_a_disk_that_is_too_small(playbook: Playbook, small_disk: Path) -> None:
         f"llm_root (<CLI option '-e'>): {small_disk} has 0.1 GiB free, this run needs 0.3 GiB (model {MODEL} 0.26 GiB",
         "Free some",
     )
-    host_refused(playbook, "-e", f"llm_root={small_disk}", *declare(port=PORT), words=words)
+    host_refused(playbook, "site.yml", "-e", f"llm_root={small_disk}", *declare(port=PORT), words=words)
     assert list(small_disk.iterdir()) == []
 
 
@@ -188,7 +189,9 @@ def test_a_model_that_is_not_there_offline(playbook: Playbook, tmp_path: Path) -
         f"llm_models.{MODEL} (group_vars/all/models.yml:",
         "is not on the host, and all its sources need the network. Copy it into place or add a `path` source",
     )
-    host_refused(playbook, "-e", f"llm_root={root}", "-e", "llm_offline=true", *declare(port=PORT), words=words)
+    host_refused(
+        playbook, "site.yml", "-e", f"llm_root={root}", "-e", "llm_offline=true", *declare(port=PORT), words=words
+    )
     assert not root.exists()
 
 
@@ -203,7 +206,7 @@ def test_a_truncated_model_file(playbook: Playbook, tmp_path: Path, file: str) -
         f"llm_models.{MODEL} (group_vars/all/models.yml:",
         f"the files in {folder} are damaged: {file} has {size - 1000} bytes, expected {size}. Remove {folder} and run",
     )
-    host_refused(playbook, "-e", f"llm_root={tmp_path}", *declare(port=PORT), words=words)
+    host_refused(playbook, "site.yml", "-e", f"llm_root={tmp_path}", *declare(port=PORT), words=words)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
 
 
@@ -215,4 +218,4 @@ def test_a_port_that_another_process_has(playbook: Playbook) -> None:
             f"port {port} is taken by process ",
             f"(pid {os.getpid()}). Stop it, or give the service another port",
         )
-        host_refused(playbook, *declare(port=port), words=words)
+        host_refused(playbook, "site.yml", *declare(port=port), words=words)

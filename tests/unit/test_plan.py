@@ -258,7 +258,7 @@ def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, findin
             {"running": False, "error": "The Docker daemon does not answer. Install it.", "named": "unix:///nowhere"},
             "unix:///nowhere",
         ),
-        ({"running": True, "error": None, "named": "tcp://192.0.2.1:2375"}, "tcp://192.0.2.1:2375"),
+        ({"running": False, "error": "not of the host", "named": "tcp://192.0.2.1:2375"}, "not of the host"),
     ],
 )
 def test_an_engine_that_somebody_chose_and_that_is_not_there_is_refused(docker: dict[str, Any], says: str) -> None:
