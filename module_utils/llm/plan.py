@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.llm import compose
-from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, did_you_mean
+from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
 # Molecule skips these in every run, whether or not anything carries them.
@@ -52,7 +52,7 @@ def select(
             "error",
             "--tags",
             f"`{tag}` is no service and no stage",
-            did_you_mean(tag, [*names, *STAGES]),
+            f"{_meant(tag, [*names, *STAGES])}Known here: {', '.join([*sorted(names), *STAGES])}",
         )
         for tag in sorted((wanted | unwanted) - names - set(STAGES))
     ]
@@ -64,6 +64,11 @@ def select(
         tuple(sorted(wanted & names)),
     )
     return selection, found
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f"Did you mean `{near}`? " if near else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
