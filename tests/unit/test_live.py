@@ -157,20 +157,20 @@ TASKS = """
 - name: Task interpreter
   llm_model:
   vars: {ansible_python_interpreter: /nosuch/python}
-  ignore_errors: true
+  ignore_errors: true # the failure itself is what the test looks at
 - name: Task fail
   llm_model: {do: fail}
   register: failed
-  ignore_errors: true
+  ignore_errors: true # the failure itself is what the test looks at
 - name: Task crash
   llm_model: {do: crash}
-  ignore_errors: true
+  ignore_errors: true # the failure itself is what the test looks at
 - name: Task die
   llm_model: {do: die}
-  ignore_errors: true
+  ignore_errors: true # the failure itself is what the test looks at
 - name: Task vanish
   llm_model: {do: vanish}
-  ignore_errors: true
+  ignore_errors: true # the failure itself is what the test looks at
 - name: Compare
   ansible.builtin.assert:
     that:
