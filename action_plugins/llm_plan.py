@@ -22,11 +22,8 @@ from ansible.module_utils.llm import compose, files, plan, spec
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
-# Variables beside catalogs and settings: the host's own, secrets, reports, and what playbooks pass on among themselves.
-OTHERS = (
-    *("llm_host_services", "llm_host_gpus", "llm_service_keys", "llm_hub_token", "llm_report_dir"),
-    *("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address"),
-)
+# What playbooks pass on among themselves.
+INTERNAL = ("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address")
 
 
 class ActionModule(ActionBase):
@@ -224,11 +221,7 @@ def _from_command_line(key: str, value: Any) -> Any:
 
 def _misspelt(variables: Mapping[str, Any]) -> list[spec.Finding]:
     """Variables that look like ours and are not: `llm_prun` would be ignored in silence. Names like none of ours are let be."""
-    known = (
-        {f"llm_{s}" for s in spec.SETTINGS}
-        | {f"llm_{c}{end}" for c in CATALOGS for end in ("", "_custom")}
-        | set(OTHERS)
-    )
+    known = {*(f"llm_{s}" for s in spec.SETTINGS), *spec.VARIABLES, *INTERNAL}
     found = []
     for name in variables:
         near = spec.nearest(name, known) if name.startswith("llm_") and name not in known else ""

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ansible.module_utils.llm import VERSION
-from ansible.module_utils.llm.spec import Declared, Gpu, Image, Model, Service, Settings
+from ansible.module_utils.llm.spec import LIMITS, Declared, Gpu, Image, Model, Service, Settings
 
 NETWORK = "llm"
 FRONT_NETWORK = "llm-front"
@@ -191,8 +191,8 @@ def release(
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "tmpfs": ["/tmp:exec,mode=1777"],  # noqa: S108 - the container's own; compilers run what they write there
-        "shm_size": limits.get("shm_size", "1g"),
-        "pids_limit": limits.get("pids", 4096),
+        "shm_size": limits.get("shm_size", LIMITS["shm_size"].default),
+        "pids_limit": limits.get("pids", LIMITS["pids"].default),
         "networks": [NETWORK],
         "restart": "on-failure:3",
         "stop_grace_period": f"{service.stop_grace}s",

