@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, plan, spec
+from ansible.module_utils.llm import compose, files, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
@@ -49,9 +49,10 @@ class ActionModule(ActionBase):
         reports = Path(options["report_dir"] or PROJECT / "reports").absolute() / (host if len(hosts) > 1 else "")
         origins: dict[str, str] = {}
         raw = self._declaration(variables, origins)
+        names = _misnamed(variables, origins)
         declared, findings = spec.parse(raw)
         if declared is None:
-            judged = _by_service(findings, raw["services"])
+            judged = _by_service([*names, *findings], raw["services"])
             _report(_refusal_document(judged, raw), reports)
             return self._refused(result, host, judged, origins)
         selection, unknown = plan.select(
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):
             declared.services,
         )
         judged = plan.judge(declared)
-        judged[""] = [*findings, *unknown, *_misspelt(variables)]
+        judged[""] = [*names, *findings, *unknown]
         keys = {str(k): str(v) for k, v in (self._value(variables, "llm_service_keys", {}) or {}).items()}
         judged[""] += [
             spec.Finding(
@@ -219,18 +220,24 @@ def _from_command_line(key: str, value: Any) -> Any:
     return value
 
 
-def _misspelt(variables: Mapping[str, Any]) -> list[spec.Finding]:
-    """Variables that look like ours and are not: `llm_prun` would be ignored in silence. Names like none of ours are let be."""
+def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spec.Finding]:
+    """Variables that were renamed, and those that look like ours and are not: `llm_prun` would be ignored in silence.
+
+    Names like none of ours are let be. Fills `origins` as _declaration does.
+    """
     known = {*(f"llm_{s}" for s in spec.SETTINGS), *spec.VARIABLES, *INTERNAL}
     found = []
-    for name in variables:
-        near = spec.nearest(name, known) if name.startswith("llm_") and name not in known else ""
-        if near:
-            found.append(
-                spec.Finding(
-                    "unknown-variable", "error", name, "is no variable of this project", f"Did you mean `{near}`?"
-                )
-            )
+    for name, value in variables.items():
+        message, remedy = renamed.successor(name)
+        if message:
+            found.append(spec.Finding("renamed-variable", "error", name, message, remedy))
+        elif name.startswith("llm_") and name not in known and (near := spec.nearest(name, known)):
+            message, remedy = "is no variable of this project", f"Did you mean `{near}`?"
+            found.append(spec.Finding("unknown-variable", "error", name, message, remedy))
+        else:
+            continue
+        _note_origins(name, name, origins)
+        _note_origins(name, value, origins)
     return found
 
 
@@ -245,7 +252,10 @@ def _by_service(findings: Iterable[spec.Finding], services: Any) -> dict[str, li
 
 
 def _note_origins(key: str, value: Any, origins: dict[str, str]) -> None:
-    """Remember where each value was written. Ansible tags values with their origin; without the tag nothing is noted."""
+    """Remember where each value was written. Ansible tags values with their origin; without the tag nothing is noted.
+
+    true, false and numbers carry no tag, but their names do.
+    """
     try:
         from ansible._internal._datatag._tags import Origin
     except ImportError:  # a private name: when it moves, messages only lose their file and line
@@ -260,6 +270,7 @@ def _note_origins(key: str, value: Any, origins: dict[str, str]) -> None:
             origins[path] = str(origin.description)
         if isinstance(entry, Mapping):
             for name, inner in entry.items():
+                visit(f"{path}.{name}", name)
                 visit(f"{path}.{name}", inner)
         elif isinstance(entry, (list, tuple)):
             for position, inner in enumerate(entry):

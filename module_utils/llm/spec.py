@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ansible.module_utils.llm import renamed
+
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -194,6 +196,10 @@ def _kind(value: Any) -> str:
     return "list" if isinstance(value, (list, tuple)) else type(value).__name__
 
 
+def _anything(_: Any) -> str:
+    return ""
+
+
 def text(value: Any) -> str:
     """Any non-empty text."""
     return "" if isinstance(value, str) and value.strip() else f"must be text, got {_said(value)}"
@@ -349,7 +355,7 @@ class Keys:
 
     def __call__(self, value: Any) -> str:
         """What is wrong with it."""
-        return shape_problem(value, self.shape)
+        return _first(shape_findings(value, self.shape, ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,7 +367,7 @@ class OneOf:
 
     def __call__(self, value: Any) -> str:
         """What is wrong with it."""
-        return source_problem(value, self.kinds, self.options)
+        return _first(_source_findings(value, self, ""))
 
 
 _FILE: Shape = {
@@ -592,6 +598,13 @@ VARIABLES: Shape = {
 }
 
 
+def _first(findings: Iterable[Finding]) -> str:
+    """The first finding as one text, for a mapping inside another value."""
+    for finding in findings:
+        return f"`{finding.key.lstrip('.')}` {finding.message}" if finding.key else finding.message
+    return ""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, "" when none is near."""
     near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.8)
@@ -605,51 +618,61 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known) or 'none'}."
 
 
-def shape_problem(value: Any, shape: Shape) -> str:
-    """What is wrong with a nested mapping, as one text."""
-    for finding in shape_findings(value, shape, "", ""):
-        return f"`{finding.key.lstrip('.')}` {finding.message}" if finding.key else finding.message
-    return ""
-
-
-def source_problem(value: Any, kinds: Shape, options: Shape) -> str:
-    """A source is a mapping with exactly one kind, and options beside it."""
-    if not isinstance(value, Mapping):
-        return f"must be a mapping, got {_said(value)}"
-    for key in value:
-        if key not in kinds and key not in options:
-            return f"has the unknown key `{key}`. {did_you_mean(key, [*kinds, *options])}"
-    used = [kind for kind in kinds if kind in value]
-    if len(used) != 1:
-        return f"must have exactly one of {', '.join(kinds)}, got {', '.join(used) or 'none'}"
-    for key, entry in value.items():
-        if problem := (kinds[key] if key in kinds else options[key]).check(entry):
-            return f"`{key}` {problem}"
-    return ""
-
-
-def shape_findings(value: Any, shape: Shape, key: str, id_prefix: str) -> list[Finding]:
+def shape_findings(value: Any, shape: Shape, key: str) -> list[Finding]:
     """Findings of a mapping against its shape: unknown and missing keys, values of the wrong kind."""
     if not isinstance(value, Mapping):
-        return [
-            Finding(
-                f"{id_prefix}mistyped", "error", key, f"must be a mapping, got {_said(value)}", "Write keys below it"
-            )
-        ]
+        return [_mistyped(key, f"must be a mapping, got {_said(value)}", "Write keys below it")]
     found = []
     for entry_key, entry in value.items():
         where = f"{key}.{entry_key}"
-        if entry_key not in shape:
-            hint = did_you_mean(entry_key, shape)
-            found.append(Finding(f"{id_prefix}unknown-key", "error", where, "is not a known key", hint))
-        elif problem := shape[entry_key].check(entry):
-            found.append(Finding(f"{id_prefix}mistyped", "error", where, problem, f"Correct `{entry_key}`"))
+        if entry_key in shape:
+            found += value_findings(entry, shape[entry_key].check, where)
+        else:
+            found.append(_unknown_key(where, entry_key, shape))
     for wanted, declared in shape.items():
         if declared.required and wanted not in value:
-            found.append(
-                Finding(f"{id_prefix}missing-key", "error", f"{key}.{wanted}", "is missing", f"Add `{wanted}`")
-            )
+            found.append(Finding("missing-key", "error", f"{key}.{wanted}", "is missing", f"Add `{wanted}`"))
     return found
+
+
+def value_findings(value: Any, check: Check, key: str) -> list[Finding]:
+    """Findings of one value. They name the innermost key that is wrong, so that its line is found."""
+    if isinstance(check, Keys):
+        return shape_findings(value, check.shape, key)
+    if isinstance(check, OneOf):
+        return _source_findings(value, check, key)
+    if (
+        isinstance(check, (ListOf, MapOf))
+        and isinstance(check.item, (Keys, OneOf))
+        and not dataclasses.replace(check, item=_anything)(value)
+    ):
+        items = value.items() if isinstance(check, MapOf) else enumerate(value)
+        return [f for part, item in items for f in value_findings(item, check.item, f"{key}.{part}")]
+    problem = check(value)
+    return [_mistyped(key, problem)] if problem else []
+
+
+def _source_findings(value: Any, check: OneOf, key: str) -> list[Finding]:
+    shape = {**check.kinds, **check.options}
+    found = shape_findings(value, shape, key)
+    if not isinstance(value, Mapping) or any(f.id in ("unknown-key", "renamed-key") for f in found):
+        return found  # the kind may be the misspelt key
+    used = [kind for kind in check.kinds if kind in value]
+    if len(used) != 1:
+        message = f"must have exactly one of {', '.join(check.kinds)}, got {', '.join(used) or 'none'}"
+        found.insert(0, _mistyped(key, message, "Make each a source of its own" if used else "Add one"))
+    return found
+
+
+def _mistyped(key: str, problem: str, remedy: str = "") -> Finding:
+    return Finding("mistyped", "error", key, problem, remedy or f"Correct `{key.rpartition('.')[2]}`")
+
+
+def _unknown_key(key: str, used: str, shape: Shape) -> Finding:
+    message, remedy = renamed.successor(key)
+    if message:
+        return Finding("renamed-key", "error", key, message, remedy)
+    return Finding("unknown-key", "error", key, "is not a known key", did_you_mean(used, shape))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -709,7 +732,7 @@ def _catalog(
         problems = []
         if problem := name(entry_name):
             problems.append(Finding("bad-name", "error", key, f"its name {problem}", "Rename it"))
-        problems += shape_findings(entry, shape, key, "")
+        problems += shape_findings(entry, shape, key)
         if not problems and extra:
             problems += extra(entry, key)
         found += problems
@@ -741,7 +764,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         )
         gpus = []
     for position, gpu in enumerate(gpus):
-        found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}", "")
+        found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}")
     host_services = raw.get("host_services", [])
     if problem := ListOf(name)(host_services):
         found.append(Finding("mistyped", "error", "llm_host_services", problem, "List names of services"))

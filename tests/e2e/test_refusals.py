@@ -50,7 +50,7 @@ DECLARED: dict[str, tuple[str, tuple[str, ...]]] = {
           micro-cpu:
             limits: {memory: much}
         """,
-        ("llm_services.micro-cpu.limits ({file}:3): `memory` must be", "got 'much' (text). Correct `limits`"),
+        ("llm_services.micro-cpu.limits.memory ({file}:3): must be", "got 'much' (text). Correct `memory`"),
     ),
     "mistyped-setting": (
         "llm_accelerator: gpu",

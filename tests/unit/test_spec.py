@@ -87,8 +87,14 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "llm_services.one.args.gpu-memory-utilization",
             "0.01 to 1",
         ),
-        ("services.one.limits", {"memory": 16}, "mistyped", "llm_services.one.limits", "unit"),
-        ("services.one.plugins", {"parser": "x.py"}, "mistyped", "llm_services.one.plugins", "not a known key"),
+        ("services.one.limits", {"memory": 16}, "mistyped", "llm_services.one.limits.memory", "unit"),
+        (
+            "services.one.plugins",
+            {"parser": "x.py"},
+            "unknown-key",
+            "llm_services.one.plugins.parser",
+            "not a known key",
+        ),
         ("services.One", {}, "bad-name", "llm_services.One", "lower case"),
         ("services", [], "mistyped", "llm_services", "mapping"),
         ("images.cpu.sources", [], "mistyped", "llm_images.cpu.sources", "at least 1"),
@@ -96,7 +102,7 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "images.cpu.sources",
             [{"pull": "a", "build": {"base": "cpu"}}],
             "mistyped",
-            "llm_images.cpu.sources",
+            "llm_images.cpu.sources.0",
             "exactly one",
         ),
         (
@@ -113,7 +119,7 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "llm_images.cpu.sources.0.build.base",
             "leads back",
         ),
-        ("models.tiny.sources", [{"hubb": "a/b"}], "mistyped", "llm_models.tiny.sources", "unknown key"),
+        ("models.tiny.sources", [{"hubb": "a/b"}], "unknown-key", "llm_models.tiny.sources.0.hubb", "not a known key"),
         (
             "models.tiny.sources",
             [{"quantize": {"model": "big", "recipe": "w4"}}],
@@ -180,3 +186,9 @@ def test_every_key_is_described() -> None:
     assert described(
         {"a": spec.Key(spec.ListOf(spec.Keys({"b": spec.Key(spec.text, True, "")})), False, "An a.")}, ""
     ) == [".a.b"]
+
+
+def test_nested_keys_are_named_with_their_place() -> None:
+    raw = broken("images.cpu.sources", [{"pull": "x"}, {"build": {"base": "cpu", "files": {"/a.b": {"content": 1}}}}])
+    _, findings = spec.parse(raw)
+    assert [f.key for f in findings if f.id == "mistyped"] == ["llm_images.cpu.sources.1.build.files./a.b.content"]
