@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit test test-all clean
+.PHONY: help setup demo check lint types unit docs test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -26,6 +26,9 @@ types:
 
 unit:
 	$(BIN)pytest -q tests/unit tests/contract -m 'not engine'
+
+docs: setup ## write docs/reference and CHANGELOG.md anew
+	$(BIN)python scripts/docs.py
 
 test: check ## everything that CI runs
 	scripts/test.sh

@@ -63,7 +63,12 @@ class ActionModule(ActionBase):
         )
         judged = plan.judge(declared)
         judged[""] = [*names, *findings, *unknown]
-        keys = {str(k): str(v) for k, v in (self._value(variables, "llm_service_keys", {}) or {}).items()}
+        given = self._value(variables, "llm_service_keys", {}) or {}
+        if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
+            message, remedy = "must be a mapping of service to key", "Write names of services below it"
+            judged[""].append(spec.Finding("mistyped", "error", "llm_service_keys", message, remedy))
+            given = {}
+        keys = {str(k): str(v) for k, v in given.items()}
         judged[""] += [
             spec.Finding(
                 "unknown-service",

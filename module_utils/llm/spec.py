@@ -573,7 +573,7 @@ SETTINGS: Shape = {
 
 
 def _by_name(shape: Shape) -> MapOf:
-    return MapOf(NAME, "a name (lower case letters, digits, dashes)", Keys(shape))
+    return MapOf(NAME, "a name", Keys(shape))
 
 
 # What inventories set beside the settings, by its full name.

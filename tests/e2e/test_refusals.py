@@ -56,6 +56,10 @@ DECLARED: dict[str, tuple[str, tuple[str, ...]]] = {
         "llm_accelerator: gpu",
         ("llm_accelerator ({file}:1): must be", "cpu, nvidia", "Correct `llm_accelerator`"),
     ),
+    "keys-without-services": (
+        "llm_service_keys: [sk-a-secret]",
+        ("llm_service_keys: must be a mapping of service to key. Write names of services below it",),
+    ),
     "unknown-image": (
         """\
         llm_services_custom:
