@@ -52,7 +52,7 @@ def compose_plugin() -> str:
 def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """From Docker's list of all containers: our engines, and who publishes which port.
 
-    Returns ([{name, service, release, state, status, image_id, ip}], {port: container name}).
+    Returns ([{id, name, service, release, state, status, image_id, ip}], {port: container name}).
     """
     engines, published = [], {}
     for entry in listed:
@@ -65,6 +65,7 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
             networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
             engines.append(
                 {
+                    "id": entry["Id"],
                     "name": name,
                     "service": labels["llm.service"],
                     "release": labels.get("llm.release", ""),
