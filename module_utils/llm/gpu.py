@@ -410,7 +410,7 @@ def work(
     facts: Mapping[str, Any],
     *,
     runtime: str,
-    gpus: Sequence[Mapping[str, Any]] = (),
+    gpus: Sequence[Any] = (),
     toolkit: Mapping[str, str] | None = None,
     driver: str = "",
     persistence: bool = True,
