@@ -69,11 +69,14 @@ ansible_facts:
       type: dict
       contains:
         system:
-          description: id and version of the distribution, systemd (is it PID 1), wsl.
+          description: id, version and codename of the distribution, systemd (is it PID 1), wsl.
           type: dict
         docker:
           description:
             - installed, running, version, compose_version, error, root (Docker's data folder), named (what DOCKER_HOST says).
+            - live_restore, swarm (is it a node of one), running_containers (their number).
+            - process (pid of an engine of this host), outdated (its program was replaced), daemon (file, problem, settings, loaded,
+              environment), packages, repositories, repository_key; see module_utils/llm/docker_host.py. Passwords are hashed.
             - runtimes, names of those that the engine has loaded; cdi, whether it injects CDI devices.
           type: dict
         networks:
@@ -122,7 +125,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, gpu_host, host
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host
 
 
 def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
@@ -142,6 +145,10 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         "named": os.environ.get("DOCKER_HOST", ""),
         "runtimes": [],
         "cdi": False,
+        "live_restore": False,
+        "swarm": False,
+        "running_containers": 0,
+        **docker_host.read(),
     }
     if state["named"] and not state["named"].startswith("unix://"):
         state["error"] = "only an engine of the host itself can be used (unix://...)"
@@ -155,6 +162,9 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         state["root"] = info["DockerRootDir"]
         state["runtimes"] = sorted(info.get("Runtimes") or {})
         state["cdi"] = bool(info.get("CDISpecDirs"))
+        state["live_restore"] = bool(info.get("LiveRestoreEnabled"))
+        state["swarm"] = (info.get("Swarm") or {}).get("LocalNodeState", "inactive") != "inactive"
+        state["running_containers"] = int(info.get("ContainersRunning") or 0)
         state["running"] = True
     except docker_api.DockerError as error:
         state["error"] = str(error)

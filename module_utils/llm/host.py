@@ -27,7 +27,7 @@ VERDICT_FILE = "verdict.json"  # what clients got from this release; written by 
 
 
 def system() -> dict[str, Any]:
-    """{id, version, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+    """{id, version, codename, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
     release: dict[str, str] = {}
     for line in _read("/etc/os-release").splitlines():
         key, _, value = line.partition("=")
@@ -35,6 +35,7 @@ def system() -> dict[str, Any]:
     return {
         "id": release.get("ID", ""),
         "version": release.get("VERSION_ID", ""),
+        "codename": release.get("VERSION_CODENAME", ""),
         "systemd": Path("/run/systemd/system").is_dir(),
         "wsl": "microsoft" in _read("/proc/version").lower(),
     }
