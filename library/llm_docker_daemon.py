@@ -193,14 +193,25 @@ class Engine:
         if self.systemd:
             # One that failed a few times is not tried again by itself, though what was wrong has been repaired.
             self.module.run_command(["systemctl", "reset-failed", "docker.service", "docker.socket"])
-            # `enable` by itself reloads systemd.
-            self.module.run_command(["systemctl", "enable", "--no-reload", "--quiet", "docker.service"])
+            self.enable()
             rc, _, _ = self.module.run_command(["systemctl", "start", "docker.service"])
         else:
             rc = self.start_without_systemd()
         within = self.module.params["start_timeout"] if rc == 0 else 1
         if not waited(self.answers, within):
             raise Failed("it does not start")
+
+    def enable(self) -> None:
+        """Have it started at boot, without a reload of systemd.
+
+        `systemctl enable` does one, and with --no-reload still one for a unit that has an init script beside it.
+        """
+        _, state, _ = self.module.run_command(["systemctl", "is-enabled", "docker.service"])
+        if state.strip() == "disabled":
+            helper = self.module.get_bin_path("deb-systemd-helper")
+            self.module.run_command(
+                [*([helper] if helper else ["systemctl", "--no-reload"]), "enable", "docker.service"]
+            )
 
     def start_without_systemd(self) -> int:
         # The init script ends early where it may not raise its limits (set -e and ulimit), so its word is only a first try.

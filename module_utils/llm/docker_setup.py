@@ -109,6 +109,11 @@ def engine_version(facts: Facts) -> str:
     return str(facts["docker"]["version"] or "")
 
 
+def engine_to_be(facts: Facts, options: Options) -> str:
+    """Version of the engine when all is done, as far as it is declared or known."""
+    return engine_version(facts) if is_foreign(facts, options) else options["version"] or engine_version(facts)
+
+
 def is_foreign(facts: Facts, options: Options) -> bool:
     """Whether an engine is there that did not come from the declared source: it is left alone."""
     docker = facts["docker"]
@@ -173,7 +178,9 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
     if options["source"] == "docker" and not foreign and (reason := _repository_reason(facts, options)):
         steps["repository"] = reason
     held = [n for n in (*names["engine"], *names["containerd"], *names["compose"]) if n in {*have, *install}]
-    hold = [] if foreign or not options["hold"] else [n for n in held if not have.get(n, {}).get("held")]
+    # An upgrade of a held package ends its hold.
+    loose = [n for n in held if n in install or not have[n]["held"]]
+    hold = loose if options["hold"] and not foreign else []
     released = [] if foreign or options["hold"] else [n for n in held if have.get(n, {}).get("held")]
     if hold:
         steps["hold"] = f"{', '.join(hold)}: upgrades come when they are declared"
@@ -185,7 +192,7 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
     may_restart = options["may_restart"] or bool(options["version"] and docker["outdated"])
     steps.update(_daemon_steps(facts, options, may_restart))
     return {
-        "refuse": _refusal(facts, options, steps) if steps else "",
+        "refuse": _refusal(facts, options, steps),
         "steps": steps,
         "install": install,
         "pins": {n: v for n, v in wanted.items() if n in install},
@@ -295,7 +302,7 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
     if (
         running
         and options["proxy"]
-        and daemon.version(version) < daemon.PROXY_KEYS_SINCE
+        and not daemon.knows_proxies(engine_to_be(facts, options))
         and not _reads_defaults(docker)
     ):
         return (

@@ -28,16 +28,23 @@ VERDICT_FILE = "verdict.json"  # what clients got from this release; written by 
 
 def system() -> dict[str, Any]:
     """{id, version, codename, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+    return {
+        **system_of(_read("/etc/os-release")),
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "wsl": "microsoft" in _read("/proc/version").lower(),
+    }
+
+
+def system_of(os_release: str) -> dict[str, str]:
+    """{id, version, codename} of the distribution, of its os-release file."""
     release: dict[str, str] = {}
-    for line in _read("/etc/os-release").splitlines():
+    for line in os_release.splitlines():
         key, _, value = line.partition("=")
         release[key] = value.strip().strip('"')
     return {
         "id": release.get("ID", ""),
         "version": release.get("VERSION_ID", ""),
         "codename": release.get("VERSION_CODENAME", ""),
-        "systemd": Path("/run/systemd/system").is_dir(),
-        "wsl": "microsoft" in _read("/proc/version").lower(),
     }
 
 
