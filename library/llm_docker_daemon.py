@@ -460,6 +460,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    for name in ("proxy", "registry_mirrors", "settings"):
+        module.no_log_values.update(daemon.passwords(json.dumps(module.params[name])))
     try:
         module.exit_json(**act(module))
     except (Failed, docker_api.DockerError) as error:

@@ -150,6 +150,8 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         "running_containers": 0,
         **docker_host.read(),
     }
+    if docker_api.socket_path() not in (docker_api.DEFAULT_SOCKET, "/run/docker.sock"):
+        state["process"] = None  # its files are not those of the engine that was asked
     if state["named"] and not state["named"].startswith("unix://"):
         state["error"] = "only an engine of the host itself can be used (unix://...)"
         return state, [], [], []

@@ -82,9 +82,9 @@ def merge(found: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, An
 
 
 def version(text: str) -> tuple[int, int]:
-    """First two numbers of an engine's version, (0, 0) when it has none."""
-    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", text)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    """First two numbers of a version, 0 for each that it does not have."""
+    match = re.match(r"(?:\d+:)?(\d+)(?:\.(\d+))?", text)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
 def declared(options: Mapping[str, Any], found: Mapping[str, Any], engine: str) -> dict[str, Any]:
@@ -196,6 +196,11 @@ def action(keys: Sequence[str], restart: Sequence[str], *, running: bool, may_re
     if any(k in RELOADABLE for k in keys):
         return "reload"
     return "wait" if restart else "none"
+
+
+def passwords(text: str) -> set[str]:
+    """Users with passwords in the addresses of a text."""
+    return set(_USER.findall(text))
 
 
 def shown(text: str) -> str:

@@ -27,7 +27,7 @@ Facts = Mapping[str, Any]
 
 def release(system: Mapping[str, Any]) -> tuple[int, int]:
     """Number of the distribution's release; a testing release has none and counts as newest."""
-    return daemon.version(f"{system['version'] or 9999}.0")
+    return daemon.version(str(system["version"] or 9999))
 
 
 def packages(system: Mapping[str, Any], source: str) -> dict[str, list[str]]:
@@ -167,7 +167,7 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
         steps["upgrade"] = ", ".join(f"{n} {have[n]['version']} -> {v}" for n, v in stale.items())
         install = list(stale)
     compose = docker["compose_version"] or ""
-    if daemon.version(compose) < daemon.version(f"{options['compose_min_version']}.0"):
+    if daemon.version(compose) < daemon.version(options["compose_min_version"]):
         steps["compose"] = f"{compose or 'none'} is there, {options['compose_min_version']} or newer is needed"
         own = names["compose"] if not foreign else []
     else:  # one that is good enough is replaced only for a declared version
@@ -270,7 +270,7 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
             f"{own} (docker_engine_source: {options['source']}). Remove the declaration, and it is left alone, or replace that "
             "engine yourself when its containers may stop"
         )
-    if running and daemon.version(version) < daemon.version(f"{minimum}.0") and "upgrade" not in steps:
+    if running and daemon.version(version) < daemon.version(minimum) and "upgrade" not in steps:
         return (
             f"the Docker engine is {version}, the services need {minimum} or newer (docker_engine_min_version). It runs, so it is "
             "not upgraded from here unless its version is declared (docker_engine_version). Upgrade it when its containers may "
@@ -306,8 +306,8 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
         and not _reads_defaults(docker)
     ):
         return (
-            f"docker_engine_proxy: Docker {version} takes its proxy from its unit's environment, daemon.json has it since 23.0. "
-            "Upgrade the engine, or give its unit the proxy yourself"
+            f"docker_engine_proxy: Docker {engine_to_be(facts, options)} takes its proxy from its unit's environment, daemon.json "
+            "has it since 23.0. Upgrade the engine, or give its unit the proxy yourself"
         )
     if there and "upgrade" in steps:
         return _upgrade_refusal(facts, options)

@@ -224,3 +224,11 @@ def test_the_log_ends_with_what_tells_something() -> None:
 )
 def test_options_of_a_daemon(argv: list[str], value: str) -> None:
     assert daemon.option(argv, "--config-file") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("20.10.24+dfsg1", (20, 10)), ("5:28.2.2-1~debian.12", (28, 2)), ("28", (28, 0)), ("", (0, 0)), ("v2", (0, 0))],
+)
+def test_versions(text: str, version: tuple[int, int]) -> None:
+    assert daemon.version(text) == version
