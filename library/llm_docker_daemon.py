@@ -355,13 +355,13 @@ class Daemon:
             files.write(Path(daemon.LOADED_FILE), json.dumps(content), 0o600)
 
     def write(self, texts: dict[Path, str | None]) -> None:
-        """Put files in place, with the mode that they had; a new one that holds a password is root's alone."""
+        """Put files in place, with the mode that they had; one that holds a password is root's alone."""
         for path, text in texts.items():
             if text is None:
                 path.unlink(missing_ok=True)
             else:
-                fresh = 0o600 if daemon.shown(text) != text else 0o644
-                files.write(path, text, path.stat().st_mode & 0o7777 if path.exists() else fresh)
+                mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+                files.write(path, text, mode & 0o700 if daemon.passwords(text) else mode)
 
     def load(self, action: str) -> None:
         """Write the files and have the engine load them; puts the old ones back and fails when it does not."""
