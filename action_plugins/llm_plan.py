@@ -86,7 +86,7 @@ class ActionModule(ActionBase):
             judged[service] += found
         facts = options["facts"]
         if facts and facts["docker"]["running"] is not None:
-            for service, found in plan.look_at_host(declared, facts, running).items():
+            for service, found in plan.look_at_host(declared, facts, running, selection.stages).items():
                 judged.setdefault(service, []).extend(found)
         document = plan.document(declared, judged)
         _report(document, reports)
@@ -406,6 +406,7 @@ def _host_wants(declared: spec.Declared) -> dict[str, Any]:
         "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
         "services": list(services),
         "ports": sorted({declared.services[s].port for s in plan.deployed(declared)}),
+        "gpus": declared.settings.accelerator == "nvidia",
     }
 
 

@@ -33,6 +33,10 @@ options:
     type: list
     elements: int
     default: []
+  gpus:
+    description: Read NVIDIA GPUs, driver and container toolkit as well; it takes nvidia-smi a moment.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Changes nothing, so it does the same.
@@ -65,11 +69,15 @@ ansible_facts:
       type: dict
       contains:
         system:
-          description: id and version of the distribution, systemd (is it PID 1), wsl.
+          description: id, version and codename of the distribution, systemd (is it PID 1), wsl.
           type: dict
         docker:
           description:
             - installed, running, version, compose_version, error, root (Docker's data folder), named (what DOCKER_HOST says).
+            - live_restore, swarm (is it a node of one), running_containers (their number).
+            - process (pid of an engine of this host), outdated (its program was replaced), daemon (file, problem, settings, loaded,
+              environment), packages, repositories, repository_key; see module_utils/llm/docker_host.py. Passwords are hashed.
+            - runtimes, names of those that the engine has loaded; cdi, whether it injects CDI devices.
           type: dict
         networks:
           description: Those of the project's Docker networks that are there, to whether they are internal (no way out).
@@ -78,7 +86,7 @@ ansible_facts:
           description: Id of every wanted reference that is there.
           type: dict
         containers:
-          description: Engines - name, service, release, state, status, image_id, ip.
+          description: Engines - id, name, service, release, state, status, image_id, ip.
           type: list
         published:
           description: Port to the name of the container that publishes it.
@@ -101,6 +109,12 @@ ansible_facts:
         keys:
           description: Service to a short hash of its client key, null without one.
           type: dict
+        gpu:
+          description:
+            - Null unless asked for. devices (PCI addresses), wsl, module (version of the loaded one), tool (path of nvidia-smi).
+            - trouble (null, or id, message, remedy), driver, cuda, gpus (see module_utils/llm/gpu.py).
+            - toolkit (package to version and held), cdi (file, driver, devices), refresher, runtime, proof.
+          type: dict
         gateway:
           description: Checksums of the gateway's files, what it has loaded, and its container's state.
           type: dict
@@ -111,7 +125,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, host
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host
 
 
 def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
@@ -129,7 +143,15 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         "error": None,
         "root": "/var/lib/docker",
         "named": os.environ.get("DOCKER_HOST", ""),
+        "runtimes": [],
+        "cdi": False,
+        "live_restore": False,
+        "swarm": False,
+        "running_containers": 0,
+        **docker_host.read(),
     }
+    if docker_api.socket_path() not in (docker_api.DEFAULT_SOCKET, "/run/docker.sock"):
+        state["process"] = None  # its files are not those of the engine that was asked
     if state["named"] and not state["named"].startswith("unix://"):
         state["error"] = "only an engine of the host itself can be used (unix://...)"
         return state, [], [], []
@@ -138,7 +160,13 @@ def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list
         containers = docker_api.get("/containers/json?all=1")
         images = docker_api.get("/images/json")
         networks = docker_api.get("/networks")
-        state["root"] = docker_api.get("/info")["DockerRootDir"]
+        info = docker_api.get("/info")
+        state["root"] = info["DockerRootDir"]
+        state["runtimes"] = sorted(info.get("Runtimes") or {})
+        state["cdi"] = bool(info.get("CDISpecDirs"))
+        state["live_restore"] = bool(info.get("LiveRestoreEnabled"))
+        state["swarm"] = (info.get("Swarm") or {}).get("LocalNodeState", "inactive") != "inactive"
+        state["running_containers"] = int(info.get("ContainersRunning") or 0)
         state["running"] = True
     except docker_api.DockerError as error:
         state["error"] = str(error)
@@ -154,6 +182,7 @@ def main() -> None:
             "models": {"type": "dict", "default": {}},
             "services": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
+            "gpus": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -175,6 +204,7 @@ def main() -> None:
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
+        "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
         "gateway": {
             "files": {n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg")},
             "loaded": host.first_line(root / "gateway" / "loaded"),

@@ -27,16 +27,24 @@ VERDICT_FILE = "verdict.json"  # what clients got from this release; written by 
 
 
 def system() -> dict[str, Any]:
-    """{id, version, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+    """{id, version, codename, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+    return {
+        **system_of(_read("/etc/os-release")),
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "wsl": "microsoft" in _read("/proc/version").lower(),
+    }
+
+
+def system_of(os_release: str) -> dict[str, str]:
+    """{id, version, codename} of the distribution, of its os-release file."""
     release: dict[str, str] = {}
-    for line in _read("/etc/os-release").splitlines():
+    for line in os_release.splitlines():
         key, _, value = line.partition("=")
         release[key] = value.strip().strip('"')
     return {
         "id": release.get("ID", ""),
         "version": release.get("VERSION_ID", ""),
-        "systemd": Path("/run/systemd/system").is_dir(),
-        "wsl": "microsoft" in _read("/proc/version").lower(),
+        "codename": release.get("VERSION_CODENAME", ""),
     }
 
 
@@ -52,7 +60,7 @@ def compose_plugin() -> str:
 def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """From Docker's list of all containers: our engines, and who publishes which port.
 
-    Returns ([{name, service, release, state, status, image_id, ip}], {port: container name}).
+    Returns ([{id, name, service, release, state, status, image_id, ip}], {port: container name}).
     """
     engines, published = [], {}
     for entry in listed:
@@ -65,6 +73,7 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
             networks = (entry.get("NetworkSettings") or {}).get("Networks") or {}
             engines.append(
                 {
+                    "id": entry["Id"],
                     "name": name,
                     "service": labels["llm.service"],
                     "release": labels.get("llm.release", ""),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
@@ -260,8 +261,11 @@ def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...
     return tuple(m for m in declared.models if m in wanted)
 
 
-def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> Findings:
-    """Findings that need the host: Docker, disk, ports, model files, sources while offline."""
+def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stages: Iterable[str] = STAGES) -> Findings:
+    """Findings that need the host: Docker, disk, ports, GPUs, model files, sources while offline.
+
+    stages: those of this run; what the stage `host` will put right, or refuse with more to say, is only warned of.
+    """
     services = tuple(services)
     found: Findings = {"": _docker_findings(facts["docker"])}
     if found[""]:
@@ -286,6 +290,8 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str]) -> F
     wanted = [declared.images[i] for i in needed_images(declared, services)] if asked else []
     missing_images = [i for i in wanted if not _image_id(i, facts)]
     for service, finding in _held_findings(declared, facts, services):
+        found.setdefault(service, []).append(finding)
+    for service, finding in _found_gpu_findings(declared, facts, services, "host" in tuple(stages)):
         found.setdefault(service, []).append(finding)
     found[""] += _network_findings(facts["networks"])
     missing_models = []
@@ -334,6 +340,73 @@ def _held_findings(declared: Declared, facts: Facts, services: Iterable[str]) ->
                 key = f"llm_services.{name}.{part}"
                 found.append((name, Finding(f"held-{part}", "error", key, message, remedy)))
     return found
+
+
+def _found_gpu_findings(
+    declared: Declared, facts: Facts, services: Iterable[str], repaired: bool
+) -> list[tuple[str, Finding]]:
+    """GPUs as found beside GPUs as declared: (service, or "" for the host, finding)."""
+    seen = facts.get("gpu")
+    users = {s: declared.services[s] for s in services if declared.services[s].gpus}
+    if seen is None or not (users or declared.gpus):
+        return []
+    wrong = seen["trouble"]
+    if wrong:
+        absent = wrong["id"] == "no-hardware"
+        severity = "error" if users and (absent or not repaired) else "warn"
+        key = "llm_host_gpus" if absent else "NVIDIA driver"
+        finding = Finding(f"gpu-{wrong['id']}", severity, key, wrong["message"], wrong["remedy"])
+        return [(s, finding) for s in users] or [("", finding)]
+    found: list[tuple[str, Finding]] = []
+    problem = runtime_problem(facts["docker"], declared.settings.gpu_runtime, wsl=seen["wsl"])
+    if problem and users:
+        found.append(("", Finding("gpu-runtime", "error", "llm_gpu_runtime", *problem)))
+    for differs in differences(declared.gpus, seen["gpus"]):
+        entry = declared.gpus[differs["position"]]
+        own = [s for s, service in users.items() if {entry.index, entry.uuid} & set(service.gpus)]
+        # What no service of this run needs is told, and stops nothing.
+        severity = differs["severity"] if own or differs["severity"] != "error" else "warn"
+        key = f"llm_host_gpus.{differs['position']}.{differs['part']}"
+        finding = Finding(differs["id"], severity, key, differs["message"], differs["remedy"])
+        found += [(s, finding) for s in own] or [("", finding)]
+    matched = [match(entry, seen["gpus"]) for entry in declared.gpus]
+    for one in seen["gpus"]:
+        if one not in matched:
+            message = f"does not list GPU {label(one)}"
+            found.append(("", Finding("gpu-unlisted", "info", "llm_host_gpus", message, "Add it to use it")))
+    return found + _stranger_findings(declared, facts, users, matched)
+
+
+def _stranger_findings(
+    declared: Declared, facts: Facts, users: Mapping[str, Service], matched: Iterable[Mapping[str, Any] | None]
+) -> list[tuple[str, Finding]]:
+    """Processes that hold memory of a GPU and are no engine of ours; an error where a service would not fit beside them."""
+    ours = {c["id"] for c in facts["containers"]}
+    serving = {c["service"] for c in facts["containers"] if c["state"] == "running"}
+    found = []
+    for entry, one in zip(declared.gpus, matched, strict=True):
+        held = [p for p in (one or {}).get("processes", []) if p["container"] not in ours]
+        own = {s: service for s, service in users.items() if {entry.index, entry.uuid} & set(service.gpus)}
+        if not one or not held or not own:
+            continue
+        total = sum(p["memory"] or 0 for p in held)
+        size = one["memory"] or entry.memory
+        shares = sum(max(reserved(s, entry.index), reserved(s, entry.uuid)) for s in own.values())
+        fits = total + shares * size <= size
+        who = ", ".join(_stranger(p) for p in held)
+        for name in own:
+            severity = "error" if not fits and name not in serving else "warn"
+            message = f"GPU {one['index']} is used by {who}"
+            remedy = "Stop it, or give the service another GPU or less of it (gpu-memory-utilization)"
+            found.append((name, Finding("gpu-held", severity, f"llm_services.{name}.gpus", message, remedy)))
+    return found
+
+
+def _stranger(process: Mapping[str, Any]) -> str:
+    parts = [f"pid {process['pid']}"]
+    parts += [f"container {process['container'][:12]}"] if process["container"] else []
+    parts += [f"{process['memory'] / GIB:.1f} GiB"] if process["memory"] else []
+    return f"{process['name']} ({', '.join(parts)})"
 
 
 def _network_findings(networks: Mapping[str, bool]) -> list[Finding]:
@@ -515,6 +588,8 @@ def status(
             "port": service.port,
             "model": service.served_model_name,
         }
+        if service.gpus and facts.get("gpu"):
+            entry["gpus"] = _gpu_lines(declared, facts["gpu"], service)
         if name in work:
             entry["a run would"] = [
                 f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]
@@ -523,3 +598,17 @@ def status(
             entry["findings"] = own
         found[name] = entry
     return found
+
+
+def _gpu_lines(declared: Declared, seen: Mapping[str, Any], service: Service) -> list[str]:
+    """The GPUs of a service as they were found, one line each."""
+    if seen["trouble"]:
+        return [str(seen["trouble"]["message"])]
+    lines = []
+    for entry in declared.gpus:
+        if not {entry.index, entry.uuid} & set(service.gpus):
+            continue
+        one = match(entry, seen["gpus"])
+        free = f", {one['free'] / GIB:.1f} GiB free, driver {seen['driver']}" if one and one["free"] else ""
+        lines.append(f"{label(one)}{free}" if one else f"{entry.index}: not there")
+    return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from testinfra.host import Host
 
@@ -12,6 +14,8 @@ tar --create --dereference bin/echo $(ldd /bin/echo | grep --only-matching '/lib
 PROJECT = (
     "{services: {hello: {image: hello:test, command: [/bin/echo, composed], networks: [own]}}, networks: {own: {}}}"
 )
+
+HELD_ON_TRIXIE = ("docker.io", "docker-cli", "containerd", "docker-compose")
 
 
 def systemd(host: Host) -> bool:
@@ -44,6 +48,21 @@ def test_engine_outlives_the_run(host: Host) -> None:
     parent, terminal = int(fields[1]), int(fields[4])
     assert (parent, terminal) == (1, 0)
     assert host.file("/var/log/docker.log").contains("API listen on")
+
+
+def test_engine_has_its_settings_and_those_that_were_there(host: Host) -> None:
+    assert json.loads(host.file("/etc/docker/daemon.json").content_string) == {
+        "labels": ["site=north"],
+        "log-opts": {"labels-regex": "^own", "max-size": "20m", "max-file": "5"},
+        "live-restore": True,
+    }
+    assert host.check_output("docker info --format '{{.LiveRestoreEnabled}} {{.Labels}}'") == "true [site=north]"
+
+
+def test_packages_change_only_when_declared(host: Host) -> None:
+    held = set(host.check_output("apt-mark showhold").split())
+    wanted = {"docker.io", "containerd"} if host.system_info.release == "12" else set(HELD_ON_TRIXIE)
+    assert held == wanted
 
 
 def test_compose(host: Host) -> None:

@@ -1,0 +1,45 @@
+"""What role nvidia_toolkit asks the pure functions of module_utils/llm/gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleFilterError
+
+# Ansible serves module_utils/ to modules only; filters run in its own process and need the folder on the path.
+_LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
+if _LIBRARY not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_LIBRARY)
+
+from ansible.module_utils.llm import gpu
+
+
+def deb_versions(files: Iterable[str]) -> dict[str, str]:
+    """Package to version, of the names of .deb files."""
+    try:
+        return dict(gpu.package_of(f) for f in files)
+    except ValueError as error:
+        raise AnsibleFilterError(f"nvidia_toolkit_packages: {error}") from error
+
+
+def driver_packages(distribution: str, version: str, kind: str) -> list[str]:
+    """See gpu.driver_packages."""
+    try:
+        return gpu.driver_packages(distribution, version, kind)
+    except ValueError as error:
+        raise AnsibleFilterError(f"{error}: name them in nvidia_toolkit_driver_packages") from error
+
+
+class FilterModule:
+    """The filters, by the names under which roles use them."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {
+            "llm_gpu_work": gpu.work,
+            "llm_deb_versions": deb_versions,
+            "llm_driver_packages": driver_packages,
+        }

@@ -1,0 +1,474 @@
+#!/usr/bin/python
+"""Docker's daemon.json, and an engine that has loaded it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_docker_daemon
+short_description: Merge settings into Docker's daemon.json, and have the engine load them while containers run on
+description:
+  - Declared settings are merged over those that are there. Nothing else in the file changes, and a file that is no JSON is refused.
+  - Reloads the engine where that is enough. A restart while containers run needs O(may_restart), switches live-restore on first,
+    and is refused where that cannot be. Afterwards each container must still run, not started anew.
+  - An engine that does not come back gets its old file, is started with that, and the module fails with what its log says.
+  - Starts an engine that does not run, with systemd where that is PID 1, else by its init script, else detached.
+  - Never reloads systemd, which would detach GPUs from running containers.
+options:
+  live_restore:
+    description: Keep containers running while the engine does not.
+    type: bool
+    default: true
+  log_options:
+    description: Options of the log driver, for those that write files (json-file, local).
+    type: dict
+    default: {}
+  registry_mirrors:
+    description: Mirrors of Docker Hub.
+    type: list
+    elements: str
+    default: []
+  proxy:
+    description:
+      - Proxy of the engine, keys C(http), C(https) and C(no_proxy).
+      - Goes to daemon.json from Docker 23.0 on. Older engines of Debian and Ubuntu take it from C(/etc/default/docker).
+    type: dict
+    default: {}
+  settings:
+    description: More settings, as daemon.json has them. They win over the options above.
+    type: dict
+    default: {}
+  may_restart:
+    description: Restart the engine while containers run. Without it a setting that needs that waits for the next start.
+    type: bool
+    default: false
+  renew:
+    description: Restart an engine whose program was replaced by an upgrade, under the same condition.
+    type: bool
+    default: false
+  containers:
+    description: Containers that must still run, as returned by an earlier call; those that run now come in addition.
+    type: dict
+    default: {}
+  start_timeout:
+    description: Seconds in which a started engine has to answer.
+    type: int
+    default: 60
+attributes:
+  check_mode:
+    description: Says what would change.
+    support: full
+  diff_mode:
+    description: Shows the files, without passwords of proxies and mirrors.
+    support: full
+  idempotent:
+    description: An engine that has loaded the declared settings is left alone.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Limit logs, and use a mirror
+  llm_docker_daemon:
+    log_options: {max-size: 20m, max-file: "5"}
+    registry_mirrors: [https://mirror.example.org]
+"""
+
+RETURN = r"""
+action:
+  description: none, wait (files written, engine not told), reload, restart or start.
+  returned: always
+  type: str
+waits:
+  description: Settings that wait for the engine's next start.
+  returned: always
+  type: list
+version:
+  description: Version of the engine, empty in check mode before there is one.
+  returned: always
+  type: str
+live_restore:
+  description: Whether containers outlive the engine.
+  returned: always
+  type: bool
+containers:
+  description: Id of each running container to the time of its start.
+  returned: always
+  type: dict
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import daemon, docker_api, docker_host, files
+
+LOG = Path("/var/log/docker.log")  # of an engine without systemd
+RELOADS_WITHIN = 15.0
+STOPS_WITHIN = 60.0
+
+
+class Failed(Exception):
+    """What could not be done, where, and what to do."""
+
+
+class Engine:
+    """The engine of this host: what runs in it, and its start, reload and restart."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.systemd = Path("/run/systemd/system").is_dir()
+        self.since = time.time()
+        self.log_size = LOG.stat().st_size if LOG.exists() else 0
+        self.look()
+
+    def look(self) -> None:
+        """Read process and state again."""
+        self.process = docker_host.process()
+        try:
+            self.info: dict[str, Any] = docker_api.get("/info")
+        except docker_api.DockerError:
+            self.info = {}
+
+    @property
+    def running(self) -> bool:
+        return bool(self.info)
+
+    def answers(self) -> bool:
+        """Whether it runs by now."""
+        self.look()
+        return self.running
+
+    def version(self) -> str:
+        """Version of the engine that runs, or of the program that would."""
+        if self.running:
+            return str(self.info["ServerVersion"])
+        program = self.module.get_bin_path("dockerd")
+        _, out, _ = self.module.run_command([program, "--version"]) if program else (0, "", "")
+        found = re.search(r"version ([^,\s]+)", out)
+        return found[1] if found else ""
+
+    def containers(self) -> dict[str, str]:
+        """Running containers: id to the time of their start."""
+        found = {}
+        for listed in docker_api.containers(running_only=True) if self.running else []:
+            with contextlib.suppress(docker_api.NotFound):  # it ended meanwhile
+                found[listed["Id"]] = docker_api.inspect(listed["Id"])["State"]["StartedAt"]
+        return found
+
+    def lost(self, before: dict[str, str]) -> list[str]:
+        """Those of the containers that don't run any more, or were started anew."""
+        lost = []
+        for one, started in before.items():
+            try:
+                now = docker_api.inspect(one)
+                if not now["State"]["Running"] or now["State"]["StartedAt"] != started:
+                    lost.append(now["Name"].lstrip("/"))
+            except docker_api.NotFound:
+                lost.append(one[:12])
+        return lost
+
+    def reload(self) -> None:
+        """Have it read daemon.json; Failed when it does not take it."""
+        since = f"{time.time():.9f}"
+        if self.process is None:
+            raise Failed(f"/{docker_host.PID_FILE} names no engine that could be told to read daemon.json")
+        os.kill(self.process["pid"], signal.SIGHUP)
+        filters = {"type": ["daemon"], "event": ["reload"]}
+        if not waited(
+            lambda: docker_api.get("/events", since=since, until=f"{time.time():.9f}", filters=filters), RELOADS_WITHIN
+        ):
+            raise Failed("it does not take it")
+        self.look()
+
+    def start(self) -> None:
+        """Start it and wait until it answers; Failed when it does not."""
+        if self.systemd:
+            # One that failed a few times is not tried again by itself, though what was wrong has been repaired.
+            self.module.run_command(["systemctl", "reset-failed", "docker.service", "docker.socket"])
+            self.enable()
+            rc, _, _ = self.module.run_command(["systemctl", "start", "docker.service"])
+        else:
+            rc = self.start_without_systemd()
+        within = self.module.params["start_timeout"] if rc == 0 else 1
+        if not waited(self.answers, within):
+            raise Failed("it does not start")
+
+    def enable(self) -> None:
+        """Have it started at boot, without a reload of systemd.
+
+        `systemctl enable` does one, and with --no-reload still one for a unit that has an init script beside it.
+        """
+        _, state, _ = self.module.run_command(["systemctl", "is-enabled", "docker.service"])
+        if state.strip() == "disabled":
+            helper = self.module.get_bin_path("deb-systemd-helper")
+            self.module.run_command(
+                [*([helper] if helper else ["systemctl", "--no-reload"]), "enable", "docker.service"]
+            )
+
+    def start_without_systemd(self) -> int:
+        # The init script ends early where it may not raise its limits (set -e and ulimit), so its word is only a first try.
+        rc, _, _ = self.module.run_command(["service", "docker", "start"])
+        if rc == 0:
+            return 0
+        defaults = shlex.quote(daemon.DEFAULTS_FILE)
+        script = (
+            f"if [ -f {defaults} ]; then . {defaults}; fi; exec start-stop-daemon --start --oknodo --background --make-pidfile "
+            f'--pidfile /run/docker-ssd.pid --output {LOG} --startas "$(command -v dockerd)" -- --pidfile /run/docker.pid '
+            "$DOCKER_OPTS"
+        )
+        rc, _, _ = self.module.run_command(["/bin/sh", "-c", script])
+        return int(rc)
+
+    def stop(self) -> None:
+        """Stop it; with live-restore its containers run on."""
+        if self.systemd:
+            # Without its socket, which would start it again at the next question.
+            self.module.run_command(["systemctl", "stop", "docker.socket", "docker.service"])
+        elif self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process["pid"], signal.SIGTERM)
+        if not waited(lambda: docker_host.process() is None, STOPS_WITHIN):
+            raise Failed("it does not stop")
+        self.look()
+
+    def log(self) -> str:
+        """The end of what it wrote since the module began."""
+        if self.systemd:
+            argv = ["journalctl", "--unit=docker", "--no-pager", "--output=cat", f"--since=@{int(self.since)}"]
+            _, text, _ = self.module.run_command(argv)
+        else:
+            text = ""
+            with contextlib.suppress(OSError), LOG.open(encoding="utf-8", errors="replace") as stream:
+                stream.seek(self.log_size)
+                text = stream.read()
+        where = "journalctl --unit docker" if self.systemd else str(LOG)
+        return f"What its log says ({where}):\n{daemon.log_end(text.splitlines()) or '(nothing)'}"
+
+
+def waited(condition: Callable[[], Any], seconds: float) -> bool:
+    """Whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+class Daemon:
+    """Files and engine."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.engine = Engine(module)
+        self.file = Path(docker_host.config_file(self.engine.process)).resolve()
+        self.defaults = Path(daemon.DEFAULTS_FILE)
+        self.before = {p: p.read_text(encoding="utf-8") if p.exists() else None for p in (self.file, self.defaults)}
+        try:
+            found = daemon.parse(self.before[self.file] or "")
+        except daemon.Broken as error:
+            text = f"{self.file} is not what Docker reads: {error}. Repair it (nothing was written), and run again"
+            raise Failed(text) from error
+        has = daemon.read_environment(self.before[self.defaults] or "")
+        self.loaded = docker_host.loaded(self.engine.process) or {"settings": found, "environment": has}
+        self.found = found
+        self.version = self.engine.version()
+        options = module.params
+        self.change = daemon.change(
+            found,
+            daemon.declared(options, found, self.version),
+            loaded=self.loaded,
+            has=has,
+            sets=daemon.environment(options, self.version),
+        )
+        self.after = dict(self.before)
+        if self.change.settings != found:
+            self.after[self.file] = daemon.render(self.change.settings)
+        if self.change.write and self.change.environment:
+            self.after[self.defaults] = daemon.write_environment(
+                self.before[self.defaults] or "", self.change.environment
+            )
+        self.containers: dict[str, str] = {}
+
+    def diff(self) -> list[dict[str, str]]:
+        """The files that change, without passwords."""
+        return [
+            {
+                "before_header": str(path) if self.before[path] is not None else "absent",
+                "after_header": str(path),
+                "before": daemon.shown(self.before[path] or ""),
+                "after": daemon.shown(text or ""),
+            }
+            for path, text in self.after.items()
+            if text != self.before[path]
+        ]
+
+    def action(self) -> str:
+        """See daemon.action."""
+        allowed = self.module.params["may_restart"] or not self.containers
+        process = self.engine.process
+        restart = [*self.change.restart]
+        if self.module.params["renew"] and process and process["outdated"]:
+            restart.append("program")
+        return daemon.action(self.change.keys, restart, running=self.engine.running, may_restart=allowed)
+
+    def judge(self, action: str) -> None:
+        """Refuse what can't work, before anything is written."""
+        swarm = (self.engine.info.get("Swarm") or {}).get("LocalNodeState", "inactive") != "inactive"
+        if swarm and self.change.settings.get("live-restore"):
+            raise Failed("the engine is a node of a swarm, which excludes live-restore. Write live_restore: false")
+        if action == "restart" and self.containers and not self.change.settings.get("live-restore"):
+            raise Failed(
+                f"{', '.join(self.change.restart) or 'an upgrade'} needs a restart of the engine, and without live-restore its "
+                f"{len(self.containers)} running containers would stop with it. Switch that on, or stop them, and run again"
+            )
+        if self.engine.running and self.engine.process is None:
+            raise Failed(
+                f"the engine is no process of this host that /{docker_host.PID_FILE} names. Change its settings there"
+            )
+        text = self.after[self.file]
+        if text == self.before[self.file] or daemon.version(self.version) < daemon.VALIDATE_SINCE:
+            return
+        staged = self.file.with_name(f".{self.file.name}.staged")
+        try:
+            files.write(staged, text or "", 0o600)
+            program = self.module.get_bin_path("dockerd", required=True)
+            rc, out, err = self.module.run_command([program, "--validate", f"--config-file={staged}"])
+        finally:
+            staged.unlink(missing_ok=True)
+        if rc != 0:
+            said = daemon.shown((err or out).strip()).replace(str(staged), str(self.file))
+            raise Failed(f"dockerd refuses what {self.file} would hold: {said}. Correct it; nothing was written")
+
+    def record(self, settings: dict[str, Any], environment: dict[str, str]) -> None:
+        """Write down what the engine runs with, while the files say something else."""
+        if self.engine.process:
+            content = {"engine": self.engine.process["born"], "settings": settings, "environment": environment}
+            files.write(Path(daemon.LOADED_FILE), json.dumps(content), 0o600)
+
+    def write(self, texts: dict[Path, str | None]) -> None:
+        """Put files in place, with the mode that they had; one that holds a password is root's alone."""
+        for path, text in texts.items():
+            if text is None:
+                path.unlink(missing_ok=True)
+            else:
+                mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+                files.write(path, text, mode & 0o700 if daemon.passwords(text) else mode)
+
+    def load(self, action: str) -> None:
+        """Write the files and have the engine load them; puts the old ones back and fails when it does not."""
+        self.record(self.loaded["settings"], self.loaded["environment"])
+        try:
+            if action == "restart" and self.containers and not self.engine.info.get("LiveRestoreEnabled"):
+                self.write({self.file: daemon.render(daemon.merge(self.found, {"live-restore": True}))})
+                self.engine.reload()
+                if not self.engine.info.get("LiveRestoreEnabled"):
+                    raise Failed("it does not switch live-restore on")
+            self.write(self.after)
+            if action == "reload":
+                self.engine.reload()
+            if action == "restart":
+                self.engine.stop()
+            if action in ("restart", "start"):
+                self.engine.start()
+        except Failed as error:
+            raise Failed(f"Docker with the new settings: {error}. {self.undo(action)}\n{self.engine.log()}") from error
+        lost = self.engine.lost(self.containers)
+        if lost and action == "restart":
+            raise Failed(f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again")
+        if self.waits(action):
+            self.record(daemon.reloaded(self.loaded["settings"], self.change.settings), self.loaded["environment"])
+        else:
+            Path(daemon.LOADED_FILE).unlink(missing_ok=True)
+
+    def undo(self, action: str) -> str:
+        """Put the old files back, and let the engine run with them. Returns what came of it."""
+        if self.after == self.before:
+            return "Its files are as they were. Repair what its log says, and run again"
+        self.write(self.before)
+        try:
+            self.engine.look()
+            if self.engine.running:
+                self.engine.reload()
+            else:
+                self.engine.start()
+        except Failed as error:
+            return f"The old files are back, and with them {error}. Repair what its log says, and run again"
+        Path(daemon.LOADED_FILE).unlink(missing_ok=True)
+        lost = self.engine.lost(self.containers) if action == "restart" else []
+        tail = f", without {', '.join(lost)}: start them again" if lost else ""
+        return f"The old files are back, and the engine runs with them{tail}. Correct what was declared, and run again"
+
+    def waits(self, action: str) -> list[str]:
+        """Settings that the engine has not loaded after the action."""
+        return self.change.restart if action in ("reload", "wait") else []
+
+
+def act(module: AnsibleModule) -> dict[str, Any]:
+    state = Daemon(module)
+    state.containers = state.engine.containers()
+    action = state.action()
+    if action == "start" and not state.version and not module.check_mode:
+        raise Failed("there is no dockerd on this host. Install it (role docker_engine), and run again")
+    state.judge(action)
+    result = {
+        "action": action,
+        "changed": state.change.write or action in ("reload", "restart", "start"),
+        "diff": state.diff(),
+        "waits": state.waits(action),
+        "version": state.version,
+        "live_restore": bool(state.engine.info.get("LiveRestoreEnabled")),
+        "containers": state.containers,
+    }
+    if module.check_mode:
+        return result
+    lost = state.engine.lost(module.params["containers"]) if state.engine.running else []
+    if lost:
+        raise Failed(f"containers did not outlive what was done to the engine: {', '.join(lost)}. Start them again")
+    if result["changed"]:
+        state.load(action)
+        result["version"] = state.engine.version()
+        result["live_restore"] = bool(state.engine.info.get("LiveRestoreEnabled"))
+    if result["changed"] and result["waits"]:
+        keys = ", ".join(state.change.restart)
+        module.warn(
+            f"Docker loads {keys} at its next start: containers run, and may_restart is off (docker_engine_may_restart)"
+        )
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "live_restore": {"type": "bool", "default": True},
+            "log_options": {"type": "dict", "default": {}},
+            "registry_mirrors": {"type": "list", "elements": "str", "default": []},
+            "proxy": {"type": "dict", "default": {}},
+            "settings": {"type": "dict", "default": {}},
+            "may_restart": {"type": "bool", "default": False},
+            "renew": {"type": "bool", "default": False},
+            "containers": {"type": "dict", "default": {}},
+            "start_timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    for name in ("proxy", "registry_mirrors", "settings"):
+        module.no_log_values.update(daemon.passwords(json.dumps(module.params[name])))
+    try:
+        module.exit_json(**act(module))
+    except (Failed, docker_api.DockerError) as error:
+        module.fail_json(msg=f"docker: {error}")
+    except OSError as error:
+        module.fail_json(msg=f"docker: {error.filename}: {error.strerror}; run as root, and check the disk")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+#!/usr/bin/python
+"""Let containers use a host's GPUs, and prove it with one."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_gpu_toolkit
+short_description: CDI specification, runtime in daemon.json, persistence, and GPUs seen inside a container
+description:
+  - Needs driver, NVIDIA's container toolkit and Docker on the host. Does what is missing, in this order.
+  - Makes the CDI specification when there is none, or when driver or GPUs are not the ones that it was made for.
+  - Lets C(nvidia-ctk runtime configure) merge the runtime into daemon.json, after a look at what that would change; the
+    engine reads it on a SIGHUP. It is restarted only if it refuses GPUs because it looked for NVIDIA's programs when it
+    was started, and only if no container stops with it, or I(restart_engine) allows that.
+  - Never calls C(systemctl daemon-reload), nor what does so by itself. That would detach GPUs from running containers.
+  - In the end, asks every running container with GPUs for them, and one more that is made for this.
+options:
+  root:
+    description: Folder of the project on the host; what was proven is recorded in C(state/gpu.json).
+    type: str
+    default: /opt/llm
+  runtime:
+    description: How containers get GPUs.
+    type: str
+    choices: [cdi, nvidia]
+    required: true
+  gpus:
+    description: GPUs as declared - index, model, memory, uuid (optional). All that are found, when empty.
+    type: list
+    elements: dict
+    default: []
+  persistence:
+    description: Keep the driver loaded while nothing uses it. WSL2 has no such thing.
+    type: bool
+    default: true
+  restart_engine:
+    description: Restart the engine where it must be, even if containers stop with it.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Says what would be done; asks no container.
+    support: full
+  diff_mode:
+    description: Shows daemon.json, and what the CDI specification is made for.
+    support: full
+  idempotent:
+    description: A host where all this was done and proven is left alone.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Let containers use the GPUs
+  llm_gpu_toolkit:
+    runtime: cdi
+    gpus:
+      - {index: 0, model: NVIDIA GeForce RTX 4090, memory: 24 GiB}
+"""
+
+RETURN = r"""
+steps:
+  description: What was to be done, with the reason of each.
+  returned: always
+  type: dict
+seen:
+  description: UUIDs of the GPUs that the container saw.
+  returned: when it was asked
+  type: list
+  elements: str
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import docker_api, files, gpu, gpu_host, spec
+
+DAEMON = Path("/etc/docker/daemon.json")
+PID_FILE = Path("/var/run/docker.pid")
+IMAGE = "llm/gpu-probe:latest"
+READY_WITHIN = 60  # seconds for an engine to answer after a signal or a restart
+UNIT = Path("/etc/systemd/system/llm-gpu-persistence.service")
+# One unit for all: Debian's daemon keeps the mode by itself, Ubuntu's is started with --no-persistence-mode, and on some
+# hosts there is none. With a daemon running, nvidia-smi hands the request to it.
+UNIT_TEXT = """\
+# Written by role nvidia_toolkit: keeps the NVIDIA driver loaded while nothing uses it.
+[Unit]
+Description=NVIDIA persistence mode
+Wants=nvidia-persistenced.service
+After=nvidia-persistenced.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={tool} --persistence-mode=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Failed(Exception):
+    """What could not be done, where, and what to do."""
+
+
+class Toolkit:
+    """The steps, on what was read of the host."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.root = Path(module.params["root"])
+        self.runtime: str = module.params["runtime"]
+        self.declared = [declared(entry, n) for n, entry in enumerate(module.params["gpus"])]
+        self.diff: list[dict[str, str]] = []
+        self.read()
+
+    def read(self) -> None:
+        """Look at the host again."""
+        self.seen = gpu_host.read(self.module.run_command, self.root)
+        self.docker = engine()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"gpu": self.seen, "docker": self.docker}
+
+    def steps(self) -> dict[str, str]:
+        """See gpu.work; packages are not this module's."""
+        found = gpu.work(
+            self.facts, runtime=self.runtime, gpus=self.declared, persistence=self.module.params["persistence"]
+        )
+        return {name: why for name, why in found.items() if name not in ("toolkit", "hold")}
+
+    def command(self, argv: list[str], what: str, remedy: str) -> str:
+        """Output of a program; Failed, with what it said, when it fails."""
+        rc, out, err = self.module.run_command(argv)
+        if rc != 0:
+            said = (err or out).strip()[-600:]
+            raise Failed(f"{what}: `{' '.join(argv)}` failed with exit status {rc}: {said}. {remedy}")
+        return str(out)
+
+    def judge(self) -> None:
+        """Refuse what can't work, before anything is touched."""
+        wrong = self.seen["trouble"]
+        if wrong:
+            raise Failed(f"{wrong['message']}. {wrong['remedy']}")
+        problem = gpu.runtime_problem(self.docker, self.runtime, wsl=self.seen["wsl"])
+        if problem:
+            raise Failed(f"llm_gpu_runtime: {problem[0]}. {problem[1]}")
+        for differs in gpu.differences(self.declared, self.seen["gpus"]):
+            text = f"llm_host_gpus.{differs['position']}.{differs['part']}: {differs['message']}. {differs['remedy']}"
+            if differs["id"] == "gpu-missing":
+                raise Failed(text)
+            if differs["severity"] != "info":
+                self.module.warn(text)
+
+    # -- CDI and runtime -----------------------------------------------------------------------------------------------
+
+    def make_cdi(self) -> None:
+        """Write the CDI specification where the toolkit's own service does, or where it stays over a boot."""
+        before = self.seen["cdi"]
+        kept = gpu_host.CDI_BOOT if self.seen["refresher"] else gpu_host.CDI_KEPT
+        path = Path(before["file"] or f"/{kept}")
+        after = {"driver": self.seen["driver"], "devices": [g["uuid"] for g in self.seen["gpus"]]}
+        self.diff.append(
+            {
+                "before_header": before["file"] or "absent",
+                "after_header": str(path),
+                "before": made_for(before) if before["file"] else "",
+                "after": made_for(after),
+            }
+        )
+        if not self.module.check_mode:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            argv = ["nvidia-ctk", "cdi", "generate", f"--output={path}"]
+            self.command(argv, "the CDI specification could not be made", "Look at `nvidia-smi` and `dmesg`")
+
+    def configure_runtime(self) -> None:
+        """Let nvidia-ctk merge the runtime into daemon.json, and the engine read it."""
+        argv = ["nvidia-ctk", "runtime", "configure", "--runtime=docker", f"--config={DAEMON}"]
+        if self.runtime == "cdi" and self.docker["running"] and not self.docker["cdi"]:
+            argv.append("--cdi.enabled")
+        remedy = f"Repair {DAEMON}, and run again"
+        before = files.read(DAEMON)
+        after = self.command([*argv, "--dry-run"], f"{DAEMON} could not be read", remedy)
+        try:
+            lost = gpu.lost_settings(json.loads(before or "{}"), json.loads(after))
+        except ValueError as error:
+            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {after[:200]}. {remedy}") from error
+        if lost:
+            own = "features.cdi: true" if "--cdi.enabled" in argv else "runtimes.nvidia"
+            raise Failed(
+                f"nvidia-ctk would drop {', '.join(lost)} from {DAEMON}, so it was not asked to write. "
+                f"Set {own} there yourself, restart Docker when its containers may stop, and run again"
+            )
+        if before.strip() != after.strip():
+            header = str(DAEMON) if before else "absent"
+            self.diff.append(
+                {"before_header": header, "after_header": str(DAEMON), "before": before, "after": f"{after.strip()}\n"}
+            )
+        if self.module.check_mode:
+            return
+        DAEMON.parent.mkdir(parents=True, exist_ok=True)
+        self.command(argv, f"{DAEMON} could not be written", remedy)
+        if self.docker["running"]:
+            self.reload()
+
+    def reload(self) -> None:
+        """Have the engine read daemon.json again; containers don't notice."""
+        try:
+            os.kill(int(files.read(PID_FILE)), signal.SIGHUP)
+        except (ValueError, OSError) as error:
+            text = f"the engine could not be told to read {DAEMON} ({PID_FILE}: {error})"
+            raise Failed(f"{text}. Reload it (`systemctl reload docker`), and run again") from error
+        waited(
+            lambda: "nvidia" in engine()["runtimes"],
+            f"the engine does not load the runtime nvidia of {DAEMON}. Its log says why: `journalctl --unit docker`",
+        )
+
+    def restart(self, why: str) -> None:
+        """Start the engine anew, where that stops no container or is allowed."""
+        running = docker_api.containers(running_only=True)
+        if running and not self.docker["live_restore"] and not self.module.params["restart_engine"]:
+            names = ", ".join(sorted(c["Names"][0].lstrip("/") for c in running))
+            raise Failed(
+                f"Docker must be restarted before containers get GPUs ({why}), and {names} would stop with it. Switch "
+                f"live-restore on (docker_engine does), or allow it with nvidia_toolkit_restart_engine: true, or restart "
+                f"it yourself; then run again"
+            )
+        systemd = Path("/run/systemd/system").is_dir()
+        argv = ["systemctl", "restart", "docker"] if systemd else ["service", "docker", "restart"]
+        self.command(argv, f"Docker must be restarted ({why})", "Restart it yourself, and run again")
+        waited(lambda: bool(engine()["running"]), "the engine does not answer after its restart: see its log")
+
+    # -- persistence ---------------------------------------------------------------------------------------------------
+
+    def persist(self) -> None:
+        """Switch persistence mode on, now and at every boot."""
+        text = UNIT_TEXT.format(tool=self.seen["tool"])
+        systemd = Path("/run/systemd/system").is_dir()
+        if systemd:
+            self.diff += files.diffs(UNIT.parent, UNIT.parent, {UNIT.name: text})
+        if self.module.check_mode:
+            return
+        what, remedy = "persistence mode could not be switched on", "Try `nvidia-smi -pm 1` on the host"
+        if systemd:
+            files.write(UNIT, text)
+            # `enable` by itself reloads systemd, which detaches GPUs from containers; a new unit is found without it.
+            self.command(["systemctl", "enable", "--no-reload", "--quiet", UNIT.name], what, remedy)
+            self.command(["systemctl", "restart", UNIT.name], what, remedy)
+        else:
+            self.command([self.seen["tool"], "--persistence-mode=1"], what, remedy)
+
+    # -- proof ---------------------------------------------------------------------------------------------------------
+
+    def ask_containers(self) -> None:
+        """Refuse to call it done while a running container has lost its GPUs."""
+        lost = []
+        for listed in docker_api.containers(running_only=True):
+            try:
+                if not gpu.uses_gpu(docker_api.inspect(listed["Id"])):
+                    continue
+            except docker_api.NotFound:  # it ended meanwhile
+                continue
+            rc, out, err = self.module.run_command(["docker", "exec", listed["Id"], "nvidia-smi", "-L"])
+            if "executable file not found" in out + err or "is not running" in out + err:
+                continue
+            wrong = gpu.failure(rc, out + err)
+            if wrong:
+                lost.append(f"{listed['Names'][0].lstrip('/')} ({wrong['message']})")
+        if lost:
+            names = " ".join(item.partition(" ")[0] for item in sorted(lost))
+            raise Failed(
+                f"running containers have no GPU any more: {', '.join(sorted(lost))}. A `systemctl daemon-reload`, as packages "
+                f"do when they are installed, detaches them. Restart them (`docker restart {names}`), and run again"
+            )
+
+    def probe(self) -> list[str]:
+        """UUIDs of the GPUs that a new container sees, given them as services are."""
+        found = self.seen["gpus"]
+        ids = [g.uuid or str(g.index) for g in self.declared] or [g["uuid"] for g in found]
+        expected = {one["uuid"] for g in self.declared if (one := gpu.match(g, found))} or {g["uuid"] for g in found}
+        tool = self.seen["tool"]
+        self.import_image(tool)
+        try:
+            try:
+                rc, output = run_container(tool, gpu.request(self.runtime, ids))
+            except docker_api.DockerError as error:
+                if not gpu.engine_must_restart(str(error)):
+                    raise
+                self.restart(str(error))
+                rc, output = run_container(tool, gpu.request(self.runtime, ids))
+        except docker_api.DockerError as error:
+            remedy = "Compare `nvidia-ctk cdi list`" if self.runtime == "cdi" else "See `journalctl --unit docker`"
+            raise Failed(f"no container gets GPUs by llm_gpu_runtime: {self.runtime}: {error}. {remedy}") from error
+        finally:
+            self.module.run_command(["docker", "image", "rm", "--force", IMAGE])
+        seen = gpu.parse_list(output)
+        if not expected <= set(seen):
+            wrong = gpu.failure(rc, output)
+            why = wrong["message"] if wrong else f"it shows {', '.join(seen) or 'none'}"
+            raise Failed(
+                f"a container given {', '.join(ids)} by llm_gpu_runtime: {self.runtime} does not see "
+                f"{', '.join(sorted(expected - set(seen)))}: {why}. It said: {' '.join(output.split())[:300]}"
+            )
+        return seen
+
+    def import_image(self, tool: str) -> None:
+        """An image of nvidia-smi and the libraries that it is linked with; it works before any other image is here."""
+        rc, out, _ = self.module.run_command(["ldd", tool])
+        linked = re.findall(r"(?:=> |^\s*)(/\S+) \(", out, re.MULTILINE) if rc == 0 else []
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
+            for path in [tool, *linked]:
+                tar.add(path, arcname=path.lstrip("/"))
+        argv = ["docker", "import", "--change", f'ENTRYPOINT ["{tool}"]', "-", IMAGE]
+        rc, out, err = self.module.run_command(argv, data=archive.getvalue(), binary_data=True)
+        if rc != 0:
+            raise Failed(f"`{' '.join(argv)}` failed: {(err or out).strip()}. Look whether Docker has room on its disk")
+
+
+def declared(entry: dict[str, Any], position: int) -> spec.Gpu:
+    """A GPU as declared; the plan has checked its shape, a role used by itself has not."""
+    try:
+        return spec.Gpu(
+            int(entry["index"]), str(entry["model"]), spec.size_bytes(entry["memory"]), str(entry.get("uuid") or "")
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        text = f"nvidia_toolkit_gpus.{position} needs index, model and memory (such as 24 GiB): {error!r}"
+        raise Failed(text) from error
+
+
+def made_for(spec_facts: dict[str, Any]) -> str:
+    """What a CDI specification is for, to be compared."""
+    uuids = [d for d in spec_facts["devices"] if d.startswith("GPU-")]
+    return "".join(f"{line}\n" for line in [f"driver {spec_facts['driver'] or 'unknown'}", *sorted(uuids)])
+
+
+def engine() -> dict[str, Any]:
+    """{running, version, runtimes, cdi, live_restore} of the Docker engine."""
+    try:
+        info = docker_api.get("/info")
+    except docker_api.DockerError:
+        return {"running": False, "version": None, "runtimes": [], "cdi": False, "live_restore": False}
+    return {
+        "running": True,
+        "version": info["ServerVersion"],
+        "runtimes": sorted(info.get("Runtimes") or {}),
+        "cdi": bool(info.get("CDISpecDirs")),
+        "live_restore": bool(info.get("LiveRestoreEnabled")),
+    }
+
+
+def waited(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a condition; Failed with the text when it does not come."""
+    end = time.monotonic() + READY_WITHIN
+    while not condition():
+        if time.monotonic() > end:
+            raise Failed(otherwise)
+        time.sleep(0.2)
+
+
+def run_container(tool: str, request: dict[str, Any]) -> tuple[int, str]:
+    """Exit status and output of `nvidia-smi -L` in a container with these GPUs."""
+    body = {
+        "Image": IMAGE,
+        "Entrypoint": [tool],
+        "Cmd": ["-L"],
+        "HostConfig": {"NetworkMode": "none", "DeviceRequests": [request]},
+    }
+    made = docker_api.post("/containers/create", body)["Id"]
+    try:
+        docker_api.post(f"/containers/{made}/start")
+        rc = int(docker_api.post(f"/containers/{made}/wait")["StatusCode"])
+        return rc, "\n".join(line.text for line in docker_api.logs(made))
+    finally:
+        docker_api.delete(f"/containers/{made}?force=1")
+
+
+def act(module: AnsibleModule) -> dict[str, Any]:
+    toolkit = Toolkit(module)
+    toolkit.judge()
+    steps = toolkit.steps()
+    result: dict[str, Any] = {"changed": bool(steps), "steps": steps}
+    if not module.get_bin_path("nvidia-ctk"):
+        if module.check_mode:  # it is not installed yet, so nothing can be asked
+            return result
+        raise Failed(
+            "NVIDIA's container toolkit is not there (nvidia-ctk). Install it (role nvidia_toolkit), and run again"
+        )
+    if "cdi" in steps:
+        toolkit.make_cdi()
+    if "runtime" in steps:
+        toolkit.configure_runtime()
+    if "persistence" in steps:
+        toolkit.persist()
+    result["diff"] = toolkit.diff
+    if not steps or module.check_mode:
+        return result
+    toolkit.read()
+    if not toolkit.docker["running"]:
+        raise Failed("the Docker engine does not answer. Start it (role docker_engine), and run again")
+    toolkit.ask_containers()
+    result["seen"] = toolkit.probe()
+    toolkit.read()
+    left = {name: why for name, why in toolkit.steps().items() if name != "proof"}
+    if left:
+        text = "; ".join(f"{name}: {why}" for name, why in left.items())
+        raise Failed(
+            f"this is not as it should be after it was done: {text}. Look at nvidia-smi and `journalctl --unit docker`"
+        )
+    proof = json.dumps(gpu.signature(toolkit.facts, toolkit.runtime), indent=2, sort_keys=True) + "\n"
+    files.write(toolkit.root / gpu_host.PROOF_FILE, proof)
+    return result
+
+
+def fail(module: AnsibleModule, text: str) -> NoReturn:
+    module.fail_json(msg=f"GPUs: {text}")
+    raise SystemExit(1)  # fail_json does not return; type checkers are not told
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "str", "default": "/opt/llm"},
+            "runtime": {"type": "str", "choices": ["cdi", "nvidia"], "required": True},
+            "gpus": {"type": "list", "elements": "dict", "default": []},
+            "persistence": {"type": "bool", "default": True},
+            "restart_engine": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**act(module))
+    except (Failed, docker_api.DockerError) as error:
+        fail(module, str(error))
+    except OSError as error:
+        fail(module, f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+
+
+if __name__ == "__main__":
+    main()
