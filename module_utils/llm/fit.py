@@ -649,7 +649,7 @@ def _encoder_bytes(vision: Vision, told: Flags, value: int) -> tuple[float, floa
     tokens = images * IMAGE_TOKENS
     patches = tokens * vision.merge**2
     tp = told.tp if told.encoder_tp else 1
-    inside = patches * value * (2 * vision.intermediate / tp + 6 * vision.hidden)
+    inside = patches * value * (2 * vision.intermediate / tp + 3 * vision.hidden)
     return inside, tokens * vision.out * (1 + vision.deepstack) * value
 
 
@@ -758,28 +758,30 @@ def _smallest(enough: Any, high: float) -> float:
 # Records of boots.
 
 
-def record(
-    harvest: Mapping[str, Any], model: str, image: str, gpu: str, told: Flags, engine: str = ""
-) -> dict[str, Any] | None:
-    """What a boot measured, to be kept and used by `estimate`; None when its log lacks the size of the KV cache.
-
-    harvest: see engine.harvest. model: digest of its files. image: id. gpu: name. GiB a GPU, tokens of the engine.
-    """
-    wanted = ("kv_cache_tokens", "kv_cache_gib", "weights_gib")
-    if not all(k in harvest for k in wanted):
-        return None
-    keys = (*wanted, "gpu_total_gib", "gpu_free_gib", "requested_gib", "activation_gib", "other_gib", "consumed_gib")
-    measured = {k: harvest[k] for k in (*keys, "graph_gib", "graph_estimate_gib") if k in harvest}
+def record_key(model: str, image: str, gpu: str, engine: str, told: Flags) -> dict[str, Any]:
+    """What a record is kept under, and how its engine was told to run. model: digest of its files. image: id. gpu: name."""
     return {
         "format": RECORD_FORMAT,
         "model": model,
         "image": image,
         "gpu": gpu,
-        "engine": engine or str(harvest.get("version", "")),
+        "engine": engine,
         "flags": told.key,
         "utilization": told.utilization,
-        "measured": measured,
     }
+
+
+def record(harvest: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a boot measured, to be kept and used by `estimate`; None when its log lacks the size of the KV cache.
+
+    harvest: see engine.harvest. key: see record_key. GiB a GPU, tokens of the engine.
+    """
+    wanted = ("kv_cache_tokens", "kv_cache_gib", "weights_gib")
+    if not all(k in harvest for k in wanted):
+        return None
+    more = ("gpu_total_gib", "gpu_free_gib", "requested_gib", "activation_gib", "other_gib", "consumed_gib")
+    measured = {k: harvest[k] for k in (*wanted, *more, "graph_gib", "graph_estimate_gib") if k in harvest}
+    return {**key, "measured": measured}
 
 
 def record_name(kept: Mapping[str, Any]) -> str:
@@ -934,10 +936,10 @@ def estimate(
         return Fit("size", **common, weights=held, activation=rest, kv=room, note=note)
     if not gpu_memory.high:
         return Fit("unknown", **common, note="the memory of its GPUs is not known")
+    nearest = _nearest_record(records, known.digest, image, gpu, told) if known.digest else None
     told = dataclasses.replace(told, max_len=told.max_len or model.context)
     stages = stage_layers(model.layers, told.pp)
     parts = _parts(known, model, told, hopper, released)
-    nearest = _nearest_record(records, known.digest, image, gpu, told) if known.digest else None
     if nearest:
         parts = _calibrate(parts, known, model, told, hopper, *nearest)
         if "gpu_total_gib" in nearest[0]["measured"]:
@@ -1020,6 +1022,7 @@ def _calibrate(
 ) -> _Parts:
     """Parts with what a boot measured, scaled by what the same formulas say of both sets of flags."""
     before = Flags(**{**dataclasses.asdict(told), **kept["flags"]})
+    before = dataclasses.replace(before, max_len=before.max_len or model.context)
     measured = kept["measured"]
     then = _parts(known, model, before, hopper, version(str(kept.get("engine", ""))))
     fullest = max(w.likely for w in then.weights)
@@ -1129,6 +1132,16 @@ def service_flags(declared: Declared, service: Service) -> Flags:
     return flags(service.args, service.env, smallest.memory if smallest else 0, smallest.model if smallest else "", cpu)
 
 
+def service_key(declared: Declared, service: Service, image_id: str | None, digest: str | None) -> dict[str, Any]:
+    """See record_key; empty while image or model are not there, and for an engine on the CPU, whose log lacks the numbers."""
+    gpus = [g for g in declared.gpus if g.index in service.gpus or g.uuid in service.gpus]
+    image = declared.images[service.image]
+    if not (gpus and image_id and digest) or image.accelerator == "cpu":
+        return {}
+    engine = str(image.engine.get("version", ""))
+    return record_key(digest, image_id, gpus[0].model, engine, service_flags(declared, service))
+
+
 def with_size(known: Known, model: Model) -> Known:
     """With the size that the catalog states, where files have not told it."""
     return known if known.size_gib else dataclasses.replace(known, size_gib=model.size_gib)
@@ -1158,7 +1171,7 @@ def findings(service: Service, fit: Fit) -> list[Finding]:
     if fit.tokens.low >= wanted:
         return found
     never = fit.tokens.high < wanted
-    room = f"{fit.tokens.low:,.0f} to {fit.tokens.high:,.0f} tokens" if fit.tokens.high > 0 else "no token"
+    room = tokens_text(fit) if fit.tokens.high > 0 else "no token"
     kind = "does not fit" if never else "may not fit"
     message = f"one request of {fit.max_len:,} tokens {kind}: the KV cache holds {room} ({parts_text(fit)}; {basis_text(fit)})"
     severity = "error" if never and sure else "warn"
@@ -1189,6 +1202,14 @@ def parts_text(fit: Fit) -> str:
     names = ("weights", "activation", "graphs", "other")
     taken = ", ".join(f"{n} {getattr(fit, n).likely:.2f}" for n in names)
     return f"of {fit.requested.likely:.2f} GiB: {taken}, KV {fit.kv.likely:.2f}"
+
+
+def tokens_text(fit: Fit) -> str:
+    """The size of the KV cache in a few words."""
+    if fit.tokens is None:
+        return "unknown"
+    low, high = int(fit.tokens.low), int(fit.tokens.high)
+    return f"{low:,} tokens" if low == high else f"{low:,} to {high:,} tokens"
 
 
 def basis_text(fit: Fit) -> str:
