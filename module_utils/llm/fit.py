@@ -204,6 +204,8 @@ def shape(config: Mapping[str, Any]) -> Shape:
         for name in names:
             value = get(name, config.get(name))
             if isinstance(value, int) and not isinstance(value, bool):
+                if value < (0 if default is not None else 1):
+                    raise Unreadable(f"config.json has {value} for `{name}`")
                 return value
         if default is None:
             raise Unreadable(f"config.json has no number `{names[0]}`")
@@ -230,7 +232,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
     window = number("sliding_window", default=0) if get("use_sliding_window", True) else 0
     dtype = str(get("dtype") or get("torch_dtype") or config.get("dtype") or config.get("torch_dtype") or "bfloat16")
     rope = get("rope_scaling") or get("rope_parameters") or {}
-    return Shape(
+    found = Shape(
         architecture=str(architectures[0]),
         layers=layers,
         hidden=hidden,
@@ -250,13 +252,19 @@ def shape(config: Mapping[str, Any]) -> Shape:
         experts_per_token=number("num_experts_per_tok", default=0),
         moe_intermediate=moe_intermediate,
         shared_intermediate=shared,
-        dense_layers=first if experts else layers,
+        dense_layers=min(first, layers) if experts else layers,
         window=window,
         window_layers=sum(k == "sliding_attention" for k in kinds) if kinds else (layers if window else 0),
         qk_norm=kind.startswith("qwen3"),
         gated_attention="linear_num_value_heads" in text,
         mrope="mrope_section" in rope,
     )
+    needed = [found.heads, found.kv_heads, found.head_dim, found.intermediate, found.attention_layers]
+    needed += dataclasses.astuple(found.linear) if found.linear else ()
+    needed += [found.experts_per_token, found.moe_intermediate] if experts else ()
+    if min(needed) < 1 or max(layers, experts) > 100_000:
+        raise Unreadable("config.json has numbers that no model has")
+    return found
 
 
 def _quantization(raw: Mapping[str, Any]) -> Quantization:
@@ -363,18 +371,24 @@ def flags(
     kv = str(args.get("kv-cache-dtype", "auto"))
     limit = args.get("limit-mm-per-prompt")
     speculative = args.get("speculative-config")
-    try:
-        cpu_kv = float(env.get("VLLM_CPU_KVCACHE_SPACE", 0))
-    except ValueError:
-        cpu_kv = 0.0
+
+    def real(given: Mapping[str, Any], name: str, default: float) -> float:
+        try:
+            return float(given.get(name, default))
+        except (TypeError, ValueError):
+            return default
+
+    def ranks(name: str) -> int:
+        return min(1024, max(1, whole(f"{name}-parallel-size", 1)))
+
     images = not (isinstance(limit, Mapping) and not any(_limit(v) for v in limit.values()))
     return Flags(
-        tp=max(1, whole("tensor-parallel-size", 1)),
-        pp=max(1, whole("pipeline-parallel-size", 1)),
-        dp=max(1, whole("data-parallel-size", 1)),
-        dcp=max(1, whole("decode-context-parallel-size", 1)),
+        tp=ranks("tensor"),
+        pp=ranks("pipeline"),
+        dp=ranks("data"),
+        dcp=ranks("decode-context"),
         ep=bool(args.get("enable-expert-parallel", False)),
-        utilization=float(args.get("gpu-memory-utilization", DEFAULT_UTILIZATION)),
+        utilization=real(args, "gpu-memory-utilization", DEFAULT_UTILIZATION),
         max_len=max(0, whole("max-model-len", 0)),
         batched=max(1, whole("max-num-batched-tokens", 4096 if cpu else 8192 if large else 2048)),
         seqs=max(1, whole("max-num-seqs", 256 if cpu or not large else 1024)),
@@ -382,13 +396,13 @@ def flags(
         kv_bytes=1 if kv.startswith("fp8") else DTYPES.get(kv, 0),
         dtype_bytes=DTYPES.get(str(args.get("dtype", "auto")), 0),
         eager=bool(args.get("enforce-eager", False)),
-        graph_size=whole("max-cudagraph-capture-size", 0),
-        kv_memory=whole("kv-cache-memory-bytes", 0),
-        cpu_kv=cpu_kv,
+        graph_size=min(65536, max(0, whole("max-cudagraph-capture-size", 0))),
+        kv_memory=max(0, whole("kv-cache-memory-bytes", 0)),
+        cpu_kv=max(0.0, real(env, "VLLM_CPU_KVCACHE_SPACE", 0.0)),
         images=images and not args.get("language-model-only", False),
         encoder_tp=args.get("mm-encoder-tp-mode", "weights") == "weights",
         draft_tokens=count(speculative.get("num_speculative_tokens", 1), 1) if isinstance(speculative, Mapping) else 0,
-        offload=float(args.get("cpu-offload-gb", 0)),
+        offload=max(0.0, real(args, "cpu-offload-gb", 0.0)),
     )
 
 
@@ -1046,7 +1060,8 @@ def _calibrate(
     guess_then = then.activation.likely + then.graphs.likely + then.other.likely
     guess_now = parts.activation.likely + parts.graphs.likely + parts.other.likely
     rest_now = rest if exact else max(0.1, rest + (guess_now - guess_then))
-    doubt = 0.03 if exact else 0.05 + 0.3 * abs(guess_now - guess_then)
+    moved = sum(abs(getattr(parts, n).likely - getattr(then, n).likely) for n in ("activation", "graphs", "other"))
+    doubt = 0.03 if exact else 0.1 + 0.5 * moved
     split = rest_now / guess_now if guess_now else 1.0
     return _Parts(
         held,
@@ -1189,7 +1204,7 @@ def _more(fit: Fit) -> str:
         ways.append(f"set gpu-memory-utilization to {fit.utilization:g}")
     else:
         ways.append(
-            "take more GPUs, a smaller or more quantized model, fp8 for the KV cache, or smaller max-num-batched-tokens"
+            "take more GPUs, a smaller or more quantized model, fp8 for the KV cache, or less max-num-batched-tokens or max-num-seqs"
         )
     text = ", or ".join(ways)
     return text[0].upper() + text[1:]
