@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.llm import engine, fit, spec  # noqa: E402 - after the path
+from ansible.module_utils.llm import engine, fit, shapes, spec  # noqa: E402 - after the path
 
 from tests import catalogs  # noqa: E402
 
@@ -30,7 +30,7 @@ class Row:
 
     name: str
     config: str
-    told: fit.Flags
+    told: shapes.Flags
     harvest: dict[str, Any]
     booted: bool
     gpu: str
@@ -67,8 +67,8 @@ class Row:
 
     def gpustack(self) -> int:
         """Tokens that gpustack's rule of thumb leaves of what the engine may take."""
-        model = fit.shape(self.known.config or {})
-        held = sum(t.elements * fit.BYTES[t.dtype] for t in fit.tensors(model)) / spec.GIB
+        model = shapes.shape(self.known.config or {})
+        held = sum(t.elements * shapes.BYTES[t.dtype] for t in shapes.tensors(model)) / spec.GIB
         ranks = self.told.tp * self.told.pp
         room = self.total * self.told.utilization - fit.gpustack_gib(held) / ranks
         return int(room * spec.GIB / fit.kv_token_bytes(model, self.told))
@@ -80,13 +80,13 @@ def rows() -> list[Row]:
     total = data["total_gib"]
     found = []
     for raw in data["rows"]:
-        told = fit.flags(raw["args"], {}, int(total * spec.GIB), data["gpu"])
+        told = shapes.flags(raw["args"], {}, int(total * spec.GIB), data["gpu"])
         if "log" in raw:
             harvest = engine.harvest((DATA / raw["log"]).read_text(encoding="utf-8").splitlines())
         else:
             harvest = dict(raw["measured"])
             config = json.loads((DATA / "configs" / f"{raw['config']}.json").read_text(encoding="utf-8"))
-            size = fit.kv_token_bytes(fit.shape(config), told) * harvest["kv_cache_tokens"] / spec.GIB
+            size = fit.kv_token_bytes(shapes.shape(config), told) * harvest["kv_cache_tokens"] / spec.GIB
             harvest |= {"kv_cache_gib": round(size, 2), "gpu_total_gib": total}
         booted = raw.get("booted", True)
         found.append(Row(raw["row"], raw["config"], told, harvest, booted, data["gpu"], data["engine"], total))
@@ -178,7 +178,7 @@ def parts() -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for one in judged():
-        model = fit.shape(one.row.known.config or {})
+        model = shapes.shape(one.row.known.config or {})
         guesses = (one.before.weights.likely, one.before.activation.likely, fit.graphs(model, one.row.told))
         cells = [one.row.name]
         for guess, key in zip(guesses, ("weights_gib", "activation_gib", "graph_gib"), strict=True):

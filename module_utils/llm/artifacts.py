@@ -65,7 +65,7 @@ def _header(raw: bytes, length: int, name: str) -> tuple[Header, int]:
 def summary(headers: Iterable[Header], layers: int = 0) -> list[list[Any]]:
     """Tensors in few lines: [[name, dtype, shape, how many]], with `#` for the numbers of layers and experts.
 
-    layers: how many the model serves with; layers beyond those belong to a draft model and are called so. See fit.Tensor.
+    layers: how many the model serves with; layers beyond those belong to a draft model and are called so. See shapes.Tensor.
     """
     found: dict[tuple[str, str, tuple[int, ...]], int] = {}
     for header in headers:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, fit
+from ansible.module_utils.llm import compose, fit, shapes
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
@@ -77,7 +77,7 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def reserved(service: Service, gpu: int | str) -> float:
     """Share of a GPU's memory that a service takes; vLLM takes this much whatever the model needs."""
-    return float(service.flag("gpu-memory-utilization", fit.DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
+    return float(service.flag("gpu-memory-utilization", shapes.DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
 
 
 def clashes(one: Service, other: Service) -> list[str]:

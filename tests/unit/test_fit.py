@@ -12,7 +12,7 @@ from typing import Any
 
 import llm_engine
 import pytest
-from ansible.module_utils.llm import artifacts, engine, fit, host, plan, spec
+from ansible.module_utils.llm import artifacts, engine, fit, host, plan, shapes, spec
 
 from tests import catalogs, fit_rows
 
@@ -64,7 +64,9 @@ def test_each_part_is_near_what_was_measured(one: fit_rows.Judged) -> None:
     if "activation_gib" in measured:
         assert one.before.activation.likely == pytest.approx(measured["activation_gib"], abs=0.2)
     if "graph_gib" in measured:
-        assert fit.graphs(fit.shape(one.row.known.config or {}), told) == pytest.approx(measured["graph_gib"], abs=0.25)
+        assert fit.graphs(shapes.shape(one.row.known.config or {}), told) == pytest.approx(
+            measured["graph_gib"], abs=0.25
+        )
 
 
 def test_the_rule_of_thumb_is_worse() -> None:
@@ -100,10 +102,10 @@ def test_the_demo_engine_has_the_cache_that_the_plan_says() -> None:
 def test_every_catalog_model_has_a_readable_shape_near_its_size() -> None:
     for name, model in catalogs.declared("rtx4090x3").models.items():
         kept = json.loads((catalogs.ROOT / "files" / "configs" / f"{name}.json").read_text())
-        found = fit.shape(kept["config"])
+        found = shapes.shape(kept["config"])
         assert kept["source"] and found.architecture == model.architecture and found.context == model.context
         if found.vision is None or found.vision.known:
-            size = sum(t.elements * fit.BYTES[t.dtype] for t in fit.tensors(found)) / GIB
+            size = sum(t.elements * shapes.BYTES[t.dtype] for t in shapes.tensors(found)) / GIB
             # Qwen3-1.7B's files hold its tied embedding twice, GLM's a draft layer.
             assert size == pytest.approx(model.size_gib, rel=0.17), name
 
@@ -117,11 +119,24 @@ def test_a_utilization_that_leaves_no_room_for_the_driver_is_told(utilization: f
         catalogs.declared("rtx4090x3").services["medium-glm"],
         args={"tensor-parallel-size": 2, "gpu-memory-utilization": utilization, "max-model-len": 32768},
     )
-    told = fit.flags(service.args, {}, 24 * GIB, RTX4090)
+    told = shapes.flags(service.args, {}, 24 * GIB, RTX4090)
     found = fit.findings(service, fit.estimate(fit.Known(config("glm")), told, card(23.99), gpu=RTX4090))
     assert (not found) == starts
     if not starts:
         assert found[0].id == "utilization-too-high" and "0.93 or less" in found[0].remedy
+
+
+def test_a_memory_limit_below_the_cache_of_a_cpu_engine_is_told() -> None:
+    declared = catalogs.declared("demo")
+    kept = json.loads((catalogs.ROOT / "files" / "configs" / "smollm2-135m-instruct.json").read_text())
+    known = {"smollm2-135m-instruct": fit.Known(kept["config"])}
+    for space, ids in (("1", []), ("40", ["memory-limit"])):
+        service = dataclasses.replace(declared.services["micro-cpu"], env={"VLLM_CPU_KVCACHE_SPACE": space})
+        found = fit.findings(service, fit.for_service(declared, service, known))
+        assert [f.id for f in found] == ids
+    small = dataclasses.replace(declared.services["micro-cpu"], env={"VLLM_CPU_KVCACHE_SPACE": "0.02"})
+    refused = fit.findings(small, fit.for_service(declared, small, known))
+    assert [f.id for f in refused] == ["does-not-fit"] and "raise VLLM_CPU_KVCACHE_SPACE" in refused[0].remedy
 
 
 # -- bytes and blocks -----------------------------------------------------------------------------------------------------
@@ -144,54 +159,54 @@ HYBRID: dict[str, Any] = json.loads((catalogs.ROOT / "files" / "configs" / "qwen
     ],
 )
 def test_kv_bytes_of_a_token(model: str, args: dict[str, Any], size: int) -> None:
-    found = fit.shape(HYBRID["config"] if model == "next" else config(model))
-    assert fit.kv_token_bytes(found, fit.flags(args, {})) == size
+    found = shapes.shape(HYBRID["config"] if model == "next" else config(model))
+    assert fit.kv_token_bytes(found, shapes.flags(args, {})) == size
 
 
 def test_a_state_layer_takes_a_block_whatever_the_length() -> None:
-    model = fit.shape(HYBRID["config"])
+    model = shapes.shape(HYBRID["config"])
     assert model.linear and (model.linear.layers, model.attention_layers) == (36, 12)
     assert model.linear.state_bytes(1, 2) == (8192 * 3 + 32 * 128 * 128) * 2
-    short = fit.kv_tokens(model, fit.Flags(max_len=4096), 4 * GIB)
-    long = fit.kv_tokens(model, fit.Flags(max_len=262144), 4 * GIB)
-    assert 0 < short < long < 4 * GIB / fit.kv_token_bytes(model, fit.Flags())
+    short = fit.kv_tokens(model, shapes.Flags(max_len=4096), 4 * GIB)
+    long = fit.kv_tokens(model, shapes.Flags(max_len=262144), 4 * GIB)
+    assert 0 < short < long < 4 * GIB / fit.kv_token_bytes(model, shapes.Flags())
 
 
 def test_sliding_windows_leave_more_room() -> None:
     base = {**config("q32"), "sliding_window": 1024, "use_sliding_window": True}
     kinds = (["sliding_attention"] * 3 + ["full_attention"]) * 16
-    mixed = fit.shape({**base, "layer_types": kinds})
-    assert mixed.window_layers == 48 and fit.shape(config("q32")).window_layers == 0
-    told = fit.Flags(max_len=40960, batched=2048)
-    assert fit.kv_tokens(mixed, told, 20 * GIB) > 2 * fit.kv_tokens(fit.shape(config("q32")), told, 20 * GIB)
+    mixed = shapes.shape({**base, "layer_types": kinds})
+    assert mixed.window_layers == 48 and shapes.shape(config("q32")).window_layers == 0
+    told = shapes.Flags(max_len=40960, batched=2048)
+    assert fit.kv_tokens(mixed, told, 20 * GIB) > 2 * fit.kv_tokens(shapes.shape(config("q32")), told, 20 * GIB)
 
 
 def test_stages_get_their_layers() -> None:
-    assert fit.stage_layers(48, 3) == [16, 16, 16]
-    assert fit.stage_layers(47, 3) == [16, 16, 15]
-    assert fit.stage_layers(50, 4) == [12, 13, 13, 12]
-    model = fit.shape(HYBRID["config"])
-    one, three = (fit.weights(fit.tensors(model), model, fit.Flags(pp=n)) for n in (1, 3))
+    assert shapes.stage_layers(48, 3) == [16, 16, 16]
+    assert shapes.stage_layers(47, 3) == [16, 16, 15]
+    assert shapes.stage_layers(50, 4) == [12, 13, 13, 12]
+    model = shapes.shape(HYBRID["config"])
+    one, three = (shapes.weights(shapes.tensors(model), model, shapes.Flags(pp=n)) for n in (1, 3))
     assert sum(three) == pytest.approx(one[0])
 
 
 def test_experts_are_spread_and_routers_are_not() -> None:
-    model = fit.shape(config("glm"))
+    model = shapes.shape(config("glm"))
     listed = [
-        fit.Tensor("model.layers.#.mlp.experts.#.up_proj.qweight", "I32", (1024, 1024), 64),
-        fit.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
-        fit.Tensor("model.layers.draft.eh_proj.weight", "BF16", (1024, 1024), 64),
+        shapes.Tensor("model.layers.#.mlp.experts.#.up_proj.qweight", "I32", (1024, 1024), 64),
+        shapes.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
+        shapes.Tensor("model.layers.draft.eh_proj.weight", "BF16", (1024, 1024), 64),
     ]
-    for told, experts in ((fit.Flags(), 1.0), (fit.Flags(tp=2), 0.5), (fit.Flags(tp=2, dp=2, ep=True), 0.25)):
-        assert fit.weights(listed[:1], model, told)[0] == pytest.approx(0.25 * experts)
-        assert fit.weights(listed[1:2], model, told)[0] == pytest.approx(0.125)
-    assert fit.weights(listed[2:], model, fit.Flags())[0] == 0
-    assert fit.weights(listed[2:], model, fit.Flags(draft_tokens=1))[0] > 0
+    for told, experts in ((shapes.Flags(), 1.0), (shapes.Flags(tp=2), 0.5), (shapes.Flags(tp=2, dp=2, ep=True), 0.25)):
+        assert shapes.weights(listed[:1], model, told)[0] == pytest.approx(0.25 * experts)
+        assert shapes.weights(listed[1:2], model, told)[0] == pytest.approx(0.125)
+    assert shapes.weights(listed[2:], model, shapes.Flags())[0] == 0
+    assert shapes.weights(listed[2:], model, shapes.Flags(draft_tokens=1))[0] > 0
 
 
 def test_files_and_configuration_give_the_same_weights() -> None:
     known = ROWS[0].known
-    listed = [list(t) for t in fit.tensors(fit.shape(known.config or {}))]
+    listed = [list(t) for t in shapes.tensors(shapes.shape(known.config or {}))]
     files = fit.estimate(fit.Known(known.config, listed), ROWS[0].told, card(79.18), engine="0.26.0")
     assert files.basis == "checkpoint"
     assert files.weights.likely == pytest.approx(ROWS[0].estimate().weights.likely)
@@ -203,15 +218,15 @@ def test_files_and_configuration_give_the_same_weights() -> None:
     [(131072, 131072), ("131072", 131072), ("128k", 128000), ("128K", 131072), ("-1", -1), ("much", 7), ([1], 7)],
 )
 def test_lengths_are_read_as_the_engine_reads_them(value: Any, tokens: int) -> None:
-    assert fit.count(value, 7) == tokens
+    assert shapes.count(value, 7) == tokens
 
 
 def test_defaults_follow_the_gpu() -> None:
-    large = fit.flags({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
-    small = fit.flags({}, {}, 24 * GIB, RTX4090)
+    large = shapes.flags({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
+    small = shapes.flags({}, {}, 24 * GIB, RTX4090)
     assert (large.batched, large.seqs) == (8192, 1024) and (small.batched, small.seqs) == (2048, 256)
-    assert not fit.flags({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
-    assert fit.flags({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
+    assert not shapes.flags({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
+    assert shapes.flags({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
 
 
 # -- records --------------------------------------------------------------------------------------------------------------
@@ -239,6 +254,22 @@ def test_a_record_of_something_else_is_not_used(changes: dict[str, Any]) -> None
 def test_the_nearest_record_is_used() -> None:
     own, other = named("qwen3-32b AWQ"), named("qwen3-32b AWQ TP2")
     assert own.estimate([other.record(), own.record()]) == own.estimate([own.record()])
+
+
+def test_the_line_of_newer_engines_is_read_too() -> None:
+    # 0.32's format string, with made-up numbers: it no longer tells weights and the rest apart.
+    line = (
+        "(Worker pid=9) INFO 11-25 07:49:10 [gpu_worker.py:1030] Free memory on device (22.26/23.64 GiB) on startup. Desired "
+        "GPU memory utilization is (0.9, 21.28 GiB). Actual usage is 9.5 GiB for consumed memory (weights + non-torch), "
+        "2.1 GiB for peak activation, and 0.3 GiB for CUDAGraph memory. Current kv cache memory in use is 9.4 GiB."
+    )
+    assert engine.harvest([line]) == {
+        "gpu_free_gib": 22.26,
+        "gpu_total_gib": 23.64,
+        "requested_gib": 21.28,
+        "consumed_gib": 9.5,
+        "activation_gib": 2.1,
+    }
 
 
 def test_a_record_has_one_place_for_each_set_of_flags() -> None:
@@ -285,12 +316,12 @@ def test_a_host_with_a_record_plans_by_it() -> None:
 def asked(known: fit.Known, gib: float = 23.99, **args: Any) -> tuple[spec.Service, fit.Fit]:
     values = {k.replace("_", "-"): v for k, v in args.items()}
     service = dataclasses.replace(catalogs.declared("rtx4090x3").services["medium"], args=values)
-    told = fit.flags(values, {}, int(gib * GIB), RTX4090)
+    told = shapes.flags(values, {}, int(gib * GIB), RTX4090)
     return service, fit.estimate(known, told, card(gib), gpu=RTX4090, engine="0.33.0")
 
 
 def test_what_cannot_fit_is_refused_when_the_files_say_so_and_told_when_a_guess_does() -> None:
-    listed = [list(t) for t in fit.tensors(fit.shape(config("q32")))]
+    listed = [list(t) for t in shapes.tensors(shapes.shape(config("q32")))]
     for known, severity in ((fit.Known(config("q32"), listed), "error"), (fit.Known(config("q32")), "warn")):
         found = fit.findings(*asked(known, max_model_len=40960, gpu_memory_utilization=0.9, max_num_seqs=32))
         assert [(f.id, f.severity) for f in found] == [("does-not-fit", severity)]
@@ -373,7 +404,7 @@ def test_more_room_never_gives_fewer_tokens(what: tuple[str, Any, Any], seed: in
     found = []
     for value in what[1:]:
         size = value if what[0] == "memory" else gib
-        told = fit.flags(args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100")
+        told = shapes.flags(args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100")
         found.append(fit.estimate(known, told, card(size), engine="0.33.0").tokens)
     worse, better = found
     assert worse and better
@@ -387,13 +418,13 @@ def test_bands_are_in_order_and_the_longest_length_fits(seed: int) -> None:
     chance = random.Random(seed)
     args = some_flags(chance)
     known = fit.Known(chance.choice(MODELS))
-    found = fit.estimate(known, fit.flags(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0")
+    found = fit.estimate(known, shapes.flags(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0")
     for name in ("total", "requested", "weights", "activation", "graphs", "other", "kv", "tokens", "ram"):
         low, likely, high = getattr(found, name)
         assert low <= likely <= high, name
     if found.longest:
-        model = fit.shape(known.config or {})
-        told = dataclasses.replace(fit.flags(args, {}), max_len=found.longest)
+        model = shapes.shape(known.config or {})
+        told = dataclasses.replace(shapes.flags(args, {}), max_len=found.longest)
         assert fit.kv_tokens(model, told, found.kv.low * GIB) >= found.longest
 
 
@@ -407,7 +438,7 @@ def test_a_strange_configuration_is_unknown_and_no_crash(seed: int) -> None:
     args = some_flags(chance) | {
         chance.choice(list(some_flags(chance))): chance.choice([None, -1, "x", [], {}, True, 10**12])
     }
-    found = fit.estimate(fit.Known(strange, size_gib=9), fit.flags(args, {}), card(24), engine="nightly")
+    found = fit.estimate(fit.Known(strange, size_gib=9), shapes.flags(args, {}), card(24), engine="nightly")
     assert found.basis in ("shape", "size", "unknown")
     json.dumps(found.as_dict())
 
