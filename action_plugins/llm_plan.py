@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 GATEWAY_IMAGE = "haproxy"
@@ -88,7 +88,12 @@ class ActionModule(ActionBase):
         if facts and facts["docker"]["running"] is not None:
             for service, found in plan.look_at_host(declared, facts, running, selection.stages).items():
                 judged.setdefault(service, []).extend(found)
-        document = plan.document(declared, judged)
+        known, unreadable = self._known(declared, variables, facts)
+        judged[""] += unreadable
+        fits = plan.estimates(declared, known, facts)
+        for service, found in plan.fit_findings(declared, fits).items():
+            judged[service] += found
+        document = plan.document(declared, judged, fits)
         _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]
         if errors and options["refuse"]:
@@ -97,7 +102,7 @@ class ActionModule(ActionBase):
         result["plan"] = {
             **document,
             "report_dir": str(reports),
-            "summary": plan.summary(declared, judged),
+            "summary": plan.summary(declared, judged, fits),
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "named": list(selection.named),
@@ -107,7 +112,7 @@ class ActionModule(ActionBase):
             "images": _images(declared, running, facts),
             "models": _models(declared, running, facts),
             "services": {
-                s: {**document["services"][s], **_service(declared, rendered[s])} for s in declared.host_services
+                s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
             },
             "host": _host_wants(declared),
             "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE])
@@ -177,6 +182,31 @@ class ActionModule(ActionBase):
                 else:
                     contents[name][path.name] = path.read_text(encoding="utf-8")
         return contents, missing
+
+    def _known(
+        self, declared: spec.Declared, variables: Mapping[str, Any], facts: Mapping[str, Any] | None
+    ) -> tuple[dict[str, fit.Known], list[spec.Finding]]:
+        """What is known of the models: from their files on the host, else from files/configs of the inventory or of ours."""
+        found: dict[str, fit.Known] = {}
+        problems = []
+        inventory = variables.get("inventory_dir")
+        places = [p / "files" / "configs" for p in (*([Path(inventory)] if inventory else []), PROJECT)]
+        for name in sorted({declared.services[s].model for s in declared.host_services}):
+            state = (facts or {}).get("models", {}).get(name, {})
+            digest = state.get("digest") or ""
+            path = next((p / f"{name}.json" for p in places if (p / f"{name}.json").is_file()), None)
+            if state.get("config"):
+                size = (state.get("bytes") or 0) / spec.GIB
+                found[name] = fit.Known(state["config"], state.get("tensors"), size, digest)
+            elif path is not None:
+                try:
+                    kept = json.loads(path.read_text(encoding="utf-8"))
+                    found[name] = fit.Known(kept["config"], kept.get("tensors"), digest=digest)
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    message = f"{path} is no JSON mapping with `config` ({type(error).__name__})"
+                    remedy = "Make it anew with scripts/model_facts.py, or remove it"
+                    problems.append(spec.Finding("model-facts", "error", f"llm_models.{name}", message, remedy))
+        return found, problems
 
     # -- answering ------------------------------------------------------------------------------------------------
 
@@ -321,7 +351,9 @@ def _compose_text(release: compose.Release) -> str:
     return header + to_yaml(release.compose).replace("$", "$$")
 
 
-def _service(declared: spec.Declared, release: compose.Release) -> dict[str, Any]:
+def _service(
+    declared: spec.Declared, release: compose.Release, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     service, settings = declared.services[release.service], declared.settings
     folder = compose.release_dir(settings, service.name, release.hash)
     rendered: dict[str, Any] = _plain(
@@ -342,6 +374,13 @@ def _service(declared: spec.Declared, release: compose.Release) -> dict[str, Any
                 "plugins": f"{folder}/plugins" if release.files else "",
             },
             "model_folder": compose.model_dir(settings, declared.models[service.model]),
+            "record_folder": f"{settings.root}/state/calibration",
+            "record_key": fit.service_key(
+                declared,
+                service,
+                (facts or {}).get("images", {}).get(compose.image_ref(declared.images[service.image])),
+                (facts or {}).get("models", {}).get(service.model, {}).get("digest"),
+            ),
             "served_model_name": service.served_model_name,
             "port": service.port,
             "boot_timeout": service.boot_timeout,

@@ -32,6 +32,15 @@ options:
     description: Seconds to wait for a ready engine, counted from the start of the module.
     type: int
     default: 600
+  record_folder:
+    description:
+      - Folder for a record of the memory that the engine measured while it booted; estimates of the next plan use it.
+      - Written when the engine is ready and its log has the numbers, as a GPU's does. See O(record_key).
+    type: path
+  record_key:
+    description: What the record is kept under. The plan makes it; left out or empty, nothing is written.
+    type: dict
+    default: {}
   progress_file:
     description:
       - File that gets one JSON line for each step. The action plugin of the same name fills it in and shows the lines.
@@ -42,10 +51,10 @@ attributes:
     description: Looks once and does not wait; a container that is not there yet is no failure. C(ready) says what was found.
   diff_mode:
     support: none
-    description: Nothing is changed, so there is nothing to show.
+    description: Only the record of a boot is written, and it is no declaration.
   idempotent:
     support: full
-    description: Only reads. A ready engine is reported at once.
+    description: A ready engine is reported at once; a record that says the same is left alone.
 author:
   - ansible-vllm
 """
@@ -94,6 +103,10 @@ harvest:
   returned: always
   type: dict
   sample: {"version": "0.32.0", "kv_cache_tokens": 46592, "kv_cache_gib": 1.0, "weights_seconds": 1.49}
+record:
+  description: File of the record, when there is one.
+  returned: success, with O(record_folder)
+  type: str
 restarts:
   description: How often Docker has restarted the container.
   returned: when the container exists
@@ -123,13 +136,15 @@ log_tail:
 """
 
 import http.client
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, engine
+from ansible.module_utils.llm import docker_api, engine, files, fit
 from ansible.module_utils.llm.progress import Progress
 
 POLL = 0.5
@@ -302,6 +317,19 @@ def success(watch: Watch, *, waited: bool) -> dict[str, Any]:
     return watch.result() | {"ready": True, "boot_seconds": boot_seconds}
 
 
+def keep_record(harvest: Mapping[str, Any], folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what a boot measured; returns `changed` and the file. A record is a help and no condition: no room is no failure."""
+    kept = fit.record(harvest, key) if key else None
+    if kept is None:
+        return {}
+    path = Path(folder) / fit.record_name(kept)
+    try:
+        changed = files.write(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    except OSError:
+        return {}
+    return {"changed": bool(changed), "record": str(path)}
+
+
 def run(module: Any) -> dict[str, Any]:
     """Watch until the engine is ready or its end is certain; the result has ``msg`` when it is a failure."""
     watch = Watch(module.params, Progress(module.params["progress_file"]))
@@ -342,6 +370,8 @@ def main() -> None:
             "port": {"type": "int", "default": 8000},
             "path": {"type": "str", "default": "/health"},
             "timeout": {"type": "int", "default": 600},
+            "record_folder": {"type": "path"},
+            "record_key": {"type": "dict", "default": {}},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
@@ -360,6 +390,8 @@ def main() -> None:
         module.fail_json(msg=str(error), ready=False)
     if "msg" in result:
         module.fail_json(**result)
+    if module.params["record_folder"] and not module.check_mode:
+        result |= keep_record(result["harvest"], module.params["record_folder"], module.params["record_key"])
     module.exit_json(**result)
 
 

@@ -98,8 +98,11 @@ ansible_facts:
           description: Service to current and previous release, facts of the current one, edited files, whether it was proven.
           type: dict
         models:
-          description: Model to present, digest, problem, bytes.
+          description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
           type: dict
+        calibration:
+          description: What engines measured at earlier boots (see llm_engine, record_folder).
+          type: list
         disk:
           description: docker and root, each with path, device and free bytes.
           type: dict
@@ -201,6 +204,7 @@ def main() -> None:
         "listening": host.listening(wanted["ports"]),
         "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
+        "calibration": host.records(root / "state" / "calibration"),
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},

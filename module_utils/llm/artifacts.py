@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +25,115 @@ class Broken(ValueError):
     """A model folder that must not be served; the text names file, finding and remedy."""
 
 
+Header = dict[str, Any]  # tensor name -> {dtype, shape, data_offsets}
+
+
+def safetensors_header(path: Path) -> tuple[Header, int]:
+    """Tensors of a safetensors file, and the bytes that it must have. Raises Broken when it is no such file."""
+    with path.open("rb") as stream:
+        length = _header_length(stream.read(8), path.name)
+        return _header(stream.read(length), length, path.name)
+
+
 def safetensors_size(path: Path) -> int:
     """Bytes that a safetensors file must have, from its header. Raises Broken when it is no such file."""
-    with path.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise Broken(f"{path.name} is cut off: {len(start)} bytes")
-        (length,) = struct.unpack("<Q", start)
-        if LFS_POINTER.startswith(start):
-            raise Broken(
-                f"{path.name} is a Git LFS pointer, not the weights: fetch with `git lfs pull` or from the hub"
-            )
-        if length > HEADER_LIMIT:
-            raise Broken(f"{path.name} is no safetensors file: its header claims {length} bytes")
-        header = stream.read(length)
-    if len(header) < length:
-        raise Broken(f"{path.name} is cut off inside its header")
+    return safetensors_header(path)[1]
+
+
+def _header_length(start: bytes, name: str) -> int:
+    if len(start) < 8:
+        raise Broken(f"{name} is cut off: {len(start)} bytes")
+    (length,) = struct.unpack("<Q", start)
+    if LFS_POINTER.startswith(start):
+        raise Broken(f"{name} is a Git LFS pointer, not the weights: fetch with `git lfs pull` or from the hub")
+    if length > HEADER_LIMIT:
+        raise Broken(f"{name} is no safetensors file: its header claims {length} bytes")
+    return int(length)
+
+
+def _header(raw: bytes, length: int, name: str) -> tuple[Header, int]:
+    if len(raw) < length:
+        raise Broken(f"{name} is cut off inside its header")
     try:
-        tensors = json.loads(header)
-        end = max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
+        tensors = {n: t for n, t in json.loads(raw).items() if n != "__metadata__"}
+        end = max((t["data_offsets"][1] for t in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise Broken(f"{path.name} has an unreadable header ({type(error).__name__})") from error
-    return int(8 + length + end)
+        raise Broken(f"{name} has an unreadable header ({type(error).__name__})") from error
+    return tensors, int(8 + length + end)
+
+
+def summary(headers: Iterable[Header], layers: int = 0) -> list[list[Any]]:
+    """Tensors in few lines: [[name, dtype, shape, how many]], with `#` for the numbers of layers and experts.
+
+    layers: how many the model serves with; layers beyond those belong to a draft model and are called so. See shapes.Tensor.
+    """
+    found: dict[tuple[str, str, tuple[int, ...]], int] = {}
+    for header in headers:
+        for name, tensor in header.items():
+            beyond = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+            if beyond and layers and int(beyond[1]) >= layers:
+                name = name.replace(f"layers.{beyond[1]}.", "layers.draft.", 1)
+            key = (re.sub(r"(?<=\.)\d+(?=\.)", "#", name), str(tensor["dtype"]), tuple(tensor["shape"]))
+            found[key] = found.get(key, 0) + 1
+    return [[name, dtype, list(size), times] for (name, dtype, size), times in sorted(found.items())]
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What an estimate of memory needs of a folder that `check_folder` passed: {config, tensors}."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    headers = [safetensors_header(shard)[0] for shard in sorted(folder.glob("*.safetensors"))]
+    return {"config": memory_config(config), "tensors": summary(headers, _layers(config))}
+
+
+def memory_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json without its long tables (labels, tokens): what is left fits in a fact."""
+    return {k: v for k, v in config.items() if len(json.dumps(v)) < 20_000 and k not in ("id2label", "label2id")}
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    text = config.get("text_config") or config
+    found = text.get("num_hidden_layers") if isinstance(text, Mapping) else None
+    return found if isinstance(found, int) else 0
+
+
+def remote_facts(folder: str, token: str = "", timeout: float = 30) -> dict[str, Any]:
+    """The same of a model on a hub: {config, tensors}, read with range requests, so no weights travel.
+
+    folder: address under which its files lie, such as https://huggingface.co/OWNER/NAME/resolve/REVISION.
+    Raises Broken when something is missing or no safetensors file, and says which.
+    """
+
+    def read(name: str, start: int | None = None, end: int | None = None) -> bytes:
+        request = urllib.request.Request(f"{folder.rstrip('/')}/{name}")  # noqa: S310 - the operator names it
+        if start is not None:
+            request.add_header("Range", f"bytes={start}-{end}")
+        if token:
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+                if start is not None and answer.status != 206:
+                    raise Broken(f"{name}: the server answers ranges with {answer.status}, so all of it would be read")
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            raise Broken(f"{name}: {error.code} {error.reason}") from error
+        except OSError as error:
+            raise Broken(f"{name}: {error}") from error
+
+    try:
+        config = json.loads(read("config.json"))
+        try:
+            shards = sorted(set(json.loads(read("model.safetensors.index.json"))["weight_map"].values()))
+        except Broken:
+            shards = ["model.safetensors"]
+        headers = []
+        for shard in shards:
+            length = _header_length(read(shard, 0, 7), shard)
+            headers.append(_header(read(shard, 8, 7 + length), length, shard)[0])
+        return {"config": memory_config(config), "tensors": summary(headers, _layers(config))}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, Broken):
+            raise
+        raise Broken(f"the files under {folder} are unreadable ({type(error).__name__})") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -85,17 +175,27 @@ def sha256(path: Path) -> str:
 
 
 def make_manifest(folder: Path, origin: dict[str, Any], say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Manifest of all files of a folder: {origin, files: {path: {size, sha256}}, digest}. The digest covers the files only."""
+    """Manifest of all files of a folder: {origin, files: {path: {size, sha256}}, digest}. The digest covers the files only.
+
+    It also keeps what `facts` reads (memory), for headers of many experts take a second to read.
+    """
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         say(path.name)
         files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": sha256(path)}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return {"origin": origin, "files": files, "digest": digest}
+    manifest = {"origin": origin, "files": files, "digest": digest}
+    try:
+        return {**manifest, "memory": facts(folder)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # judging the folder is check_folder's task
+        return manifest
 
 
 def look(folder: Path) -> dict[str, Any]:
-    """State of a model folder, quickly: {present, digest, problem, bytes}. `problem` is "" for a good one."""
+    """State of a model folder, quickly: {present, digest, problem, bytes}. `problem` is "" for a good one.
+
+    A good one also has {config, tensors}; see `facts`.
+    """
     if not folder.is_dir():
         return {"present": False, "digest": None, "problem": "", "bytes": 0}
     try:
@@ -109,6 +209,7 @@ def look(folder: Path) -> dict[str, Any]:
                 raise Broken(f"{name} has {path.stat().st_size} bytes, expected {entry['size']}")
             total += entry["size"]
         check_folder(folder)
+        memory = manifest.get("memory") or facts(folder)
     except Broken as broken:
         return {"present": True, "digest": None, "problem": str(broken), "bytes": 0}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -118,7 +219,7 @@ def look(folder: Path) -> dict[str, Any]:
             "problem": f"{MANIFEST} is unreadable ({type(error).__name__})",
             "bytes": 0,
         }
-    return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total}
+    return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total, **memory}
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:

@@ -250,10 +250,18 @@ _NUMBERS: tuple[_Number, ...] = (
     _Number("compile_seconds", re.compile(r"torch\.compile (?:.*)?(?:took|takes) ([\d.]+) s in total"), float),
     _Number("graph_seconds", re.compile(r"^Graph capturing finished in (\d+) secs"), float),
     _Number("graph_gib", re.compile(r"^Graph capturing finished in \d+ secs, took (-?[\d.]+) GiB"), float),
+    _Number("graph_estimate_gib", re.compile(r"^Estimated CUDA graph memory: ([\d.]+) GiB"), float),
     _Number("kv_cache_gib", re.compile(r"^Available KV cache memory: ([\d.]+) GiB"), float, min),
     _Number("kv_cache_gib", re.compile(r"^(?:Explicitly|Auto) set \(([\d.]+)/"), float, min),
     _Number("kv_cache_tokens", re.compile(r"KV cache size: ([\d,]+) tokens"), _integer, min),
     _Number("kv_concurrency", re.compile(r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x"), float, min),
+    # One long line sums up what the memory went to; until about 0.31 it told weights and the rest apart.
+    _Number("gpu_free_gib", re.compile(r"^Free memory on device \(([\d.]+)/[\d.]+ GiB\) on startup"), float, min),
+    _Number("gpu_total_gib", re.compile(r"^Free memory on device \([\d.]+/([\d.]+) GiB\) on startup"), float, min),
+    _Number("requested_gib", re.compile(r"Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"), float, min),
+    _Number("activation_gib", re.compile(r" ([\d.]+) GiB for peak activation"), float),
+    _Number("other_gib", re.compile(r" (-?[\d.]+) GiB for non-torch memory"), float),
+    _Number("consumed_gib", re.compile(r"Actual usage is ([\d.]+) GiB for consumed memory"), float),
     _Number("init_seconds", re.compile(r"^init engine \(.*?\) took ([\d.]+) s"), float),
 )
 
@@ -263,8 +271,9 @@ def harvest(lines: Iterable[str]) -> dict[str, Any]:
 
     Keys, where the log has them: version, architecture, attention_backend, max_model_len (tokens), checkpoint_gib (on
     disk), weights_gib (in the memory of one worker), weights_seconds, load_seconds, compile_seconds, graph_seconds,
-    graph_gib, kv_cache_gib, kv_cache_tokens, kv_concurrency (requests of full length), init_seconds. GiB are 2**30
-    bytes.
+    graph_gib, graph_estimate_gib (as counted before the KV cache is sized), kv_cache_gib, kv_cache_tokens, kv_concurrency
+    (requests of full length), gpu_total_gib, gpu_free_gib (when the engine looks first), requested_gib, activation_gib,
+    other_gib (not the framework's), consumed_gib (weights and those), init_seconds. GiB are 2**30 bytes.
     """
     result: dict[str, Any] = {}
     for line in lines:

@@ -201,6 +201,19 @@ def model(folder: str) -> dict[str, Any]:
     return artifacts.look(Path(folder))
 
 
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Records of boots (see fit.record); one that cannot be read helps nobody and is left out."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(kept, dict) and isinstance(kept.get("flags"), dict) and isinstance(kept.get("measured"), dict):
+            found.append(kept)
+    return found
+
+
 def environment_lock(venv: Path) -> str | None:
     """Checksum of the lock that an environment was made from; None when its Python is gone, as after a system upgrade."""
     return first_line(venv / ".lock-sha256") if (venv / "bin" / "python").exists() else None

@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm import compose, fit, shapes
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
 # Molecule skips these in every run, whether or not anything carries them.
 MOLECULE_TAGS = ("molecule-notest", "notest", "molecule-idempotence-notest")
-DEFAULT_UTILIZATION = 0.92  # of the engine, since vLLM 0.21
+Fits = Mapping[str, fit.Fit]  # by service
 Facts = Mapping[str, Any]
 Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as a whole
 
@@ -78,7 +78,7 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def reserved(service: Service, gpu: int | str) -> float:
     """Share of a GPU's memory that a service takes; vLLM takes this much whatever the model needs."""
-    return float(service.flag("gpu-memory-utilization", DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
+    return float(service.flag("gpu-memory-utilization", shapes.DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
 
 
 def clashes(one: Service, other: Service) -> list[str]:
@@ -218,9 +218,25 @@ def _clash_findings(service: Service, running: Iterable[Service]) -> list[Findin
     return found
 
 
-def document(declared: Declared, findings: Findings) -> dict[str, Any]:
+def estimates(declared: Declared, known: Mapping[str, fit.Known], facts: Facts | None) -> dict[str, fit.Fit]:
+    """What each service of the host takes and leaves of its memory. known: by model. Facts add what was measured there."""
+    records = (facts or {}).get("calibration", [])
+    found = {}
+    for name in declared.host_services:
+        service = declared.services[name]
+        image_id = _image_id(declared.images[service.image], facts)
+        found[name] = fit.for_service(declared, service, known, image_id, records)
+    return found
+
+
+def fit_findings(declared: Declared, fits: Fits) -> Findings:
+    """What the estimates mean for the services that are to run."""
+    return {s: fit.findings(declared.services[s], fits[s]) for s in deployed(declared) if s in fits}
+
+
+def document(declared: Declared, findings: Findings, fits: Fits | None = None) -> dict[str, Any]:
     """The shape of plan.json."""
-    services = {}
+    services: dict[str, dict[str, Any]] = {}
     for service in declared.host_services:
         own = findings.get(service, [])
         worst = {f.severity for f in own}
@@ -230,17 +246,23 @@ def document(declared: Declared, findings: Findings) -> dict[str, Any]:
             "gpus": list(declared.services[service].gpus),
             "kv_tokens": {"low": None, "high": None},
         }
+        if fits and service in fits:
+            services[service]["fit"] = fits[service].as_dict()
+            if tokens := fits[service].tokens:
+                services[service]["kv_tokens"] = {"low": int(tokens.low), "high": int(tokens.high)}
     return {"services": services, "findings": [f.as_dict() for f in findings.get("", [])]}
 
 
-def summary(declared: Declared, findings: Findings) -> list[str]:
+def summary(declared: Declared, findings: Findings, fits: Fits | None = None) -> list[str]:
     """What validate tells a person: a line a service of the host."""
     lines = []
-    for name, judged in document(declared, findings)["services"].items():
+    for name, judged in document(declared, findings, fits)["services"].items():
         gpus = " ".join(str(g) for g in judged["gpus"])
         line = (
             f"{name}: {judged['verdict']}, {f'GPU {gpus}' if gpus else 'no GPU'}, port {declared.services[name].port}"
         )
+        if fits and name in fits and fits[name].tokens:
+            line += f", KV cache {fit.tokens_text(fits[name])}"
         lines.append("; ".join([line, *(f.message for f in findings.get(name, []))]))
     return lines
 
