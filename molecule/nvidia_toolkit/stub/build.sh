@@ -29,9 +29,9 @@ if [ "$what" = toolkit ]; then
   printf '[Unit]\nDescription=Stub of the refresh of the CDI specification\n[Service]\nType=oneshot\n%s\n[Install]\nWantedBy=multi-user.target\n' \
     'ExecStart=/bin/sh -c "mkdir -p /var/run/cdi; nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml"' |
     install -D -m 644 /dev/stdin "$root/lib/systemd/system/nvidia-cdi-refresh.service"
-  # What debhelper's scripts do at the installation of a package with a service, the reload of systemd included.
+  # What the real one's script does up to 1.19. Since 1.20 it is debhelper's, which asks for the reload as well.
   printf '#!/bin/sh\nset -e\n[ -d /run/systemd/system ] || exit 0\n%s\n%s\n' \
-    'systemctl --system daemon-reload' 'systemctl --quiet enable nvidia-cdi-refresh.service' |
+    'systemctl daemon-reload' 'systemctl --quiet enable --now nvidia-cdi-refresh.service' |
     install -m 755 /dev/stdin "$root/DEBIAN/postinst"
   finish
   control nvidia-container-toolkit "nvidia-container-toolkit-base (= $version), libnvidia-container-tools (= $version)"
