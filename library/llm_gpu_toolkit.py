@@ -78,7 +78,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, files, gpu, gpu_host, spec
+from ansible.module_utils.llm import daemon, docker_api, files, gpu, gpu_host, spec
 from ansible.module_utils.llm.docker_engine import Engine, Failed, waited
 
 DAEMON = Path("/etc/docker/daemon.json")
@@ -186,7 +186,7 @@ class Toolkit:
         try:
             lost = gpu.lost_settings(json.loads(before or "{}"), json.loads(after))
         except ValueError as error:
-            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {after[:200]}. {remedy}") from error
+            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {daemon.shown(after[:200])}. {remedy}") from error
         if lost:
             own = "features.cdi: true" if "--cdi.enabled" in argv else "runtimes.nvidia"
             raise Failed(
@@ -194,9 +194,13 @@ class Toolkit:
                 f"Set {own} there yourself, restart Docker when its containers may stop, and run again"
             )
         if before.strip() != after.strip():
-            header = str(DAEMON) if before else "absent"
             self.diff.append(
-                {"before_header": header, "after_header": str(DAEMON), "before": before, "after": f"{after.strip()}\n"}
+                {
+                    "before_header": str(DAEMON) if before else "absent",
+                    "after_header": str(DAEMON),
+                    "before": daemon.shown(before),
+                    "after": daemon.shown(f"{after.strip()}\n"),
+                }
             )
         if self.module.check_mode:
             return

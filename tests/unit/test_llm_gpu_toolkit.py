@@ -127,6 +127,15 @@ def test_settings_of_others_are_not_given_up(host: Host, run_module: Run) -> Non
     assert [c for c in host.commands if "--dry-run" not in c] == []
 
 
+def test_passwords_of_others_are_not_shown(host: Host, run_module: Run) -> None:
+    settings = {"proxies": {"http-proxy": "http://user:s3cret@proxy:3128"}}
+    llm_gpu_toolkit.DAEMON.write_text(json.dumps(settings))
+    host.seen["runtime"] = ""
+    host.dry_run = {**settings, "runtimes": {"nvidia": {"path": "x"}}}
+    result = run_module(llm_gpu_toolkit, host.arguments, check_mode=True)
+    assert "proxy:3128" in json.dumps(result["diff"]) and "s3cret" not in json.dumps(result)
+
+
 def test_containers_that_lost_their_gpus_are_named(host: Host, run_module: Run) -> None:
     host.containers = [{"Id": "lost", "Names": ["/one"]}, {"Id": "fine", "Names": ["/two"]}]
     result = run_module(llm_gpu_toolkit, host.arguments)
