@@ -72,22 +72,18 @@ seen:
 
 import io
 import json
-import os
 import re
-import signal
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, files, gpu, gpu_host, spec
+from ansible.module_utils.llm import daemon, docker_api, files, gpu, gpu_host, spec
+from ansible.module_utils.llm.docker_engine import Engine, Failed, waited
 
 DAEMON = Path("/etc/docker/daemon.json")
-PID_FILE = Path("/var/run/docker.pid")
 IMAGE = "llm/gpu-probe:latest"
-READY_WITHIN = 60  # seconds for an engine to answer after a signal or a restart
+LOADS_WITHIN = 15.0  # seconds for an engine that has read daemon.json to know the runtime
 UNIT = Path("/etc/systemd/system/llm-gpu-persistence.service")
 # One unit for all: Debian's daemon keeps the mode by itself, Ubuntu's is started with --no-persistence-mode, and on some
 # hosts there is none. With a daemon running, nvidia-smi hands the request to it.
@@ -106,10 +102,6 @@ ExecStart={tool} --persistence-mode=1
 [Install]
 WantedBy=multi-user.target
 """
-
-
-class Failed(Exception):
-    """What could not be done, where, and what to do."""
 
 
 class Toolkit:
@@ -194,7 +186,7 @@ class Toolkit:
         try:
             lost = gpu.lost_settings(json.loads(before or "{}"), json.loads(after))
         except ValueError as error:
-            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {after[:200]}. {remedy}") from error
+            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {daemon.shown(after[:200])}. {remedy}") from error
         if lost:
             own = "features.cdi: true" if "--cdi.enabled" in argv else "runtimes.nvidia"
             raise Failed(
@@ -202,9 +194,13 @@ class Toolkit:
                 f"Set {own} there yourself, restart Docker when its containers may stop, and run again"
             )
         if before.strip() != after.strip():
-            header = str(DAEMON) if before else "absent"
             self.diff.append(
-                {"before_header": header, "after_header": str(DAEMON), "before": before, "after": f"{after.strip()}\n"}
+                {
+                    "before_header": str(DAEMON) if before else "absent",
+                    "after_header": str(DAEMON),
+                    "before": daemon.shown(before),
+                    "after": daemon.shown(f"{after.strip()}\n"),
+                }
             )
         if self.module.check_mode:
             return
@@ -216,29 +212,34 @@ class Toolkit:
     def reload(self) -> None:
         """Have the engine read daemon.json again; containers don't notice."""
         try:
-            os.kill(int(files.read(PID_FILE)), signal.SIGHUP)
-        except (ValueError, OSError) as error:
-            text = f"the engine could not be told to read {DAEMON} ({PID_FILE}: {error})"
+            Engine(self.module).reload()
+        except Failed as error:
+            text = f"the engine could not be told to read {DAEMON}: {error}"
             raise Failed(f"{text}. Reload it (`systemctl reload docker`), and run again") from error
-        waited(
-            lambda: "nvidia" in engine()["runtimes"],
-            f"the engine does not load the runtime nvidia of {DAEMON}. Its log says why: `journalctl --unit docker`",
-        )
+        if not waited(lambda: "nvidia" in engine()["runtimes"], LOADS_WITHIN):
+            raise Failed(
+                f"the engine does not load the runtime nvidia of {DAEMON}. Its log says why: `journalctl -u docker`"
+            )
 
     def restart(self, why: str) -> None:
         """Start the engine anew, where that stops no container or is allowed."""
-        running = docker_api.containers(running_only=True)
+        process = Engine(self.module)
+        running = process.containers()
         if running and not self.docker["live_restore"] and not self.module.params["restart_engine"]:
-            names = ", ".join(sorted(c["Names"][0].lstrip("/") for c in running))
+            names = ", ".join(sorted(c["Names"][0].lstrip("/") for c in docker_api.containers(running_only=True)))
             raise Failed(
                 f"Docker must be restarted before containers get GPUs ({why}), and {names} would stop with it. Switch "
-                f"live-restore on (docker_engine does), or allow it with nvidia_toolkit_restart_engine: true, or restart "
-                f"it yourself; then run again"
+                f"live-restore on (docker_engine_live_restore), or allow it with nvidia_toolkit_restart_engine: true, or "
+                f"restart it yourself; then run again"
             )
-        systemd = Path("/run/systemd/system").is_dir()
-        argv = ["systemctl", "restart", "docker"] if systemd else ["service", "docker", "restart"]
-        self.command(argv, f"Docker must be restarted ({why})", "Restart it yourself, and run again")
-        waited(lambda: bool(engine()["running"]), "the engine does not answer after its restart: see its log")
+        try:
+            process.stop()
+            process.start()
+        except Failed as error:
+            raise Failed(f"Docker must be restarted ({why}), and {error}. {process.log()}") from error
+        lost = process.lost(running)
+        if lost and self.docker["live_restore"]:
+            raise Failed(f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again")
 
     # -- persistence ---------------------------------------------------------------------------------------------------
 
@@ -357,15 +358,6 @@ def engine() -> dict[str, Any]:
         "cdi": bool(info.get("CDISpecDirs")),
         "live_restore": bool(info.get("LiveRestoreEnabled")),
     }
-
-
-def waited(condition: Callable[[], bool], otherwise: str) -> None:
-    """Wait for a condition; Failed with the text when it does not come."""
-    end = time.monotonic() + READY_WITHIN
-    while not condition():
-        if time.monotonic() > end:
-            raise Failed(otherwise)
-        time.sleep(0.2)
 
 
 def run_container(tool: str, request: dict[str, Any]) -> tuple[int, str]:

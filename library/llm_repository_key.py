@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: llm_repository_key
 short_description: Fetch the key of a package repository and check its fingerprint
 description:
-  - A key that is there with the declared fingerprint is left alone, and nothing is fetched.
+  - Fetched every time, since a key's subkeys expire and are renewed under the same fingerprint.
   - What was fetched is written only if every key in it has the declared fingerprint. No gpg is needed on the host.
 options:
   url:
@@ -24,13 +24,13 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Says whether it would be fetched.
+    description: Says whether another key is there; fetches nothing.
     support: full
   diff_mode:
     description: Shows the fingerprint.
     support: full
   idempotent:
-    description: The right key is left alone.
+    description: The same key is left alone.
     support: full
 author: ansible-vllm
 """
@@ -77,12 +77,13 @@ def main() -> None:
     url, path = module.params["url"], Path(module.params["path"])
     wanted = module.params["fingerprint"].replace(" ", "").upper()
     have = fingerprints(files.read(path))
-    result = {"fingerprint": wanted, "changed": set(have) != {wanted}}
-    if not result["changed"]:
-        module.exit_json(**result)
     before = "".join(f"{f}\n" for f in have)
     header = {"before_header": str(path), "after_header": str(path)}
-    result["diff"] = [{**header, "before": before, "after": f"{wanted}\n"}]
+    result = {
+        "fingerprint": wanted,
+        "changed": set(have) != {wanted},
+        "diff": [{**header, "before": before, "after": f"{wanted}\n"}],
+    }
     if module.check_mode:
         module.exit_json(**result)
     answer, info = fetch_url(module, url, timeout=30)
@@ -101,7 +102,7 @@ def main() -> None:
             "with what its owner publishes, and correct the one that is wrong"
         )
     try:
-        files.write(path, text)
+        result["changed"] = files.write(path, text)
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root")
     module.exit_json(**result)

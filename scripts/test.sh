@@ -19,7 +19,7 @@ step() {
 step "demo" make --no-print-directory demo
 step "contract with the engine" pytest -q tests/contract -m "engine${marks:+ and $marks}"
 step "end to end" pytest -q tests/e2e ${marks:+-m "$marks"}
-for scenario in docker_engine docker_engine_alternative vllm_service site; do
+for scenario in docker_engine docker_engine_alternative nvidia_toolkit nvidia_toolkit_alternative vllm_service site; do
   step "molecule $scenario" molecule test -s "$scenario"
 done
 printf '\n=== times\n'
