@@ -318,6 +318,10 @@ class Toolkit:
         """An image of nvidia-smi and the libraries that it is linked with; it works before any other image is here."""
         rc, out, _ = self.module.run_command(["ldd", tool])
         linked = re.findall(r"(?:=> |^\s*)(/\S+) \(", out, re.MULTILINE) if rc == 0 else []
+        if not linked:  # seen on a machine whose nvidia-smi is a script that starts the real one
+            raise Failed(
+                f"{tool} is not the program itself: `ldd` names no library of it. Put NVIDIA's own before it on the path"
+            )
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
             for path in [tool, *linked]:

@@ -49,6 +49,7 @@ class Host:
             monkeypatch.setattr(docker_engine.Engine, name, lambda _, step=name: self.commands.append([step]))
         monkeypatch.setattr(docker_engine.Engine, "lost", lambda *_: [])
         monkeypatch.setattr(llm_gpu_toolkit, "run_container", self.run_container)
+        self.import_image = llm_gpu_toolkit.Toolkit.import_image
         monkeypatch.setattr(llm_gpu_toolkit.Toolkit, "import_image", lambda *_: None)
         monkeypatch.setattr(llm_gpu_toolkit, "DAEMON", tmp_path / "daemon.json")
         monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_, **__: "/usr/bin/nvidia-ctk")
@@ -82,6 +83,14 @@ def test_a_proof_is_asked_for_once(host: Host, run_module: Run) -> None:
     second = run_module(llm_gpu_toolkit, host.arguments)
     assert not second["changed"]
     assert host.commands == []
+
+
+def test_a_script_in_front_of_nvidia_smi_is_named(host: Host, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ldd` knows no library of a script, and a container made of it could start nothing."""
+    monkeypatch.setattr(llm_gpu_toolkit.Toolkit, "import_image", host.import_image)
+    refused = run_module(llm_gpu_toolkit, host.arguments)
+    assert refused["failed"]
+    assert "/usr/bin/nvidia-smi is not the program itself" in refused["msg"]
 
 
 def test_nothing_is_asked_in_check_mode(host: Host, run_module: Run) -> None:
