@@ -69,12 +69,18 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A container image: where it comes from (`sources`, tried in order) and which engine it carries."""
+    """A container image: where it comes from (`sources`, tried in order) and which engine it carries.
+
+    proofs: what must hold inside it before it gets its name. on: recipes of the bases that builds take over as they are
+    (those with `require` or `patches`), by name; such an image changes with its base.
+    """
 
     name: str
     sources: tuple[Mapping[str, Any], ...]
     accelerator: str = ""
     engine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    proofs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size_gib: float = 0.0
     description: str = ""
 
@@ -149,6 +155,7 @@ class Settings:
     domain: str = ""
     engine_uid: int = 64000
     wheelhouse: str = ""
+    pip_mirror: str = ""
     ca_bundle: str = ""
     offline: bool = False
     prune: bool = False
@@ -329,25 +336,43 @@ _BUILD: Shape = {
     "pip": (list_of(text), False),
     "pip_index": (text, False),
     "pip_remove": (list_of(text), False),
+    "require": (list_of(text), False),
+    "constraints": (list_of(text), False),
+    "patches": (list_of(lambda v: patch_problem(v)), False),
     "files": (map_of(re.compile(r"/.+"), "an absolute path", lambda v: shape_problem(v, _FILE)), False),
     "env": (map_of(ENV_NAME, "an environment name", env_value), False),
     "entrypoint": (list_of(text), False),
     "command": (list_of(text), False),
     "user": (text, False),
 }
+_PATCH: Shape = {
+    "name": (name, True),
+    "target": (text, True),
+    "lacks": (text, True),
+    "after": (text, True),
+    "insert": (text, True),
+}
 _FILE: Shape = {"content": (text, True), "mode": (text, False)}
 _BOOTSTRAP: Shape = {"suite": (text, True), "packages": (list_of(text), False)}
 _IMAGE_SOURCES: Mapping[str, Check] = {
     "pull": text,
     "archive": text,
-    "build": lambda v: shape_problem(v, _BUILD),
+    "build": lambda v: build_problem(v),
     "bootstrap": lambda v: shape_problem(v, _BOOTSTRAP),
 }
 _ENGINE: Shape = {"name": (one_of("vllm"), True), "version": (text, True)}
+_PROOFS: Shape = {
+    "imports": (list_of(text), False),
+    "architectures": (list_of(text), False),
+    "mla": (list_of(lambda v: mla_problem(v)), False),
+    "tool_parsers": (list_of(text), False),
+    "reasoning_parsers": (list_of(text), False),
+}
 _IMAGE: Shape = {
     "sources": (list_of(lambda v: source_problem(v, _IMAGE_SOURCES), 1), True),
     "accelerator": (one_of("cpu", "nvidia"), False),
     "engine": (lambda v: shape_problem(v, _ENGINE), False),
+    "proofs": (lambda v: shape_problem(v, _PROOFS), False),
     "size_gib": (number(0, 1000), False),
     "description": (text, False),
 }
@@ -418,6 +443,7 @@ SETTINGS: Mapping[str, Check] = {
     "domain": lambda v: "" if isinstance(v, str) else f"must be text, got {_said(v)}",
     "engine_uid": whole(1, 4_294_967_293),
     "wheelhouse": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
+    "pip_mirror": lambda v: "" if isinstance(v, str) else f"must be a URL or empty, got {_said(v)}",
     "ca_bundle": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
     "offline": boolean,
     "prune": boolean,
@@ -460,6 +486,32 @@ def source_problem(value: Any, kinds: Mapping[str, Check], extra: Mapping[str, C
         if problem := (kinds[key] if key in kinds else options[key])(entry):
             return f"`{key}` {problem}"
     return ""
+
+
+def build_problem(value: Any) -> str:
+    """What is wrong with build steps: their shape, or two of them that don't go together."""
+    if problem := shape_problem(value, _BUILD):
+        return problem
+    if value.get("pip") and (value.get("require") or value.get("patches")):
+        return "has `pip`, which makes a Python of its own, beside `require` or `patches`, which change the base's"
+    return ""
+
+
+def patch_problem(value: Any) -> str:
+    """What is wrong with a patch; one that does not add what it is missed for would be applied for ever."""
+    problem = shape_problem(value, _PATCH)
+    if not problem and value["lacks"] not in value["insert"]:
+        return "adds in `insert` nothing that has the text of `lacks`"
+    return problem
+
+
+def mla_problem(value: Any) -> str:
+    """The parts of a model's config.json by which an engine chooses architecture and attention."""
+    if not isinstance(value, Mapping):
+        return f"must be a mapping, as in a model's config.json, got {_said(value)}"
+    if problem := list_of(text, 1)(value.get("architectures")):
+        return f"`architectures` {problem}"
+    return "" if not text(value.get("model_type")) else "must have `model_type`"
 
 
 def shape_findings(value: Any, shape: Shape, key: str, id_prefix: str) -> list[Finding]:
@@ -586,7 +638,10 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         return None, found
     return (
         Declared(
-            images={n: Image(n, tuple(e["sources"]), **_rest(e, "sources")) for n, e in images.items()},
+            images={
+                n: Image(n, tuple(e["sources"]), on=_taken_over(n, images), **_rest(e, "sources"))
+                for n, e in images.items()
+            },
             models={n: Model(n, tuple(e["sources"]), **_rest(e, "sources")) for n, e in models.items()},
             services={n: _service(n, e) for n, e in services.items()},
             host_services=tuple(str(n) for n in host_services),
@@ -665,6 +720,13 @@ def _reference_findings(
         if service not in known["services"]:
             found.append(_unknown("llm_force", "service", service, known["services"]))
     return found
+
+
+def _taken_over(image: str, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipes of the bases that builds of `image` check and patch instead of only starting from them."""
+    builds = [s["build"] for s in images[image]["sources"] if "build" in s]
+    bases = {b["base"] for b in builds if b.get("require") or b.get("patches")}
+    return {b: {"sources": list(images[b]["sources"]), "on": _taken_over(b, images)} for b in sorted(bases)}
 
 
 def _bases(image: str, images: Mapping[str, Any]) -> set[str]:

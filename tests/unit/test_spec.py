@@ -112,6 +112,37 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "llm_images.cpu.sources.0.build.base",
             "leads back",
         ),
+        (
+            "images.cpu.sources",
+            [{"build": {"base": "deb", "pip": ["x"], "require": ["y"]}}],
+            "mistyped",
+            "llm_images.cpu.sources",
+            "which makes a Python of its own",
+        ),
+        (
+            "images.cpu.sources",
+            [{"build": {"base": "deb", "patches": [{"name": "p", "target": "a.b", "lacks": "x", "after": "("}]}}],
+            "mistyped",
+            "llm_images.cpu.sources",
+            "`insert` is missing",
+        ),
+        (
+            "images.cpu.sources",
+            [
+                {
+                    "build": {
+                        "base": "deb",
+                        "patches": [{"name": "p", "target": "a.b", "lacks": "x", "after": "(", "insert": "y"}],
+                    }
+                }
+            ],
+            "mistyped",
+            "llm_images.cpu.sources",
+            "nothing that has the text of `lacks`",
+        ),
+        ("images.cpu.proofs", {"architecture": ["A"]}, "mistyped", "llm_images.cpu.proofs", "not a known key"),
+        ("images.cpu.proofs", {"mla": ["glm4"]}, "mistyped", "llm_images.cpu.proofs", "config.json"),
+        ("images.cpu.proofs", {"mla": [{"model_type": "g"}]}, "mistyped", "llm_images.cpu.proofs", "architectures"),
         ("models.tiny.sources", [{"hubb": "a/b"}], "mistyped", "llm_models.tiny.sources", "unknown key"),
         (
             "models.tiny.sources",
