@@ -23,7 +23,7 @@ from ansible.module_utils.llm import compose, files, plan, spec
 CATALOGS = ("images", "models", "services")
 # Variables beside catalogs and settings: the host's own, secrets, reports, and what playbooks pass on among themselves.
 OTHERS = (
-    *("llm_host_services", "llm_host_gpus", "llm_service_keys", "llm_hub_token", "llm_report_dir"),
+    *("llm_host_services", "llm_host_gpus", "llm_service_keys", "llm_hub_token", "llm_pip_mirror", "llm_report_dir"),
     *("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address"),
 )
 

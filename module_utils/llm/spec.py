@@ -155,7 +155,6 @@ class Settings:
     domain: str = ""
     engine_uid: int = 64000
     wheelhouse: str = ""
-    pip_mirror: str = ""
     ca_bundle: str = ""
     offline: bool = False
     prune: bool = False
@@ -443,7 +442,6 @@ SETTINGS: Mapping[str, Check] = {
     "domain": lambda v: "" if isinstance(v, str) else f"must be text, got {_said(v)}",
     "engine_uid": whole(1, 4_294_967_293),
     "wheelhouse": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
-    "pip_mirror": lambda v: "" if isinstance(v, str) else f"must be a URL or empty, got {_said(v)}",
     "ca_bundle": lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
     "offline": boolean,
     "prune": boolean,
