@@ -21,7 +21,6 @@ if _LIBRARY not in ansible.module_utils.__path__:
 from ansible.module_utils.llm import compose, files, fit, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
-GATEWAY_IMAGE = "haproxy"
 # What playbooks pass on among themselves.
 INTERNAL = ("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address")
 
@@ -109,14 +108,14 @@ class ActionModule(ActionBase):
             "deployed": list(plan.deployed(declared)),
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force)},
-            "images": _images(declared, running, facts),
+            "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
             "models": _models(declared, running, facts),
             "services": {
                 s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
             },
             "host": _host_wants(declared),
-            "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE])
-            if GATEWAY_IMAGE in declared.images
+            "gateway_image": compose.image_ref(declared.images[compose.GATEWAY_IMAGE])
+            if compose.GATEWAY_IMAGE in declared.images
             else "",
         }
         if facts:
@@ -393,23 +392,24 @@ def _service(
     return rendered
 
 
-def _images(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Images that are needed and not there: in order, each with what its sources need."""
-    names = [*plan.needed_images(declared, running)]
-    if running and GATEWAY_IMAGE in declared.images:
-        names.append(GATEWAY_IMAGE)
-    have = (facts or {}).get("images", {})
-    return [_plain(image_job(declared, n)) for n in names if compose.image_ref(declared.images[n]) not in have]
+def image_job(
+    declared: spec.Declared, name: str, rendered: Mapping[str, compose.Release] | None = None
+) -> dict[str, Any]:
+    """An image with its sources and proofs, and the same for the images it is built on.
 
-
-def image_job(declared: spec.Declared, name: str) -> dict[str, Any]:
-    """An image with its sources, and the same for the images it is built on."""
+    rendered: releases of the host's services. An image with proofs has to accept the command lines of those that use it.
+    """
     image = declared.images[name]
     bases = {s["build"]["base"] for s in image.sources if "build" in s}
+    users = {s: r for s, r in (rendered or {}).items() if image.proofs and declared.services[s].image == name}
     return {
         "name": name,
         "ref": compose.image_ref(image),
         "sources": list(image.sources),
+        "proofs": image.proofs,
+        "services": {
+            s: {"argv": r.facts["command"], "env": r.facts["environment"], "files": r.files} for s, r in users.items()
+        },
         "bases": [image_job(declared, b) for b in sorted(bases)],
     }
 
@@ -464,6 +464,7 @@ def _work(
             "deploy": [{"name": s, "reasons": why} for s, why in reasons.items()],
             "stop": plan.to_stop(declared, facts, selected),
             "orphans": plan.orphans(declared, facts),
+            "prune_images": plan.images_to_remove(declared, facts, upcoming),
             "prove": list(plan.to_prove(facts, running, rendered)),
             "routes": plan.routes(declared, facts, upcoming),
         }

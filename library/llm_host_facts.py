@@ -85,6 +85,15 @@ ansible_facts:
         images:
           description: Id of every wanted reference that is there.
           type: dict
+        owned_images:
+          description: Image names that this project made or brought - name, id, size in bytes, containers that use the image.
+          type: list
+        image_records:
+          description: Reference to what was written down when the image was made - id, source, names, found, proofs.
+          type: dict
+        release_images:
+          description: Service, declared or not, to the image ids of its current and previous release.
+          type: dict
         containers:
           description: Engines - id, name, service, release, state, status, image_id, ip.
           type: list
@@ -129,6 +138,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host
+from ansible.module_utils.llm import images as images_of
 
 
 def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
@@ -193,12 +203,16 @@ def main() -> None:
     root = Path(wanted["root"])
     docker, containers, images, networks = docker_facts(module)
     engines, published = host.containers(containers)
+    records = host.image_records(root / images_of.RECORDS)
     gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
         "system": host.system(),
         "docker": docker,
         "networks": {n["Name"]: n["Internal"] for n in networks if n["Name"] in compose.NETWORKS},
         "images": host.image_ids(images, wanted["images"]),
+        "owned_images": host.owned_images(images, containers, records, compose.LOCAL),
+        "image_records": records,
+        "release_images": host.release_images(root / "services"),
         "containers": engines,
         "published": published,
         "listening": host.listening(wanted["ports"]),

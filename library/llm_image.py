@@ -1,14 +1,18 @@
 #!/usr/bin/python
-"""Have an image on the host, from the first of its sources that delivers."""
+"""Have an image on the host, from the first of its sources that delivers and holds what is asked of it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: llm_image
-short_description: Pull, load, build or bootstrap a container image
+short_description: Pull, load, build or bootstrap a container image, prove it, or remove it
 description:
   - Tries the sources of an image in their order and takes the first that delivers. An image that is there is left alone;
     its reference changes with its recipe, so a changed recipe is a new image.
+  - A build with C(require) or C(patches) looks into its base first, and does only what that lacks. When it lacks nothing, the
+    image is the base under another name.
+  - An image gets its reference last, after everything in O(proofs) was put to it, inside it, and held. What a source brought
+    that does not hold is removed, and the next source is tried.
   - The images that a build starts from are made the same way, when they are needed.
 options:
   name:
@@ -19,18 +23,42 @@ options:
     description: Reference to have in the end.
     type: str
     required: true
+  state:
+    description: C(present) makes the image. C(absent) takes the name away, and with its last name the image.
+    type: str
+    choices: [present, absent]
+    default: present
   sources:
     description:
       - Sources in the catalog's form, each with one of C(pull) (a reference), C(archive) (a file on the host that C(docker load)
         reads), C(build) (steps) or C(bootstrap) (a Debian suite).
     type: list
     elements: dict
-    required: true
+    default: []
   bases:
-    description: Images that builds start from, each with C(name), C(ref), C(sources), C(bases).
+    description: Images that builds start from, each with C(name), C(ref), C(sources), C(proofs), C(services), C(bases).
     type: list
     elements: dict
     default: []
+  proofs:
+    description:
+      - What must hold inside the image - lists C(imports), C(architectures), C(mla) (parts of a model's config.json),
+        C(tool_parsers), C(reasoning_parsers). Needs O(programs) and O(records).
+    type: dict
+    default: {}
+  services:
+    description:
+      - Services whose command lines an image with proofs must accept - C(argv) (after C(vllm serve)), C(env), C(files) (path
+        to content of their plugins).
+    type: dict
+    default: {}
+  programs:
+    description: Texts of the programs that look into images, C(image_check.py) and C(engine_check.py).
+    type: dict
+    default: {}
+  records:
+    description: File on the host in which is kept what was made, from which source, and what was proven.
+    type: path
   folder:
     description: Folder on the host for build contexts.
     type: path
@@ -38,6 +66,9 @@ options:
   wheelhouse:
     description: Folder on the host with Python packages that builds look into first.
     type: path
+  pip_mirror:
+    description: Index that builds use in place of PyPI. It does not stay in the image.
+    type: str
   ca_bundle:
     description: CA bundle on the host that builds trust, as behind a company proxy. It does not stay in the image.
     type: path
@@ -46,13 +77,13 @@ options:
     type: path
 attributes:
   check_mode:
-    description: Says whether the image would be made, and how.
+    description: Says whether the image would be made, and how. What a base lacks is not looked at.
     support: full
   diff_mode:
-    description: Names the image that would appear.
+    description: Names the image that appears or goes, and after a run what was found in its base and what was proven.
     support: full
   idempotent:
-    description: An image that is there is left alone.
+    description: An image that is there, and proven where it has proofs, is left alone.
     support: full
 author: ansible-vllm
 """
@@ -64,6 +95,16 @@ EXAMPLES = r"""
     ref: docker.io/library/haproxy:3.2-alpine
     sources:
       - pull: docker.io/library/haproxy:3.2-alpine
+
+- name: Stock vLLM, proven
+  llm_image:
+    name: glm
+    ref: llm/glm:0.33.0-12345678
+    sources:
+      - pull: docker.io/vllm/vllm-openai:v0.33.0
+    proofs: {architectures: [Glm4MoeLiteForCausalLM], tool_parsers: [glm47]}
+    programs: {image_check.py: "...", engine_check.py: "..."}
+    records: /opt/llm/state/images.json
 """
 
 RETURN = r"""
@@ -80,23 +121,51 @@ tried:
   returned: always
   type: list
   elements: str
+found:
+  description: What a build found in its base, a text each.
+  returned: always
+  type: list
+  elements: str
+proofs:
+  description: What was put to the image - proof, ok, evidence.
+  returned: always
+  type: list
+  elements: dict
 """
 
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, files, host, images
+from ansible.module_utils.llm import compose, docker_api, files, host, images
 from ansible.module_utils.llm.progress import Progress
+
+KINDS = ("pull", "archive", "build", "bootstrap")
 
 
 class Failed(Exception):
     """A source that does not deliver; the text is its last words."""
+
+
+@dataclasses.dataclass
+class Delivery:
+    """What a source delivers: an image, names that were not there before, and what a build found in its base."""
+
+    source: str
+    image: str = ""
+    names: list[str] = dataclasses.field(default_factory=list)
+    found: list[str] = dataclasses.field(default_factory=list)
+    require: list[str] = dataclasses.field(default_factory=list)
+    proofs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    tried: list[str] = dataclasses.field(default_factory=list)
 
 
 class Maker:
@@ -105,8 +174,12 @@ class Maker:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.progress = Progress(module.params["progress_file"])
+        self.folder = Path(module.params["folder"])
+        self.records = Path(module.params["records"]) if module.params["records"] else None
 
-    def run(self, what: str, argv: list[str], **options: Any) -> None:
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def run(self, what: str, argv: list[str], **options: Any) -> str:
         """Run a command, passing its newest output line on as progress. Raises Failed with its last lines."""
         with tempfile.NamedTemporaryFile("w+", suffix=".log", errors="replace") as log:
             done = threading.Event()
@@ -117,9 +190,11 @@ class Maker:
             rc, _, _ = self.module.run_command(["/bin/sh", "-c", command, "sh", log.name, *argv], **options)
             done.set()
             watcher.join()
+            output = Path(log.name).read_text(errors="replace")
             if rc != 0:
-                lines = [line for line in Path(log.name).read_text(errors="replace").splitlines() if line.strip()]
+                lines = [line for line in output.splitlines() if line.strip()]
                 raise Failed("\n".join(lines[-12:]) or f"exit status {rc}")
+            return output
 
     def _watch(self, what: str, log: Path, done: threading.Event) -> None:
         last = ""
@@ -130,44 +205,114 @@ class Maker:
                 last = newest
                 self.progress.say(what, newest[:160])
 
-    def make(self, job: dict[str, Any]) -> tuple[str, list[str]]:
-        """Make one image. Returns the kind of source that delivered, and what the others said."""
+    def ask(self, image: str, mode: str, request: Mapping[str, Any], plugins: Mapping[str, str]) -> dict[str, Any]:
+        """Answer of image_check.py inside an image. plugins: path below the programs -> content."""
+        programs = {**self.module.params["programs"], **plugins}
+        if images.CHECK not in programs:
+            raise Failed(f"looking into {image} needs the programs that role vllm_image brings")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".programs-", dir=self.folder) as place:
+            for name, content in programs.items():
+                files.write(Path(place, name), content)
+            # Whatever the umask is, a user without rights reads them.
+            for folder in (Path(place), *(p for p in Path(place).rglob("*") if p.is_dir())):
+                folder.chmod(0o755)
+            argv = images.sandbox(image, [f"{images.PROGRAMS}/{images.CHECK}", mode], {images.PROGRAMS: place})
+            rc, out, err = self.module.run_command(argv, data=json.dumps(request), binary_data=True)
+        try:
+            answer: dict[str, Any] = json.loads(out)
+        except ValueError as error:
+            last = "\n".join(err.strip().splitlines()[-8:])
+            raise Failed(f"the check inside {image} ended with {rc} and no answer: {last}") from error
+        return answer
+
+    # -- one image ------------------------------------------------------------------------------------------------
+
+    def record_of(self, ref: str) -> dict[str, Any] | None:
+        """What was written down when an image was made."""
+        return host.image_records(self.records).get(ref) if self.records else None
+
+    def has(self, job: Mapping[str, Any]) -> bool:
+        """Whether an image is there, and proven as far as it is to be."""
+        found = image_id(job["ref"])
+        return bool(found) and images.is_proven(found, job["proofs"], self.record_of(job["ref"]))
+
+    def make(self, job: Mapping[str, Any]) -> Delivery:
+        """Make one image. Raises Failed with the reasons of all sources."""
         tried: list[str] = []
-        for source in job["sources"]:
-            kind = next(k for k in ("pull", "archive", "build", "bootstrap") if k in source)
+        # Somebody may have loaded it by hand: then it only has to be proven.
+        present: list[dict[str, Any]] = [{"present": job["ref"]}] if image_id(job["ref"]) else []
+        for source in [*present, *job["sources"]]:
+            kind = next(k for k in ("present", *KINDS) if k in source)
             what = f"{kind} {job['name']}"
             self.progress.say(what, str(source[kind]) if isinstance(source[kind], str) else "")
+            delivery = Delivery(kind, tried=tried)
             try:
-                getattr(self, f"_{kind}")(job, source[kind])
-                if image_id(job["ref"]):
-                    return kind, tried
-                raise Failed(f"it delivered another image than {job['ref']}")
-            except Failed as failure:
+                getattr(self, f"_{kind}")(job, source[kind], delivery)
+                self.prove(job, delivery)
+            except (Failed, images.Unfit) as failure:
                 tried.append(f"{what}: {failure}")
+                self.remove([*delivery.names, candidate(job), *([job["ref"]] if kind == "present" else [])])
+                continue
+            self.name(job, delivery)
+            return delivery
         lines = "\n".join(f"- {line}" for line in tried)
-        message = f"llm_images.{job['name']}: no source delivers {job['ref']}.\n{lines}\nAdd a source that this host can reach."
-        self.module.fail_json(msg=message, tried=tried)
-        raise AssertionError  # fail_json does not return
+        raise Failed(f"llm_images.{job['name']}: no source delivers {job['ref']}.\n{lines}")
 
-    def _pull(self, job: dict[str, Any], reference: str) -> None:
+    def prove(self, job: Mapping[str, Any], delivery: Delivery) -> None:
+        """Put all proofs to what a source delivered. Raises Failed with those that don't hold."""
+        request = images.proof_request(job, delivery.require)
+        if not request:
+            return
+        self.progress.say(f"prove {job['name']}", f"{len(job['services'])} services, {delivery.image}")
+        plugins = {f"{s}/{p}": text for s, service in job["services"].items() for p, text in service["files"].items()}
+        delivery.proofs = self.ask(delivery.image, "prove", request, plugins)["proofs"]
+        if bad := [p for p in delivery.proofs if not p["ok"]]:
+            raise Failed("; ".join(images.proof_lines(bad)))
+
+    def name(self, job: Mapping[str, Any], delivery: Delivery) -> None:
+        """Write down what was made, and give it its name."""
+        found = image_id(delivery.image)
+        if self.records:
+            record = {
+                "id": found,
+                "source": delivery.source,
+                "names": [n for n in delivery.names if n != job["ref"]],
+                "found": delivery.found,
+                "proofs": delivery.proofs,
+            }
+            write_records(self.records, {**host.image_records(self.records), job["ref"]: record})
+        if image_id(job["ref"]) != found:
+            self.run(f"tag {job['ref']}", ["docker", "tag", found, job["ref"]])
+        self.remove([candidate(job)])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Take names away, and with its last name an image. One that a container uses stays."""
+        for name in names:
+            if image_id(name):
+                self.module.run_command(["docker", "image", "rm", name])
+
+    # -- sources --------------------------------------------------------------------------------------------------
+
+    def _present(self, _job: Mapping[str, Any], ref: str, delivery: Delivery) -> None:
+        delivery.image = ref
+
+    def _pull(self, job: Mapping[str, Any], reference: str, delivery: Delivery) -> None:
+        before = image_id(reference)
         self.run(f"pull {job['name']}", ["docker", "pull", reference])
-        self._tag(reference, job["ref"])
+        delivery.image, delivery.names = reference, [] if before else [reference]
 
-    def _archive(self, job: dict[str, Any], path: str) -> None:
+    def _archive(self, job: Mapping[str, Any], path: str, delivery: Delivery) -> None:
         if not Path(path).is_file():
             raise Failed(f"there is no file {path}")
-        before = {i["Id"] for i in docker_api.get("/images/json")}
-        self.run(f"load {job['name']}", ["docker", "load", "--input", path])
-        if not image_id(job["ref"]):
-            new = {i["Id"] for i in docker_api.get("/images/json")} - before
-            if len(new) == 1:
-                self._tag(new.pop(), job["ref"])
+        before = names_here()
+        loaded = images.loaded(self.run(f"load {job['name']}", ["docker", "load", "--input", path]))
+        delivery.names = [n for n in loaded if n not in before and not n.startswith("sha256:")]
+        if job["ref"] not in loaded and len({image_id(n) for n in loaded}) != 1:
+            raise Failed(f"{path} has {', '.join(loaded) or 'no image'}: neither {job['ref']} nor one image alone")
+        delivery.image = job["ref"] if job["ref"] in loaded else loaded[0]
 
-    def _tag(self, source: str, ref: str) -> None:
-        if source != ref and not image_id(ref):
-            self.run(f"tag {ref}", ["docker", "tag", source, ref])
-
-    def _bootstrap(self, job: dict[str, Any], spec: dict[str, Any]) -> None:
+    def _bootstrap(self, job: Mapping[str, Any], spec: Mapping[str, Any], delivery: Delivery) -> None:
         name = job["name"]
         if not self.module.get_bin_path("debootstrap"):
             if not self.module.get_bin_path("apt-get"):
@@ -176,39 +321,73 @@ class Maker:
             self.run(f"bootstrap {name}", ["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"])
         packages = ",".join(spec.get("packages") or [])
         # Not in /tmp, which hardened hosts mount without device files, and a base system has some.
-        place = Path(self.module.params["folder"])
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".bootstrap-", dir=place) as folder:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bootstrap-", dir=self.folder) as folder:
             tree = f"{folder}/tree"
             include = [f"--include={packages}"] if packages else []
             self.run(f"bootstrap {name}", ["debootstrap", "--variant=minbase", *include, spec["suite"], tree])
             tar = f"{folder}/tree.tar"
             self.run(f"bootstrap {name}", ["tar", "--one-file-system", "-C", tree, "-cf", tar, "."])
-            self.run(f"import {name}", ["docker", "import", "--change", 'CMD ["bash"]', tar, job["ref"]])
+            self.run(f"import {name}", ["docker", "import", "--change", 'CMD ["bash"]', tar, candidate(job)])
+        delivery.image = candidate(job)
 
-    def _build(self, job: dict[str, Any], build: dict[str, Any]) -> None:
+    def _build(self, job: Mapping[str, Any], build: Mapping[str, Any], delivery: Delivery) -> None:
         base = next(b for b in job["bases"] if b["name"] == build["base"])
-        if not image_id(base["ref"]):
+        if not self.has(base):
             self.make(base)
+        lack = images.Lacking()
+        if images.asks_base(build):
+            self.progress.say(f"inspect {base['name']}", base["ref"])
+            request = {"require": build.get("require") or [], "patches": build.get("patches") or []}
+            inspected = self.ask(base["ref"], "inspect", request, {})
+            lack = images.lacking(build, inspected)
+            delivery.found, delivery.require = images.explain(inspected), list(request["require"])
+            for line in delivery.found:
+                self.progress.say(f"inspect {base['name']}", line)
+        if images.adds_nothing(build, lack):
+            delivery.image = base["ref"]
+            delivery.found.append(f"nothing to build: it is {base['ref']}")
+        else:
+            self._build_layers(job, build, base["ref"], lack)
+            delivery.image = candidate(job)
+
+    def _build_layers(self, job: Mapping[str, Any], build: Mapping[str, Any], base: str, lack: images.Lacking) -> None:
         wheelhouse, ca_bundle = self.module.params["wheelhouse"], self.module.params["ca_bundle"] or ""
-        context = Path(self.module.params["folder"]) / job["name"]
-        context.mkdir(parents=True, exist_ok=True)
-        text = images.dockerfile(build, base["ref"], bool(wheelhouse), bool(ca_bundle))
-        files.write(context / "Dockerfile", text)
-        for path, entry in (build.get("files") or {}).items():
-            files.write(context / images.context_name(path), entry["content"])
-        files.write(
-            context / "compose.yml", json.dumps(images.build_file(job["name"], job["ref"], ca_bundle), indent=1)
-        )
+        mirror = self.module.params["pip_mirror"]
+        lent = images.Lent(bool(wheelhouse), bool(ca_bundle), bool(mirror))
+        context = self.folder / job["name"]
         wheels = context / "wheelhouse"
-        shutil.rmtree(wheels, ignore_errors=True)
+        shutil.rmtree(context, ignore_errors=True)
+        program = self.module.params["programs"].get(images.CHECK, "")
+        for name, text in images.context(build, base, lent, lack, program).items():
+            files.write(context / name, text)
         try:
             if wheelhouse:
                 shutil.copytree(wheelhouse, wheels, copy_function=link_or_copy)
-            argv = ["docker", "compose", "--file", str(context / "compose.yml"), "--progress", "plain", "build"]
-            self.run(f"build {job['name']}", argv, cwd=str(context))
+            with pip_config(mirror) as config:
+                document = images.build_file(job["name"], candidate(job), ca_bundle, config)
+                files.write(context / "compose.yml", json.dumps(document, indent=1))
+                argv = ["docker", "compose", "--file", str(context / "compose.yml"), "--progress", "plain", "build"]
+                self.run(f"build {job['name']}", argv, cwd=str(context))
         finally:
             shutil.rmtree(wheels, ignore_errors=True)
+
+
+def candidate(job: Mapping[str, Any]) -> str:
+    """Name of an image that is not proven yet."""
+    return f"{compose.LOCAL}{job['name']}:candidate"
+
+
+@contextmanager
+def pip_config(mirror: str | None) -> Iterator[str]:
+    """A file with pip's settings for a build, which may hold a password; "" without a mirror."""
+    if not mirror:
+        yield ""
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:  # readable by its owner alone
+        config.write(f"[global]\nindex-url = {mirror}\n")
+        config.flush()
+        yield config.name
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -221,7 +400,34 @@ def link_or_copy(source: str, target: str) -> None:
 
 def image_id(reference: str) -> str:
     """Id of an image, "" when it is not there."""
+    if reference.startswith("sha256:"):
+        return reference
     return host.image_ids(docker_api.get("/images/json"), [reference]).get(reference, "")
+
+
+def names_here() -> set[str]:
+    """Names of all images on the host."""
+    return {name for image in docker_api.get("/images/json") for name in image.get("RepoTags") or []}
+
+
+def write_records(path: Path, records: Mapping[str, Any]) -> None:
+    """Keep what was made; see host.image_records."""
+    files.write(path, json.dumps(records, indent=1, sort_keys=True) + "\n")
+
+
+def absent(module: AnsibleModule, maker: Maker) -> None:
+    """Take a name away."""
+    ref = module.params["ref"]
+    found = image_id(ref)
+    if found and not module.check_mode:
+        maker.run(f"remove {ref}", ["docker", "image", "rm", ref])
+        if maker.records:
+            records = {r: e for r, e in host.image_records(maker.records).items() if r != ref}
+            for entry in records.values():
+                entry["names"] = [n for n in entry["names"] if n != ref]
+            write_records(maker.records, records)
+    diff = {"before": f"{ref}\n" if found else "", "after": ""}
+    module.exit_json(changed=bool(found), id=found, source="", tried=[], found=[], proofs=[], diff=diff)
 
 
 def main() -> None:
@@ -229,31 +435,48 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "ref": {"type": "str", "required": True},
-            "sources": {"type": "list", "elements": "dict", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "sources": {"type": "list", "elements": "dict", "default": []},
             "bases": {"type": "list", "elements": "dict", "default": []},
+            "proofs": {"type": "dict", "default": {}},
+            "services": {"type": "dict", "default": {}},
+            "programs": {"type": "dict", "default": {}},
+            "records": {"type": "path"},
             "folder": {"type": "path", "default": "/opt/llm/images"},
             "wheelhouse": {"type": "path"},
+            "pip_mirror": {"type": "str", "no_log": True},
             "ca_bundle": {"type": "path"},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
-    ref = module.params["ref"]
+    job = module.params
+    ref, nothing = job["ref"], {"source": "", "tried": [], "found": [], "proofs": []}
+    if job["proofs"] and not job["records"]:
+        module.fail_json(msg=f"llm_images.{job['name']}: `proofs` need `records`, where it is kept that they held")
+    maker = Maker(module)
     try:
-        found = image_id(ref)
-        if found:
-            module.exit_json(changed=False, id=found, source="", tried=[])
+        if job["state"] == "absent":
+            absent(module, maker)
+        if maker.has(job):
+            module.exit_json(changed=False, id=image_id(ref), **nothing)
         if not module.check_mode:
-            kind, tried = Maker(module).make(module.params)
-            module.exit_json(changed=True, id=image_id(ref), source=kind, tried=tried)
+            made = maker.make(job)
+            shown = [f"{ref} (by {made.source})", *made.found, *images.proof_lines(made.proofs)]
+            result = {"source": made.source, "tried": made.tried, "found": made.found, "proofs": made.proofs}
+            diff = {"before": "", "after": "".join(f"{line}\n" for line in shown)}
+            module.exit_json(changed=True, id=image_id(ref), diff=diff, **result)
+    except Failed as failure:
+        module.fail_json(msg=f"{failure}\nAdd a source that this host can reach, or correct what is named.")
     except docker_api.DockerError as error:
         if not module.check_mode:  # a fresh host has no engine yet when it is only checked
-            module.fail_json(msg=f"llm_images.{module.params['name']}: {error}")
-    kinds = " or ".join(
-        next(k for k in ("pull", "archive", "build", "bootstrap") if k in s) for s in module.params["sources"]
-    )
-    diff = {"before": "", "after": f"{ref} (by {kinds})\n"}
-    module.exit_json(changed=True, id="", source="", tried=[], diff=diff)
+            module.fail_json(msg=f"llm_images.{job['name']}: {error}")
+    if job["state"] == "absent":
+        module.exit_json(changed=False, id="", **nothing)
+    kinds = " or ".join(next(k for k in KINDS if k in s) for s in job["sources"])
+    proofs = sum(len(v) for v in job["proofs"].values()) + len(job["services"] if job["proofs"] else ())
+    after = f"{ref} (by {kinds}{f'; {proofs} proofs first' if proofs else ''})\n"
+    module.exit_json(changed=True, id="", diff={"before": "", "after": after}, **nothing)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ services:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import images
 from ansible.module_utils.llm.progress import Progress
 
 
@@ -71,25 +72,13 @@ def main() -> None:
     )
     image, services = module.params["image"], module.params["services"]
     Progress(module.params["progress_file"]).say("preflight", f"{', '.join(services)} in {image}")
-    argv = ["docker", "run", "--rm", "--interactive", "--network", "none", "--cap-drop", "ALL"]
-    argv += [
-        "--security-opt",
-        "no-new-privileges",
-        "--read-only",
-        "--user",
-        "65534:65534",
-        "--tmpfs",
-        "/tmp:exec,mode=1777",  # noqa: S108 - the container's own
-        "--env",
-        "HOME=/tmp",
-    ]
-    wanted = {}
+    wanted, mounts = {}, {}
     for name, service in services.items():
         wanted[name] = {"argv": service["argv"], "env": service["env"]}
         if service["plugins"]:
             wanted[name]["plugins_dir"] = f"/plugins-of/{name}"
-            argv += ["--mount", f"type=bind,source={service['plugins']},target=/plugins-of/{name},readonly"]
-    argv += ["--entrypoint", "python3", image, "-c", module.params["program"]]
+            mounts[f"/plugins-of/{name}"] = service["plugins"]
+    argv = images.sandbox(image, ["-c", module.params["program"]], mounts)
     rc, out, err = module.run_command(argv, data=json.dumps({"services": wanted}), binary_data=True)
     try:
         found = json.loads(out)

@@ -21,9 +21,11 @@ NETWORK = "llm"
 FRONT_NETWORK = "llm-front"
 NETWORKS = {NETWORK: True, FRONT_NETWORK: False}  # whether it is internal: engines have no way out
 GATEWAY = "llm-gateway"
+GATEWAY_IMAGE = "haproxy"  # its name in the catalog
 ENGINE_PORT = 8000
 SECRET = "/run/secrets/engine.yml"  # noqa: S105 - a path
 UNKNOWN_IMAGE = "not-there-yet"
+LOCAL = "llm/"  # names of images that are made here begin with it
 FORMAT = 1  # raise when rendering changes on purpose: every engine restarts once, and the reason says so
 
 # Python is in every engine image, curl is not.
@@ -74,14 +76,17 @@ def key_file(settings: Settings, service: str) -> str:
 def image_ref(image: Image) -> str:
     """The reference that containers run.
 
-    An image that is only ever pulled keeps its own name (tag or digest); one with other sources gets a local name that
-    changes with its recipe, so that a changed recipe is a new image and never silently reuses the old one.
+    An image that is only ever pulled keeps its own name (tag or digest). One with other sources, or with proofs to hold
+    before it has a name, gets a local one that changes with its recipe: a changed recipe is a new image and never
+    silently reuses the old one.
     """
     pulls = [str(s["pull"]) for s in image.sources if "pull" in s]
-    if len(pulls) == len(image.sources):
+    if len(pulls) == len(image.sources) and not image.proofs:
         return pulls[0]
-    version = image.engine.get("version", "0")
-    return f"llm/{image.name}:{version}-{digest(list(image.sources))[:8]}"
+    recipe: Any = list(image.sources)
+    if image.proofs or image.on:
+        recipe = {"sources": recipe, "proofs": image.proofs, "on": image.on}
+    return f"{LOCAL}{image.name}:{image.engine.get('version', '0')}-{digest(recipe)[:8]}"
 
 
 def digest(value: Any) -> str:

@@ -100,6 +100,58 @@ def image_ids(listed: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> dic
     return found
 
 
+def image_records(path: Path) -> dict[str, dict[str, Any]]:
+    """What module llm_image wrote down of the images that it made: {reference: record}.
+
+    A record: {id, source, names, found, proofs}; names are those that came along, such as the one that was pulled.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {ref: record for ref, record in records.items() if isinstance(record, dict) and "names" in record}
+
+
+def owned_images(
+    listed: Iterable[Mapping[str, Any]],
+    containers: Iterable[Mapping[str, Any]],
+    records: Mapping[str, Mapping[str, Any]],
+    prefix: str,
+) -> list[dict[str, Any]]:
+    """Names that this project made (they begin with `prefix`) or brought (as recorded): [{name, id, size, containers}].
+
+    listed, containers: Docker's lists of all. containers of an entry: names of those that use the image.
+    """
+    listed = list(listed)
+    users: dict[str, list[str]] = {}
+    for entry in containers:
+        users.setdefault(entry["ImageID"], []).append(entry["Names"][0].lstrip("/") if entry.get("Names") else "?")
+    brought = [name for record in records.values() for name in record["names"]] + list(records)
+    names = image_ids(listed, brought)
+    for image in listed:
+        names.update({tag: image["Id"] for tag in image.get("RepoTags") or [] if tag.startswith(prefix)})
+    sizes = {image["Id"]: image.get("Size", 0) for image in listed}
+    return [
+        {"name": name, "id": image, "size": sizes[image], "containers": sorted(users.get(image, []))}
+        for name, image in names.items()
+    ]
+
+
+def release_images(services: Path) -> dict[str, dict[str, str]]:
+    """Ids of the images of all releases that are kept, also of services that nobody declares any more.
+
+    services: the folder of all services. Returns {service: {"current": id, "previous": id}}.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for link in sorted([*services.glob("*/current"), *services.glob("*/previous")]):
+        try:
+            written = json.loads((link / RELEASE_FILE).read_text(encoding="utf-8"))
+            found.setdefault(link.parent.name, {})[link.name] = written["facts"]["image"]["id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def _spellings(reference: str) -> list[str]:
     """Docker lists images of its hub without the host, and of its library without the user."""
     spellings = [reference]

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, fit, shapes
+from ansible.module_utils.llm import compose, fit, images, shapes
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
@@ -283,6 +283,47 @@ def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...
     return tuple(m for m in declared.models if m in wanted)
 
 
+def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[str]) -> tuple[str, ...]:
+    """Of `services` and their gateway: images that are not there, or not proven to hold what is declared of them."""
+    wanted = [*needed_images(declared, services)]
+    if wanted and compose.GATEWAY_IMAGE in declared.images:
+        wanted.append(compose.GATEWAY_IMAGE)
+    return tuple(dict.fromkeys(i for i in wanted if not _is_made(declared.images[i], facts)))
+
+
+def _is_made(image: Image, facts: Facts | None) -> bool:
+    found = _image_id(image, facts)
+    record = (facts or {}).get("image_records", {}).get(compose.image_ref(image))
+    return bool(found) and images.is_proven(str(found), image.proofs, record)
+
+
+def _bases(declared: Declared, image: str) -> set[str]:
+    """Images that `image` may be built on, however far down."""
+    found: set[str] = set()
+    for source in declared.images[image].sources:
+        if "build" in source:
+            base = source["build"]["base"]
+            found |= {base, *_bases(declared, base)}
+    return found
+
+
+def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Image names of ours that nothing needs: [{name, id, size}].
+
+    Needed are images of the current and the previous release of every service on the host, of all services that it is to
+    run or may go back to, of the gateway, with what they are built on, and those that a container uses. upcoming:
+    services that are about to be replaced, to predict: what is previous now is not kept then.
+    """
+    wanted = {declared.services[s].image for s in declared.host_services}
+    wanted |= {compose.GATEWAY_IMAGE} & set(declared.images)
+    wanted |= {base for image in wanted for base in _bases(declared, image)}
+    needed = {str(_image_id(declared.images[i], facts)) for i in wanted}
+    soon = set(upcoming)
+    for service, kept in facts["release_images"].items():
+        needed |= {image for which, image in kept.items() if service not in soon or which == "current"}
+    return images.unneeded(facts["owned_images"], needed, [o["container"] for o in orphans(declared, facts)])
+
+
 def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stages: Iterable[str] = STAGES) -> Findings:
     """Findings that need the host: Docker, disk, ports, GPUs, model files, sources while offline.
 
@@ -310,7 +351,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
     # An engine that is only stopped may have them all; it is started and asked again.
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
     wanted = [declared.images[i] for i in needed_images(declared, services)] if asked else []
-    missing_images = [i for i in wanted if not _image_id(i, facts)]
+    missing_images = _missing(declared, facts, [i for i in wanted if not _image_id(i, facts)])
     for service, finding in _held_findings(declared, facts, services):
         found.setdefault(service, []).append(finding)
     for service, finding in _found_gpu_findings(declared, facts, services, "host" in tuple(stages)):
@@ -332,7 +373,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
                 found[""].append(Finding("model-unmade", "error", f"llm_models.{name}", message, remedy))
     found[""] += _disk_findings(facts, missing_images, missing_models)
     if declared.settings.offline:
-        found[""] += _offline_findings(missing_images, missing_models)
+        found[""] += _offline_findings(declared, facts, missing_images, missing_models)
     return found
 
 
@@ -446,6 +487,18 @@ def _network_findings(networks: Mapping[str, bool]) -> list[Finding]:
     return found
 
 
+def _missing(declared: Declared, facts: Facts, wanted: Iterable[Image]) -> list[Image]:
+    """Images that are not there, with the bases that those need in any case."""
+    found = list(wanted)
+    for image in found:  # grows while it is read
+        bases = {s["build"]["base"] if "build" in s else "" for s in image.sources}
+        if len(bases) == 1 and (base := bases.pop()):
+            more = declared.images[base]
+            if more not in found and not _image_id(more, facts):
+                found.append(more)
+    return found
+
+
 def _image_id(image: Image, facts: Facts | None) -> str | None:
     found: str | None = (facts or {}).get("images", {}).get(compose.image_ref(image))
     return found
@@ -473,7 +526,22 @@ def _disk_findings(facts: Facts, missing_images: Iterable[Image], missing_models
     return found
 
 
-def _offline_findings(missing_images: Iterable[Image], missing_models: Iterable[Model]) -> list[Finding]:
+def _made_offline(declared: Declared, facts: Facts, image: Image) -> bool:
+    """Whether a source may do without the network; what a build requires of its base, the base may have."""
+    for source in image.sources:
+        build = source.get("build")
+        if "archive" in source:
+            return True
+        if build and not build.get("packages") and not build.get("pip"):
+            base = declared.images[build["base"]]
+            if _image_id(base, facts) or _made_offline(declared, facts, base):
+                return True
+    return False
+
+
+def _offline_findings(
+    declared: Declared, facts: Facts, missing_images: Iterable[Image], missing_models: Iterable[Model]
+) -> list[Finding]:
     found = []
     for model in missing_models:
         if not any("path" in s or "quantize" in s for s in model.sources):
@@ -481,7 +549,7 @@ def _offline_findings(missing_images: Iterable[Image], missing_models: Iterable[
             remedy = "Copy it into place or add a `path` source, or run once with llm_offline: false"
             found.append(Finding("offline-model", "error", f"llm_models.{model.name}", message, remedy))
     for image in missing_images:
-        if not any("archive" in s for s in image.sources):
+        if not _made_offline(declared, facts, image):
             message = "is not on the host, and all its sources need the network"
             remedy = "Add an `archive` source, or run once with llm_offline: false"
             found.append(Finding("offline-image", "error", f"llm_images.{image.name}", message, remedy))
@@ -609,6 +677,7 @@ def status(
             "proven": "yes" if facts["releases"].get(name, {}).get("proven") else "no",
             "port": service.port,
             "model": service.served_model_name,
+            "image": _image_status(declared.images[service.image], facts),
         }
         if service.gpus and facts.get("gpu"):
             entry["gpus"] = _gpu_lines(declared, facts["gpu"], service)
@@ -634,3 +703,15 @@ def _gpu_lines(declared: Declared, seen: Mapping[str, Any], service: Service) ->
         free = f", {one['free'] / GIB:.1f} GiB free, driver {seen['driver']}" if one and one["free"] else ""
         lines.append(f"{label(one)}{free}" if one else f"{entry.index}: not there")
     return lines
+
+
+def _image_status(image: Image, facts: Facts) -> str:
+    """Reference of an image, whether it is there, and what was proven of it."""
+    ref = compose.image_ref(image)
+    if not _image_id(image, facts):
+        return f"{ref}, not there"
+    if not image.proofs:
+        return ref
+    if not _is_made(image, facts):
+        return f"{ref}, not proven"
+    return f"{ref}, proven: {', '.join(p['proof'] for p in facts['image_records'][ref]['proofs'])}"

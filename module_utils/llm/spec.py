@@ -71,12 +71,18 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A container image: where it comes from (`sources`, tried in order) and which engine it carries."""
+    """A container image: where it comes from (`sources`, tried in order) and which engine it carries.
+
+    proofs: what must hold inside it before it gets its name. on: recipes of the bases that builds take over as they are
+    (those with `require` or `patches`), by name; such an image changes with its base.
+    """
 
     name: str
     sources: tuple[Mapping[str, Any], ...]
     accelerator: str = ""
     engine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    proofs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size_gib: float = 0.0
     description: str = ""
 
@@ -349,13 +355,14 @@ Shape = Mapping[str, Key]
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """A mapping with the keys of `shape`."""
+    """A mapping with the keys of `shape`. `also`: what else must hold of one whose keys are all right."""
 
     shape: Shape
+    also: Check | None = None
 
     def __call__(self, value: Any) -> str:
         """What is wrong with it."""
-        return _first(shape_findings(value, self.shape, ""))
+        return _first(value_findings(value, self, ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,6 +377,34 @@ class OneOf:
         return _first(_source_findings(value, self, ""))
 
 
+def _build_problem(value: Any) -> str:
+    """Two build steps that don't go together."""
+    if value.get("pip") and (value.get("require") or value.get("patches")):
+        return "has `pip`, which makes a Python of its own, beside `require` or `patches`, which change the base's"
+    return ""
+
+
+def _patch_problem(value: Any) -> str:
+    """A patch that does not add what it is missed for would be applied for ever."""
+    return "" if value["lacks"] in value["insert"] else "adds in `insert` nothing that has the text of `lacks`"
+
+
+def _mla_problem(value: Any) -> str:
+    """The parts of a model's config.json by which an engine chooses architecture and attention."""
+    if not isinstance(value, Mapping):
+        return f"must be a mapping, as in a model's config.json, got {_said(value)}"
+    if problem := ListOf(text, 1)(value.get("architectures")):
+        return f"`architectures` {problem}"
+    return "" if not text(value.get("model_type")) else "must have `model_type`"
+
+
+_PATCH: Shape = {
+    "name": Key(name, True, "Name of the patch, for messages."),
+    "target": Key(text, True, "Python module or absolute path of the file to change."),
+    "lacks": Key(text, True, "Text whose absence makes the patch necessary."),
+    "after": Key(text, True, "Text that must be in the target exactly once."),
+    "insert": Key(text, True, "What goes right after it; it has the text of `lacks`."),
+}
 _FILE: Shape = {
     "content": Key(text, True, "What the file contains."),
     "mode": Key(text, False, "Its permissions in octal, as quoted text.", "0644"),
@@ -381,6 +416,17 @@ _BUILD: Shape = {
     "pip": Key(ListOf(text), False, "Python packages, as pip takes them; pin each."),
     "pip_index": Key(text, False, "Address of a package index that pip asks besides its own."),
     "pip_remove": Key(ListOf(text), False, "Python packages that come along and are removed again."),
+    "require": Key(
+        ListOf(text),
+        False,
+        "Requirements that the base's own Python must meet, within what its vLLM declares; installed only where it does not.",
+    ),
+    "constraints": Key(ListOf(text), False, "Constraints of pip, for `pip` and `require`."),
+    "patches": Key(
+        ListOf(Keys(_PATCH, _patch_problem)),
+        False,
+        "Texts to put into files of the base, each only where its target lacks it.",
+    ),
     "files": Key(MapOf(re.compile(r"/.+"), "an absolute path", Keys(_FILE)), False, "Files of the image, by path."),
     "env": Key(MapOf(ENV_NAME, "an environment name", env_value), False, "Environment of the image."),
     "entrypoint": Key(
@@ -396,7 +442,7 @@ _BOOTSTRAP: Shape = {
 _IMAGE_SOURCES: Shape = {
     "pull": Key(text, False, "Reference in a registry, with tag or digest."),
     "archive": Key(text, False, "File on the host that `docker load` reads."),
-    "build": Key(Keys(_BUILD), False, "Steps from which it is built on the host."),
+    "build": Key(Keys(_BUILD, _build_problem), False, "Steps from which it is built on the host."),
     "bootstrap": Key(
         Keys(_BOOTSTRAP), False, "A minimal Debian, made with debootstrap from the host's package mirror."
     ),
@@ -405,13 +451,29 @@ _ENGINE: Shape = {
     "name": Key(one_of("vllm"), True, "The engine."),
     "version": Key(text, True, "Its version, as quoted text."),
 }
+_PROOFS: Shape = {
+    "imports": Key(ListOf(text), False, "Python modules that are imported without an error."),
+    "architectures": Key(ListOf(text), False, "Architectures of models that vLLM's registry has."),
+    "mla": Key(
+        ListOf(_mla_problem),
+        False,
+        "Parts of a model's `config.json`, with `architectures` and `model_type`, for which vLLM's configuration says MLA.",
+    ),
+    "tool_parsers": Key(ListOf(text), False, "Tool parsers that are registered and can be loaded."),
+    "reasoning_parsers": Key(ListOf(text), False, "Reasoning parsers, likewise."),
+}
 _IMAGE: Shape = {
     "sources": Key(
         ListOf(OneOf(_IMAGE_SOURCES), 1), True, "Where it comes from, tried from top to bottom until one delivers."
     ),
     "accelerator": Key(one_of("cpu", "nvidia"), False, "What its engine computes on; only for engines."),
     "engine": Key(Keys(_ENGINE), False, "The engine that it carries; only for engines."),
-    "size_gib": Key(number(0, 1000), False, "GiB that it takes on disk; the plan looks for that much room."),
+    "proofs": Key(Keys(_PROOFS), False, "What must hold inside it before it gets its name."),
+    "size_gib": Key(
+        number(0, 1000),
+        False,
+        "GiB that it takes on disk, for a build without its base; the plan looks for that much room.",
+    ),
     "description": Key(text, False, "What it is for, in a few words."),
 }
 _QUANTIZE: Shape = {
@@ -594,6 +656,9 @@ VARIABLES: Shape = {
         "Client key of a service, by its name; from a vault. Without it a random one is made on the host.",
     ),
     "llm_hub_token": Key(text, False, "Token of the Hugging Face hub, for gated models; from a vault."),
+    "llm_pip_mirror": Key(
+        text, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
+    ),
     "llm_report_dir": Key(text, False, "Folder on the controller for plan.json and verdict.json.", "reports"),
 }
 
@@ -638,7 +703,9 @@ def shape_findings(value: Any, shape: Shape, key: str) -> list[Finding]:
 def value_findings(value: Any, check: Check, key: str) -> list[Finding]:
     """Findings of one value. They name the innermost key that is wrong, so that its line is found."""
     if isinstance(check, Keys):
-        return shape_findings(value, check.shape, key)
+        found = shape_findings(value, check.shape, key)
+        problem = check.also(value) if check.also and not found else ""
+        return [_mistyped(key, problem)] if problem else found
     if isinstance(check, OneOf):
         return _source_findings(value, check, key)
     if (
@@ -775,7 +842,10 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         return None, found
     return (
         Declared(
-            images={n: Image(n, tuple(e["sources"]), **_rest(e, "sources")) for n, e in images.items()},
+            images={
+                n: Image(n, tuple(e["sources"]), on=_taken_over(n, images), **_rest(e, "sources"))
+                for n, e in images.items()
+            },
             models={n: Model(n, tuple(e["sources"]), **_rest(e, "sources")) for n, e in models.items()},
             services={n: _service(n, e) for n, e in services.items()},
             host_services=tuple(str(n) for n in host_services),
@@ -854,6 +924,13 @@ def _reference_findings(
         if service not in known["services"]:
             found.append(_unknown("llm_force", "service", service, known["services"]))
     return found
+
+
+def _taken_over(image: str, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipes of the bases that builds of `image` check and patch instead of only starting from them."""
+    builds = [s["build"] for s in images[image]["sources"] if "build" in s]
+    bases = {b["base"] for b in builds if b.get("require") or b.get("patches")}
+    return {b: {"sources": list(images[b]["sources"]), "on": _taken_over(b, images)} for b in sorted(bases)}
 
 
 def _bases(image: str, images: Mapping[str, Any]) -> set[str]:

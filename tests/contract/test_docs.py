@@ -89,7 +89,7 @@ def test_defaults_of_nested_keys_are_those_of_the_code() -> None:
         assert smoke[name]["default"] == key.default, name
     sources: Any = spec.VARIABLES["llm_images"].check
     build = sources.item.shape["sources"].check.item.kinds["build"].check.shape
-    written = images.dockerfile({"pip": ["a"], "files": {"/b": {"content": ""}}}, "base", False, False)
+    written = images.dockerfile({"pip": ["a"], "files": {"/b": {"content": ""}}}, "base", images.Lent())
     assert f"python3 -m venv {build['venv'].default}" in written
     assert f"COPY --chmod={build['files'].check.item.shape['mode'].default} " in written
 

@@ -122,17 +122,3 @@ def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
 def stub_prompts() -> list[int]:
     """Give the prompt tokens of every request that the stub took."""
     return StubEngine.prompts
-
-
-@pytest.fixture
-def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """Give a function that runs a module's main with arguments and returns its result."""
-    from ansible.module_utils.testing import patch_module_args
-
-    def run(module: Any, arguments: dict[str, Any], *, check_mode: bool = False) -> dict[str, Any]:
-        with patch_module_args({**arguments, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
-            module.main()
-        result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return result
-
-    return run

@@ -132,3 +132,29 @@ def test_a_built_image_is_named_after_its_recipe() -> None:
     other = spec.Image("a", ({"pull": "x/y:1"}, {"build": {"base": "b", "packages": ["q"]}}), engine={"version": "1"})
     assert compose.image_ref(pulled) == "x/y@sha256:1"
     assert compose.image_ref(built).startswith("llm/a:1-") and compose.image_ref(built) != compose.image_ref(other)
+
+
+def built_on(base: str, **changes: Any) -> spec.Image:
+    """An image that patches its base, whose only source is a pull of `base`."""
+    build = {"base": "stock", "require": ["x>=1"]}
+    images = {"stock": {"sources": [{"pull": base}]}, "own": {"sources": [{"build": build}], **changes}}
+    declared, findings = spec.parse({"images": images})
+    assert declared is not None, [f.text() for f in findings]
+    return declared.images["own"]
+
+
+def test_an_image_with_proofs_has_a_name_of_its_own_that_covers_them() -> None:
+    pulled = spec.Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["vllm"]})
+    other = spec.Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["torch"]})
+    assert compose.image_ref(pulled).startswith("llm/a:0-") and compose.image_ref(pulled) != compose.image_ref(other)
+
+
+def test_an_image_that_takes_its_base_over_changes_with_it() -> None:
+    refs = {compose.image_ref(built_on(b)) for b in ("x/y:1", "x/y:2")}
+    assert len(refs) == 2
+
+
+def test_names_of_images_without_proofs_stay_what_they_were() -> None:
+    """They cover the sources alone: what hosts have built does not have to be built again."""
+    image = spec.Image("a", ({"build": {"base": "b", "pip": ["x"]}},), engine={"name": "vllm", "version": "1"})
+    assert compose.image_ref(image) == "llm/a:1-" + compose.digest([{"build": {"base": "b", "pip": ["x"]}}])[:8]

@@ -101,3 +101,45 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     found = host.disk(str(tmp_path / "a" / "b"))
     assert found["free"] > 0 and found["device"] == tmp_path.stat().st_dev
+
+
+def test_images_of_ours_are_those_with_our_names_and_those_that_were_brought(tmp_path: Path) -> None:
+    listed: list[dict[str, Any]] = [
+        {"Id": "1", "RepoTags": ["llm/a:1", "vendor/a:1"], "Size": 10},
+        {"Id": "2", "RepoTags": ["theirs/b:1"], "Size": 20},
+        {"Id": "3", "RepoTags": ["haproxy:3"], "Size": 30},
+        {"Id": "4", "RepoTags": None, "Size": 40},
+    ]
+    containers = [{"Names": ["/x"], "ImageID": "1"}]
+    path = tmp_path / "images.json"
+    assert host.image_records(path) == {}
+    gone = {"id": "9", "names": ["gone:1"]}
+    path.write_text(
+        json.dumps(
+            {
+                "llm/a:1": {"id": "1", "names": ["docker.io/vendor/a:1"]},
+                "docker.io/library/haproxy:3": {"id": "3", "names": []},
+                "llm/gone:1": gone,
+                "damaged": "text",
+            }
+        )
+    )
+    records = host.image_records(path)
+    assert "damaged" not in records and records["llm/gone:1"] == gone
+    assert host.owned_images(listed, containers, records, "llm/") == [
+        {"name": "docker.io/vendor/a:1", "id": "1", "size": 10, "containers": ["x"]},
+        {"name": "llm/a:1", "id": "1", "size": 10, "containers": ["x"]},
+        {"name": "docker.io/library/haproxy:3", "id": "3", "size": 30, "containers": []},
+    ]
+
+
+def test_releases_keep_their_images_whoever_declares_the_service(tmp_path: Path) -> None:
+    for service, release, image in (("a", "r1", "i1"), ("a", "r2", "i2"), ("gone", "r1", "i3")):
+        place = tmp_path / service / "releases" / release
+        place.mkdir(parents=True)
+        (place / "release.json").write_text(json.dumps({"facts": {"image": {"id": image}}}))
+    (tmp_path / "a/current").symlink_to("releases/r2")
+    (tmp_path / "a/previous").symlink_to("releases/r1")
+    (tmp_path / "gone/current").symlink_to("releases/r1")
+    (tmp_path / "gone/previous").symlink_to("releases/r0")
+    assert host.release_images(tmp_path) == {"a": {"current": "i2", "previous": "i1"}, "gone": {"current": "i3"}}

@@ -20,6 +20,9 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
         "published": {},
         "listening": {},
         "releases": {},
+        "owned_images": [],
+        "image_records": {},
+        "release_images": {},
         "models": {m: {"present": True, "digest": "d", "problem": "", "bytes": 1} for m in declared.models},
         "disk": {
             "root": {"path": "/opt/llm", "device": 1, "free": 2**40},
@@ -340,3 +343,67 @@ def test_the_document_has_the_promised_shape() -> None:
     assert document["services"]["medium-coder"]["verdict"] == "refuse"
     assert set(document["services"]["mini-zwz"]) == {"verdict", "findings", "gpus", "kv_tokens"}
     assert set(document["services"]["medium-coder"]["findings"][0]) == {"id", "severity", "key", "message", "remedy"}
+
+
+def test_an_image_that_is_not_proven_is_made_again() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    ref = compose.image_ref(declared.images["glm-flash"])
+    assert plan.images_to_make(declared, None, ["medium-glm"]) == ("glm-flash", "haproxy")
+    assert plan.images_to_make(declared, host(declared), ["medium-glm"]) == ("glm-flash",)
+    assert plan.status(declared, host(declared), {}, {})["medium-glm"]["image"] == f"{ref}, not proven"
+    proofs = [{"proof": "import vllm", "ok": True, "evidence": "1"}]
+    facts = host(declared, image_records={ref: {"id": IMAGE, "names": [], "proofs": proofs}})
+    assert plan.images_to_make(declared, facts, ["medium-glm"]) == ()
+    assert plan.status(declared, facts, {}, {})["medium-glm"]["image"] == f"{ref}, proven: import vllm"
+
+
+def test_images_of_releases_bases_and_containers_are_kept() -> None:
+    declared = catalogs.declared("rtx4090x3", host_services=["medium-glm"])
+    facts = host(declared, images={compose.image_ref(declared.images["vllm-openai"]): "base"})
+    names = {"llm/old:1": "current", "llm/old:0": "previous", "x/base:1": "base", "llm/gone:1": "none"}
+    facts["owned_images"] = [{"name": n, "id": i, "size": 1, "containers": []} for n, i in names.items()]
+    facts["release_images"] = {"medium-glm": {"current": "current", "previous": "previous"}}
+    assert [g["name"] for g in plan.images_to_remove(declared, facts)] == ["llm/gone:1"]
+    foreseen = plan.images_to_remove(declared, facts, upcoming=["medium-glm"])
+    assert [g["name"] for g in foreseen] == ["llm/old:0", "llm/gone:1"]
+    facts["owned_images"][3]["containers"] = ["somebody"]
+    assert plan.images_to_remove(declared, facts) == []
+
+
+def test_images_of_engines_that_nobody_declared_go_with_them() -> None:
+    declared = catalogs.declared("rtx4090x3", host_services=["medium-glm"])
+    orphan = {"name": "llm-micro-1", "service": "micro", "release": "1", "state": "running", "image_id": "x"}
+    owned = {"name": "llm/old:1", "id": "x", "size": 1, "containers": ["llm-micro-1"]}
+    facts = host(declared, containers=[orphan], owned_images=[owned])
+    assert [g["name"] for g in plan.images_to_remove(declared, facts)] == ["llm/old:1"]
+
+
+@pytest.mark.parametrize(
+    ("base_there", "images", "refused"),
+    [
+        (False, {}, {"offline-image"}),
+        (True, {}, set()),
+        (False, {"vllm-openai": {"sources": [{"archive": "/a.tar"}]}}, set()),
+        (
+            True,
+            {"glm-flash": {"sources": [{"build": {"base": "vllm-openai", "packages": ["git"]}}]}},
+            {"offline-image"},
+        ),
+    ],
+)
+def test_without_a_network_a_build_needs_its_base(base_there: bool, images: Any, refused: set[str]) -> None:
+    raw = catalogs.raw("rtx4090x3", offline=True, host_services=["medium-glm"])
+    raw["images"] = spec.merge(raw["images"], images)
+    declared, _ = spec.parse(raw)
+    assert declared is not None
+    base = compose.image_ref(declared.images["vllm-openai"])
+    findings = plan.look_at_host(declared, host(declared, images={base: IMAGE} if base_there else {}), ["medium-glm"])
+    assert ids(findings, "") == refused
+
+
+def test_room_is_needed_for_a_base_that_is_not_there() -> None:
+    declared = catalogs.declared("rtx4090x3", host_services=["medium-glm"])
+    facts = host(declared, images={})
+    facts["disk"]["docker"] = {"path": "/var/lib/docker", "device": 2, "free": 10 * 2**30}
+    messages = [f.message for f in plan.look_at_host(declared, facts, ["medium-glm"])[""] if f.id == "disk-full"]
+    assert len(messages) == 1 and "image glm-flash 0.1 GiB, image vllm-openai 25 GiB" in messages[0]

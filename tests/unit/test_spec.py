@@ -119,6 +119,43 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "llm_images.cpu.sources.0.build.base",
             "leads back",
         ),
+        (
+            "images.cpu.sources",
+            [{"build": {"base": "deb", "pip": ["x"], "require": ["y"]}}],
+            "mistyped",
+            "llm_images.cpu.sources.0.build",
+            "which makes a Python of its own",
+        ),
+        (
+            "images.cpu.sources",
+            [{"build": {"base": "deb", "patches": [{"name": "p", "target": "a.b", "lacks": "x", "after": "("}]}}],
+            "missing-key",
+            "llm_images.cpu.sources.0.build.patches.0.insert",
+            "is missing",
+        ),
+        (
+            "images.cpu.sources",
+            [
+                {
+                    "build": {
+                        "base": "deb",
+                        "patches": [{"name": "p", "target": "a.b", "lacks": "x", "after": "(", "insert": "y"}],
+                    }
+                }
+            ],
+            "mistyped",
+            "llm_images.cpu.sources.0.build.patches.0",
+            "nothing that has the text of `lacks`",
+        ),
+        (
+            "images.cpu.proofs",
+            {"architecture": ["A"]},
+            "unknown-key",
+            "llm_images.cpu.proofs.architecture",
+            "not a known key",
+        ),
+        ("images.cpu.proofs", {"mla": ["glm4"]}, "mistyped", "llm_images.cpu.proofs.mla", "config.json"),
+        ("images.cpu.proofs", {"mla": [{"model_type": "g"}]}, "mistyped", "llm_images.cpu.proofs.mla", "architectures"),
         ("models.tiny.sources", [{"hubb": "a/b"}], "unknown-key", "llm_models.tiny.sources.0.hubb", "not a known key"),
         (
             "models.tiny.sources",
