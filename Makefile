@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit docs test test-all clean
+.PHONY: help setup demo check lint types unit docs molecule test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -30,10 +30,13 @@ unit:
 docs: setup ## write docs/reference and CHANGELOG.md anew
 	$(BIN)python scripts/docs.py
 
-test: check ## everything that CI runs
+molecule: setup ## role scenarios: SET="changed [BASE]" (the default), chosen or all
+	scripts/test.sh molecule $(or $(SET),changed)
+
+test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh
 
-test-all: check ## what is too slow for every change as well
+test-all: check ## all scenarios, and what is too slow for every change as well
 	scripts/test.sh all
 
 clean: ## remove caches and reports, keep what is deployed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from testinfra.host import Host
 
 # A whole image without a registry: one program and the libraries that it is linked with.
@@ -18,11 +17,6 @@ PROJECT = (
 HELD_ON_TRIXIE = ("docker.io", "docker-cli", "containerd", "docker-compose")
 
 
-def systemd(host: Host) -> bool:
-    """Whether PID 1 of the machine is systemd."""
-    return bool(host.file("/run/systemd/system").is_directory)
-
-
 def version(text: str) -> tuple[int, int]:
     """First two numbers of a version such as v2.40.3 or 20.10.24+dfsg1."""
     major, minor = text.strip().lstrip("v").split(".")[:2]
@@ -31,23 +25,6 @@ def version(text: str) -> tuple[int, int]:
 
 def test_engine_answers(host: Host) -> None:
     assert version(host.check_output("docker version --format '{{.Server.Version}}'")) >= (20, 10)
-
-
-def test_engine_is_a_service(host: Host) -> None:
-    if not systemd(host):
-        pytest.skip("PID 1 of this machine is not systemd")
-    assert host.service("docker").is_running
-    assert host.service("docker").is_enabled
-
-
-def test_engine_outlives_the_run(host: Host) -> None:
-    """Without systemd nobody keeps the engine: it must not hang on the run that started it, nor on a terminal."""
-    if systemd(host):
-        pytest.skip("systemd keeps the engine of this machine")
-    fields = host.check_output("cat /proc/$(cat /run/docker.pid)/stat").rpartition(")")[2].split()
-    parent, terminal = int(fields[1]), int(fields[4])
-    assert (parent, terminal) == (1, 0)
-    assert host.file("/var/log/docker.log").contains("API listen on")
 
 
 def test_engine_has_its_settings_and_those_that_were_there(host: Host) -> None:
@@ -67,16 +44,6 @@ def test_packages_change_only_when_declared(host: Host) -> None:
 
 def test_compose(host: Host) -> None:
     assert version(host.check_output("docker compose version --short")) >= (2, 20)
-
-
-def test_compose_stands_alone(host: Host) -> None:
-    """The pinned plugin is a file of its own, nothing that goes with a Python environment."""
-    plugin = host.file("/usr/local/lib/docker/cli-plugins/docker-compose")
-    if not plugin.exists:
-        pytest.skip("Compose comes from the distribution here")
-    assert not plugin.is_symlink
-    assert (plugin.user, plugin.mode) == ("root", 0o755)
-    assert host.run("ls -d /tmp/*.compose").rc != 0, "the role left its working folder behind"
 
 
 def test_hello(host: Host) -> None:

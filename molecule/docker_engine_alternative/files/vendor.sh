@@ -19,6 +19,7 @@ EOF
 newer=(-o "Dir::Etc::sourcelist=$work/apt/13.sources" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$work/apt/lists"
   -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o APT::Sandbox::User=root)
 apt-get --quiet --quiet "${newer[@]}" update
+apt-get --quiet --quiet update
 (cd "$work/12" && apt-get --quiet --quiet -o APT::Sandbox::User=root download docker.io containerd runc)
 (cd "$work/13" && apt-get --quiet --quiet "${newer[@]}" download docker.io docker-cli containerd docker-compose docker-buildx)
 for suite in 12 13; do

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from testinfra.host import Host
 
+testinfra_hosts = ["ansible://llm-nvidia-trixie"]
+
 UUID = "GPU-00000000-0000-0000-0000-00409000000"
-
-
-@pytest.fixture(autouse=True)
-def only_where_it_belongs(request: pytest.FixtureRequest, host: Host) -> None:
-    """Each test is for one of the two machines."""
-    name = host.check_output("hostname")
-    wanted = "llm-nvidia-none" if "without_gpu" in request.node.name else "llm-nvidia-trixie"
-    if name != wanted:
-        pytest.skip(f"this is for {wanted}")
-
-
-def test_a_host_without_gpu_is_left_alone(host: Host) -> None:
-    for path in ("/opt/llm", "/etc/docker", "/etc/cdi", "/etc/apt/sources.list.d/nvidia-container-toolkit.sources"):
-        assert not host.file(path).exists, path
-    assert not host.package("nvidia-container-toolkit").is_installed
 
 
 def test_given_packages_are_upgraded_and_held(host: Host) -> None:
