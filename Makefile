@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit docs molecule test test-all clean
+.PHONY: help setup demo check lint types unit docs molecule test-models test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -32,6 +32,9 @@ docs: setup ## write docs/reference and CHANGELOG.md anew
 
 molecule: setup ## role scenarios: SET="changed [BASE]" (the default), chosen or all
 	scripts/test.sh molecule $(or $(SET),changed)
+
+test-models: setup ## train the small models of the tests, unless they are in the cache
+	$(BIN)python -m tests.models.make
 
 test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh

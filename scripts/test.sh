@@ -30,6 +30,7 @@ case "${1:-}" in
     marks="not slow" set=chosen
     if [ "${1:-}" = all ]; then marks="" set=all; fi
     step "demo" make --no-print-directory demo
+    step "test models" python -m tests.models.make
     step "contract with the engine" pytest -q tests/contract -m "engine${marks:+ and $marks}"
     step "end to end" pytest -q tests/e2e ${marks:+-m "$marks"}
     scenarios "$set"
