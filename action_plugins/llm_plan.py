@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lock, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -60,8 +60,12 @@ class ActionModule(ActionBase):
             declared.host_services,
             declared.services,
         )
+        to_lock = _to_lock(declared, selection.services)
+        lock_findings = lock.findings(declared, to_lock, raw["lock"])
+        # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
+        declared = spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared
         judged = plan.judge(declared)
-        judged[""] = [*names, *findings, *unknown]
+        judged[""] = [*names, *findings, *unknown, *lock_findings]
         given = self._value(variables, "llm_service_keys", {}) or {}
         if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
             message, remedy = "must be a mapping of service to key", "Write names of services below it"
@@ -101,10 +105,11 @@ class ActionModule(ActionBase):
         result["plan"] = {
             **document,
             "report_dir": str(reports),
-            "summary": plan.summary(declared, judged, fits),
+            "summary": [*plan.summary(declared, judged, fits), *(_with_file(f, origins).text() for f in lock_findings)],
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "named": list(selection.named),
+            "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
             "deployed": list(plan.deployed(declared)),
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force)},
@@ -144,6 +149,8 @@ class ActionModule(ActionBase):
         for key, variable in (("host_services", "llm_host_services"), ("gpus", "llm_host_gpus")):
             raw[key] = self._value(variables, variable, [])
             _note_origins(variable, raw[key], origins)
+        raw["lock"] = self._value(variables, "llm_lock", {})
+        _note_origins("llm_lock", raw["lock"], origins)
         settings = {}
         for key in spec.SETTINGS:
             variable = f"llm_{key}"
@@ -329,6 +336,20 @@ def _with_file(finding: spec.Finding, origins: Mapping[str, str]) -> spec.Findin
             return spec.Finding(**{**vars(finding), "file": origins[key]})
         key = key.rpartition(".")[0]
     return finding
+
+
+def _place(key: str, origins: Mapping[str, str]) -> str:
+    """A key with its file and line, for a person."""
+    return f"{key} ({origins[key]})" if key in origins else key
+
+
+def _to_lock(declared: spec.Declared, services: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Tags and branches that these services and their gateway come from; see lock.wanted."""
+    services = tuple(services)
+    gateway = [compose.GATEWAY_IMAGE] if services and compose.GATEWAY_IMAGE in declared.images else []
+    return lock.wanted(
+        declared, [*plan.needed_images(declared, services), *gateway], plan.needed_models(declared, services)
+    )
 
 
 def _plain(value: Any) -> Any:

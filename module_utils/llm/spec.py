@@ -17,6 +17,8 @@ from ansible.module_utils.llm import renamed
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 GIB = 2**30
@@ -329,6 +331,18 @@ def flag_value(value: Any) -> str:
     return ListOf(scalar, 1)(value) if isinstance(value, (list, tuple)) else scalar(value)
 
 
+def digest(value: Any) -> str:
+    """A digest: `sha256:` and 64 hex digits."""
+    good = isinstance(value, str) and DIGEST.fullmatch(value)
+    return "" if good else f"must be sha256: and 64 hex digits, got {_said(value)}"
+
+
+def commit(value: Any) -> str:
+    """A commit: 40 hex digits, quoted (some look like a number)."""
+    good = isinstance(value, str) and COMMIT.fullmatch(value)
+    return "" if good else f"must be 40 hex digits, quoted, got {_said(value)}"
+
+
 def env_value(value: Any) -> str:
     """The value of an environment variable. YAML's yes/no turn into booleans silently, so those must be quoted."""
     if isinstance(value, bool):
@@ -634,6 +648,20 @@ SETTINGS: Shape = {
 }
 
 
+_LOCK: Shape = {
+    "images": Key(
+        MapOf(re.compile(r"[^\s@]+"), "a reference without a digest", digest),
+        False,
+        "Digest of each reference that an image's `pull` names by its tag.",
+    ),
+    "models": Key(
+        MapOf(re.compile(r"[^\s@]+@\S+"), "a repository and a branch (owner/name@branch)", commit),
+        False,
+        "Commit of each `owner/name@branch` that a model's `hub` and `revision` name.",
+    ),
+}
+
+
 def _by_name(shape: Shape) -> MapOf:
     return MapOf(NAME, "a name", Keys(shape))
 
@@ -647,6 +675,12 @@ VARIABLES: Shape = {
     "llm_services": Key(_by_name(_SERVICE), False, "Services that come with the project."),
     "llm_services_custom": Key(
         _by_name(_SERVICE), False, "Yours: mappings are merged over `llm_services`, lists replace."
+    ),
+    "llm_lock": Key(
+        Keys(_LOCK),
+        False,
+        "What tags and branches of the catalogs stand for. `playbooks/lock.yml` writes it, "
+        "to `group_vars/all/llm_lock.yml` of the inventory.",
     ),
     "llm_host_services": Key(ListOf(name), False, "Services that the host runs."),
     "llm_host_gpus": Key(ListOf(Keys(_GPU)), False, "GPUs of the host."),
@@ -811,7 +845,7 @@ def _catalog(
 def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
     """The declaration of one host from its variables.
 
-    `raw`: images, models, services (merged catalogs), host_services, gpus, settings (without the `llm_` prefix).
+    `raw`: images, models, services (merged catalogs), host_services, gpus, settings (without the `llm_` prefix), lock.
     Returns the typed declaration, or None with at least one finding of severity error.
     """
     images, found = _catalog("llm_images", raw.get("images", {}), _IMAGE)
@@ -837,6 +871,9 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         found.append(Finding("mistyped", "error", "llm_host_services", problem, "List names of services"))
         host_services = []
 
+    remedy = "Correct it, or remove the lock and run playbooks/lock.yml"
+    locked = value_findings(raw.get("lock", {}), VARIABLES["llm_lock"].check, "llm_lock")
+    found += [dataclasses.replace(f, remedy=remedy) for f in locked]
     found += _reference_findings(raw, images, models, services, host_services, settings.get("force", ()))
     if any(f.severity == "error" for f in found):
         return None, found
