@@ -8,9 +8,9 @@ from testinfra.host import Host
 
 Ask = Callable[..., tuple[int, str]]
 
-END = """address=$(docker inspect --format '{{.NetworkSettings.Networks.llm.IPAddress}}' llm-first-11111111)
+END = """pid=$(systemctl show --property MainPID --value client)
+address=$(docker inspect --format '{{.NetworkSettings.Networks.llm.IPAddress}}' llm-first-11111111)
 python3 -c "import urllib.request; urllib.request.urlopen('http://$address:8000/v1/end', b'')"
-pid=$(systemctl show --property MainPID --value client)
 timeout 20 tail --pid="$pid" --follow /dev/null"""
 
 
