@@ -468,6 +468,9 @@ def main() -> None:
             module.exit_json(changed=True, id=image_id(ref), diff=diff, **result)
     except Failed as failure:
         module.fail_json(msg=f"{failure}\nAdd a source that this host can reach, or correct what is named.")
+    except OSError as error:
+        where = error.filename or job["folder"]
+        module.fail_json(msg=f"cannot write {where}: {error.strerror}. Run as root, and check the disk")
     except docker_api.DockerError as error:
         if not module.check_mode:  # a fresh host has no engine yet when it is only checked
             module.fail_json(msg=f"llm_images.{job['name']}: {error}")
