@@ -9,14 +9,12 @@ work="$(mktemp --directory --tmpdir=/var/tmp)"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$place/pool" "$work/12" "$work/13" "$work/apt/lists/partial"
 
-cat >"$work/apt/13.sources" <<EOF
-Types: deb
-URIs: http://mirror.example.org/debian
-Suites: trixie
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-EOF
-newer=(-o "Dir::Etc::sourcelist=$work/apt/13.sources" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$work/apt/lists"
+# Debian 13 from where the machine takes Debian 12, whatever mirror that is.
+mkdir "$work/apt/parts"
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+  if [ -f "$file" ]; then sed 's/bookworm/trixie/g' "$file" >"$work/apt/parts/13-$(basename "$file")"; fi
+done
+newer=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/apt/parts" -o "Dir::State::lists=$work/apt/lists"
   -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o APT::Sandbox::User=root)
 apt-get --quiet --quiet "${newer[@]}" update
 apt-get --quiet --quiet update
