@@ -277,6 +277,19 @@ def test_a_lock_names_digests_and_commits() -> None:
     assert compose.image_ref(found.images["engine"]) != compose.image_ref(declared().images["engine"])
 
 
+def test_an_image_that_checks_its_base_follows_the_lock_of_the_base() -> None:
+    build = {"base": "base", "require": ["transformers>=5"]}
+    images = {**raw()["images"], "engine": {"sources": [{"build": build}]}}
+    names = set()
+    for digest in (ONE, TWO):
+        found, findings = spec.parse(
+            lock.pinned(raw(images=images), {"images": {"docker.io/library/debian:12": digest}})
+        )
+        assert found, findings
+        names.add(compose.image_ref(found.images["engine"]))
+    assert len(names) == 2
+
+
 def test_only_the_first_hub_names_the_folder() -> None:
     """Else files of the unlocked one would lie in a folder with the other's commit, and stay when that one moves."""
     found, _ = spec.parse(lock.pinned(raw(), {"models": {"mirror/tiny@v2": B}}))
