@@ -8,10 +8,10 @@ from testinfra.host import Host
 
 Ask = Callable[..., tuple[int, str]]
 
-END = """pid=$(systemctl show --property MainPID --value client)
+FINISH = """pid=$(systemctl show --property MainPID --value client)
 address=$(docker inspect --format '{{.NetworkSettings.Networks.llm.IPAddress}}' llm-first-11111111)
-python3 -c "import urllib.request; urllib.request.urlopen('http://$address:8000/v1/end', b'')"
-timeout 20 tail --pid="$pid" --follow /dev/null"""
+python3 -c "import urllib.request; urllib.request.urlopen('http://$address:8000/v1/finish', b'', 10)"
+timeout 20 tail --pid="$pid" --sleep-interval=0.1 --follow /dev/null"""
 
 
 def test_the_gateway_was_reloaded_and_not_replaced(host: Host) -> None:
@@ -24,8 +24,10 @@ def test_new_requests_take_the_new_routes(ask: Ask) -> None:
     assert ask(5012, "/v1/models") == (200, "llm-second-33333333")
 
 
-def test_the_stream_that_was_running_comes_to_its_end(host: Host) -> None:
+def test_the_stream_that_was_running_comes_whole_to_its_end(host: Host) -> None:
     assert host.service("client").is_running
-    assert host.file("/root/stream").content_string == "begin llm-first-11111111\n"
-    host.check_output(END)
-    assert host.file("/root/stream").content_string == "begin llm-first-11111111\nend llm-first-11111111\n"
+    assert "end" not in host.file("/root/stream").content_string
+    host.check_output(FINISH)
+    *numbered, last = host.file("/root/stream").content_string.splitlines()
+    assert numbered == [f"{number} llm-first-11111111" for number in range(len(numbered))]
+    assert last == "end llm-first-11111111"
