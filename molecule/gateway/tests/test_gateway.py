@@ -23,6 +23,11 @@ def test_requests_reach_the_engine_of_the_service(ask: Ask) -> None:
     assert ask(5011, "/health")[0] == 200
 
 
+def test_a_service_without_a_release_says_so_in_json(ask: Ask) -> None:
+    status, text = ask(5012, "/v1/models")
+    assert (status, json.loads(text)["error"]["type"]) == (503, "service_unavailable")
+
+
 def test_what_engines_offer_beside_stays_inside(ask: Ask) -> None:
     for path in ("/metrics", "/tokenize", "/"):
         status, text = ask(5011, path)
