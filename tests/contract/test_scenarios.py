@@ -47,6 +47,14 @@ def test_machines_and_steps_are_shared(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("step", sorted(OWN_PLAYBOOKS))
+def test_own_playbooks_are_named(scenario: str, step: str) -> None:
+    """The shared configuration names one for most steps; a file of the scenario that is not named instead is never run."""
+    if (catalogs.ROOT / "molecule" / scenario / f"{step}.yml").is_file() and step != "converge":
+        assert config(scenario)["ansible"]["playbooks"][step] == f"{step}.yml"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_verify_has_tests(scenario: str) -> None:
     """Molecule passes over a step without tests."""
     place = catalogs.ROOT / "molecule" / scenario
