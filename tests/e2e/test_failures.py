@@ -22,6 +22,15 @@ def test_a_flag_that_the_engine_lacks_is_refused_while_the_old_release_serves(
     assert "Paris" in machine.answer()
 
 
+def test_a_request_that_no_cache_can_hold_is_refused_while_the_old_release_serves(
+    playbook: Playbook, machine: Machine
+) -> None:
+    containers, release = machine.containers(), machine.release
+    run = playbook("site.yml", *declare(args={"max-model-len": 100000})).refused()
+    run.says(f"llm_services.{SERVICE}.args.max-model-len", "one request of 100,000 tokens does not fit")
+    assert machine.containers() == containers and machine.release == release
+
+
 def rolled_back(run: Run, step: str, cause: str, machine: Machine, release: str) -> None:
     """Check that a failed deployment named step, cause and release, and that the release before it serves again."""
     run.refused().says(f'failed at "{step}"', cause, f"Release {release} serves again")
@@ -35,8 +44,8 @@ def rolled_back(run: Run, step: str, cause: str, machine: Machine, release: str)
 
 def test_an_engine_that_does_not_start_is_rolled_back(playbook: Playbook, machine: Machine) -> None:
     release, gateway = machine.release, machine.gateway().id
-    run = playbook("site.yml", *declare(args={"max-model-len": 100000}))
-    cause = "max-model-len 100000 is more than the model declares (8192 tokens). Lower `max-model-len` in `args`"
+    run = playbook("site.yml", *declare(args={"max-model-len": 16384}))
+    cause = "max-model-len 16384 is more than the model declares (8192 tokens). Lower `max-model-len` in `args`"
     rolled_back(run, "Wait for the engine", cause, machine, release)
     assert machine.gateway().id == gateway
     assert playbook("site.yml").passed().changed == 0
