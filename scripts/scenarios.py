@@ -23,7 +23,6 @@ CHOSEN = {
     "site": "every role on two machines, with real engines",
     "docker_engine": "an engine that is used by others must not stop",
     "gateway_alternative": "streams must not be cut; all that scenario gateway tests",
-    "host_tools": "an environment of another lock must be made anew",
     "model_store_alternative": "a damaged model must not be served; all that scenario model_store tests",
 }
 """Scenario to the reason why every change waits for it. The others take longer or test less: see CONTRIBUTING.md."""
