@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit docs molecule test-models test test-all clean
+.PHONY: help setup demo check lint types unit docs molecule test-models test-faults test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -36,6 +36,9 @@ molecule: setup ## role scenarios: SET="changed [BASE]" (the default), chosen or
 
 test-models: setup ## train the small models of the tests, unless they are in the cache
 	$(BIN)python -m tests.models.make
+
+test-faults: setup ## cause every fault of docs/reference/faults.md on the demo of this machine; RESULTS=FILE keeps what came out
+	$(BIN)python -m pytest -q -p tests.faults.record -m fault tests --fault-results=$(or $(RESULTS),reports/faults.json)
 
 test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh

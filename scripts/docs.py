@@ -9,6 +9,7 @@ group_vars/all, playbooks from their first comment, changes from changelogs/. Th
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
@@ -65,6 +66,7 @@ def render() -> dict[str, str]:
         "playbooks": playbooks(),
         "stages": plan.STAGES,
         "renamed": renamed.RENAMED,
+        **faults(),
         "releases": releases(ROOT / "changelogs"),
         "titles": SECTIONS,
         "sources": sources,
@@ -139,6 +141,46 @@ def playbooks() -> dict[str, str]:
             sys.exit(f"docs: {name} does not begin with a comment that says what it does. Add one below the dashes.")
         found[name] = " ".join(line.removeprefix("# ") for line in comment[1].splitlines())
     return found
+
+
+def faults() -> dict[str, Any]:
+    """The table of faults: {faults: {row: {fault, expected, gpu, missing, tests}}, machines}.
+
+    A test of a row: {file, name, what, by, result, recovery}. Ends the program for a marker without a row.
+    """
+    folder = ROOT / "tests" / "faults"
+    rows: dict[int, dict[str, Any]] = yaml.safe_load((folder / "rows.yml").read_text(encoding="utf-8"))
+    place = folder / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    found: dict[int, dict[str, Any]] = {
+        row: {"gpu": False, "missing": "", **entry, "tests": []} for row, entry in rows.items()
+    }
+    for path in sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("molecule/**/test_*.py")]):
+        for test, row, what, by in fault_markers(path.read_text(encoding="utf-8")):
+            file = str(path.relative_to(ROOT))
+            if row not in found:
+                sys.exit(f"docs: {file}: {test} is a test of row {row}, which tests/faults/rows.yml does not have.")
+            result = results.get(f"{file}::{test}", {})
+            found[row]["tests"].append(
+                {
+                    "file": file,
+                    "name": test,
+                    "what": what,
+                    "by": by,
+                    "result": f"{'passed' if result['passed'] else '**failed**'} {result['date']}" if result else "",
+                    "recovery": f"{result['recovery_seconds']:g} s" if "recovery_seconds" in result else "",
+                }
+            )
+    return {"faults": dict(sorted(found.items())), "machines": sorted({r["machine"] for r in results.values()})}
+
+
+def fault_markers(source: str) -> Iterator[tuple[str, int, str, str]]:
+    """(test, row, what, by) of every `@pytest.mark.fault(row, what, by=...)` in a file of tests."""
+    for test in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)):
+        for mark in test.decorator_list:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                row, what = (ast.literal_eval(argument) for argument in mark.args)
+                yield test.name, row, what, next((ast.literal_eval(k.value) for k in mark.keywords), "real")
 
 
 def releases(folder: Path) -> dict[str, dict[str, list[str]]]:

@@ -33,6 +33,7 @@ case "${1:-}" in
     step "test models" python -m tests.models.make
     step "contract with the engine" pytest -q tests/contract -m "engine${marks:+ and $marks}"
     step "end to end" pytest -q tests/e2e ${marks:+-m "$marks"}
+    step "faults" pytest -q tests/faults ${marks:+-m "$marks"}
     scenarios "$set"
     ;;
   *)

@@ -49,6 +49,7 @@ def project(tmp_path: Path) -> Path:
     for name in (
         *("action_plugins", "callback_plugins", "changelogs", "docs", "group_vars", "inventory", "library"),
         *("module_utils", "playbooks", "roles", "scripts", "ansible.cfg", "site.yml", "CHANGELOG.md"),
+        "tests/faults",
     ):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

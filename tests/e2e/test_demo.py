@@ -232,6 +232,7 @@ def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> 
 
 
 @pytest.mark.usefixtures("restored")
+@pytest.mark.fault(46, "an edited file and a removed container")
 def test_drift_is_shown_with_its_reasons_and_repaired(playbook: Playbook, machine: Machine) -> None:
     release, before = machine.release, machine.engine()
     rendered = machine.compose_file.read_text(encoding="utf-8")

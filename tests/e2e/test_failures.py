@@ -11,6 +11,7 @@ from tests.e2e.demo import QUESTION, SERVICE, Machine, Playbook, Run, declare
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
 
+@pytest.mark.fault(8, "a flag that this engine lacks")
 def test_a_flag_that_the_engine_lacks_is_refused_while_the_old_release_serves(
     playbook: Playbook, machine: Machine
 ) -> None:
@@ -42,6 +43,7 @@ def rolled_back(run: Run, step: str, cause: str, machine: Machine, release: str)
     assert "Paris" in machine.answer()
 
 
+@pytest.mark.fault(7, "a flag that fails at boot, rolled back")
 def test_an_engine_that_does_not_start_is_rolled_back(playbook: Playbook, machine: Machine) -> None:
     release, gateway = machine.release, machine.gateway().id
     run = playbook("site.yml", *declare(args={"max-model-len": 16384}))
@@ -51,6 +53,7 @@ def test_an_engine_that_does_not_start_is_rolled_back(playbook: Playbook, machin
     assert playbook("site.yml").passed().changed == 0
 
 
+@pytest.mark.fault(29, "an answer that is not the known one, rolled back")
 def test_an_engine_that_answers_wrongly_is_rolled_back(playbook: Playbook, machine: Machine) -> None:
     release = machine.release
     other = {"args": {"max-model-len": 1024}, "warmup": {"prompt_tokens": [50]}}
@@ -59,6 +62,7 @@ def test_an_engine_that_answers_wrongly_is_rolled_back(playbook: Playbook, machi
 
 
 @pytest.mark.slow
+@pytest.mark.fault(29, "an engine that computes nonsense, rolled back")
 def test_an_engine_that_computes_nonsense_is_caught_by_the_known_answer(playbook: Playbook, machine: Machine) -> None:
     """Compiled, the CPU build of vLLM 0.32 boots, says healthy and answers this model's prompts with nonsense."""
     release = machine.release

@@ -163,6 +163,7 @@ def host_refused(
         ("tcp://127.0.0.1:1", "only an engine of the host itself can be used (unix://...)."),
     ],
 )
+@pytest.mark.fault(20, "no engine answers: site, status and stop say so")
 def test_a_docker_engine_that_cannot_be_reached(playbook: Playbook, book: str, address: str, why: str) -> None:
     words = (f"DOCKER_HOST: names {address}, which is of no use: {why} Unset DOCKER_HOST, or correct it",)
     host_refused(playbook, book, words=words, env={"DOCKER_HOST": address})
@@ -214,6 +215,7 @@ def test_a_truncated_model_file(playbook: Playbook, tmp_path: Path, file: str) -
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
 
 
+@pytest.mark.fault(18, "pid and process are named")
 def test_a_port_that_another_process_has(playbook: Playbook) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -107,6 +107,7 @@ def test_the_loaded_module_is_read(text: str, version: str) -> None:
         ("unknown", 1, ""),
     ],
 )
+@pytest.mark.fault(43, "what nvidia-smi says then is known", by="recorded")
 def test_a_failure_says_what_to_do(name: str, rc: int, text: str) -> None:
     found = gpu.failure(rc, text)
     assert found is not None

@@ -52,6 +52,7 @@ def test_a_host_that_nobody_asked_about_gpus_has_none() -> None:
     assert said(box(), {**facts(), "gpu": None}) == set()
 
 
+@pytest.mark.fault(39, "its services are refused, no others", by="simulated")
 def test_a_missing_gpu_refuses_the_services_that_use_it_and_no_other() -> None:
     assert said(box(), facts(gpus=BOX["gpus"][:2])) == {("mini-zwz", "gpu-missing", "error")}
     assert said(box(host_services=["medium-glm"]), facts(gpus=BOX["gpus"][:2])) == {("", "gpu-missing", "warn")}
@@ -106,6 +107,7 @@ def held(memory_gib: float | None, container: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("gib", "severity"), [(0.1, "warn"), (None, "warn"), (8, "error")])
+@pytest.mark.fault(41, "pid and process are named", by="simulated")
 def test_a_stranger_on_a_gpu_is_named_and_refused_where_the_service_would_not_fit(
     gib: float | None, severity: str
 ) -> None:

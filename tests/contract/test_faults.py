@@ -1,0 +1,55 @@
+"""Every fault that the project answers for has a test, or says why it has none."""
+
+from pathlib import Path
+
+import yaml
+
+from tests import catalogs
+from tests.contract.test_docs import docs
+from tests.faults import record
+
+OWNED = {*range(1, 9), 16, *range(18, 25), *range(27, 31), 33, 34, *range(39, 45), 46, 47}
+ROWS = catalogs.read("tests/faults/rows.yml")
+TABLE = docs.faults()["faults"]
+
+
+def test_no_row_is_forgotten() -> None:
+    assert set(ROWS) >= OWNED
+    for number, row in ROWS.items():
+        assert {"fault", "expected"} <= set(row) <= {"fault", "expected", "gpu", "missing"}, number
+
+
+def test_a_row_has_a_test_or_says_why_not() -> None:
+    for number, row in TABLE.items():
+        if row["tests"]:
+            assert not row["missing"], f"row {number} has a test now: take `missing` out of tests/faults/rows.yml"
+        else:
+            assert row["missing"], f"row {number} has no test: say why under `missing` in tests/faults/rows.yml"
+
+
+def test_what_needs_a_gpu_is_said_to_be_a_stand_in() -> None:
+    for number, row in TABLE.items():
+        for test in row["tests"]:
+            assert test["by"] in ("real", "simulated", "recorded"), (number, test["name"])
+            assert test["by"] != "real" or not row["gpu"], (number, test["name"])
+
+
+def test_what_was_recorded_belongs_to_a_test() -> None:
+    """A test that was renamed must not leave its old result in the table's file."""
+    known = {f"{test['file']}::{test['name']}" for row in TABLE.values() for test in row["tests"]}
+    path = catalogs.ROOT / "tests/faults/results.json"
+    recorded = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    assert set(recorded) <= known
+    assert not recorded or path.read_text() == record.dumps(recorded)
+
+
+def test_markers_are_read(tmp_path: Path) -> None:
+    source = tmp_path / "test_it.py"
+    source.write_text(
+        '@pytest.mark.slow\n@pytest.mark.fault(42, "found", by="simulated")\n@pytest.mark.fault(1, "ended")\n'
+        "def test_a(): ...\n\ndef test_b(): ...\n"
+    )
+    assert list(docs.fault_markers(source.read_text())) == [
+        ("test_a", 42, "found", "simulated"),
+        ("test_a", 1, "ended", "real"),
+    ]
