@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lock, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lock, placement, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -64,8 +64,8 @@ class ActionModule(ActionBase):
         lock_findings = lock.findings(declared, to_lock, raw["lock"])
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
         declared = spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared
-        judged = plan.judge(declared)
-        judged[""] = [*names, *findings, *unknown, *lock_findings]
+        judged = plan.judge(declared, _command(variables))
+        judged[""] = [*names, *findings, *unknown, *lock_findings, *judged.get("", [])]
         given = self._value(variables, "llm_service_keys", {}) or {}
         if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
             message, remedy = "must be a mapping of service to key", "Write names of services below it"
@@ -83,7 +83,7 @@ class ActionModule(ActionBase):
             for k in keys
             if k not in declared.services
         ]
-        running = [s for s in plan.deployed(declared) if s in selection.services]
+        running = [s for s in placement.deployed(declared) if s in selection.services]
         plugins, missing = self._plugins(declared, variables)
         for service, found in missing.items():
             judged[service] += found
@@ -110,9 +110,9 @@ class ActionModule(ActionBase):
             "selected": list(selection.services),
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
-            "deployed": list(plan.deployed(declared)),
+            "deployed": list(placement.deployed(declared)),
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
-            | {"force": list(declared.settings.force)},
+            | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
             "models": _models(declared, running, facts),
             "services": {
@@ -250,13 +250,19 @@ def _report(document: Mapping[str, Any], folder: Path) -> None:
         raise AnsibleActionFail(message) from error
 
 
+def _command(variables: Mapping[str, Any]) -> str:
+    """How to run site.yml with these inventories, for a remedy."""
+    sources = variables.get("ansible_inventory_sources") or []
+    return " ".join(["ansible-playbook", *(f"-i {_short(s)}" for s in sources if Path(s).exists()), "site.yml"])
+
+
 def _from_command_line(key: str, value: Any) -> Any:
     """Values given with -e NAME=VALUE are text: turn them into what the setting wants."""
     if key in ("offline", "prune") and isinstance(value, str):
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
     if key == "engine_uid" and isinstance(value, str) and value.isdigit():
         return int(value)
-    if key == "force" and isinstance(value, str):
+    if key in ("force", "switch") and isinstance(value, str):
         return [word for word in value.replace(",", " ").split() if word]
     return value
 
@@ -376,6 +382,9 @@ def _service(
 ) -> dict[str, Any]:
     service, settings = declared.services[release.service], declared.settings
     folder = compose.release_dir(settings, service.name, release.hash)
+    beside = placement.SideBySide(False, "the host was not looked at")
+    if facts:
+        beside = placement.side_by_side(declared, facts, service.name)
     rendered: dict[str, Any] = _plain(
         {
             "name": service.name,
@@ -408,6 +417,8 @@ def _service(
             "warmup": service.warmup,
             "status": service.status,
             "state": service.state,
+            "side_by_side": beside.fits,
+            "side_by_side_why": beside.why,
         }
     )
     return rendered
@@ -465,7 +476,7 @@ def _host_wants(declared: spec.Declared) -> dict[str, Any]:
         "images": sorted({compose.image_ref(i) for i in declared.images.values()}),
         "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
         "services": list(services),
-        "ports": sorted({declared.services[s].port for s in plan.deployed(declared)}),
+        "ports": sorted({declared.services[s].port for s in placement.deployed(declared)}),
         "gpus": declared.settings.accelerator == "nvidia",
     }
 
@@ -482,8 +493,11 @@ def _work(
     upcoming = {s: rendered[s].hash for s in reasons} if predict else {}
     work: dict[str, Any] = _plain(
         {
-            "deploy": [{"name": s, "reasons": why} for s, why in reasons.items()],
-            "stop": plan.to_stop(declared, facts, selected),
+            "deploy": [
+                {"name": s, "reasons": why, "displaces": placement.displaces(declared, facts, s)}
+                for s, why in reasons.items()
+            ],
+            "stop": plan.to_stop(declared, facts, selected, reasons),
             "orphans": plan.orphans(declared, facts),
             "prune_images": plan.images_to_remove(declared, facts, upcoming),
             "prove": list(plan.to_prove(facts, running, rendered)),

@@ -115,6 +115,9 @@ ansible_facts:
         disk:
           description: docker and root, each with path, device and free bytes.
           type: dict
+        memory:
+          description: total and available bytes of the host's memory.
+          type: dict
         venv:
           description: lock_sha256 that the host's environment was made from.
           type: dict
@@ -220,6 +223,7 @@ def main() -> None:
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "calibration": host.records(root / "state" / "calibration"),
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
+        "memory": host.memory(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,

@@ -47,7 +47,9 @@ plan:
   type: dict
   contains:
     services:
-      description: Service to verdict (ok, warn, refuse), findings, gpus, kv_tokens, and what it would run.
+      description:
+        - Service to verdict (ok, warn, refuse), findings, gpus, kv_tokens, and what it would run.
+        - C(side_by_side) says whether a new release fits beside the one that runs, C(side_by_side_why) why or why not.
       type: dict
     stages:
       description: Stages that the tags select.
@@ -62,7 +64,7 @@ plan:
       description: Services that are to run on this host.
       type: list
     work:
-      description: With facts - deploy (with reasons), stop, orphans, prove, routes.
+      description: With facts - deploy (with reasons and the containers that it displaces), stop, orphans, prove, routes.
       type: dict
 """
 

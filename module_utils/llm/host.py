@@ -204,6 +204,18 @@ def disk(path: str) -> dict[str, Any]:
     return {"path": path, "device": place.stat().st_dev, "free": shutil.disk_usage(place).free}
 
 
+def memory() -> dict[str, int | None]:
+    """{total, available}: bytes of the host's memory, and of what programs can get without swapping."""
+    return memory_of(_read("/proc/meminfo"))
+
+
+def memory_of(meminfo: str) -> dict[str, int | None]:
+    """The same, of the text of /proc/meminfo; None for what it does not say."""
+    sizes = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
+    found = {"total": sizes.get("MemTotal"), "available": sizes.get("MemAvailable")}
+    return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
+
+
 def release(folder: Path) -> dict[str, Any]:
     """Current release of a service: {current, previous, facts, drift, proven}.
 

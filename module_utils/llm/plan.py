@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, fit, images, shapes
+from ansible.module_utils.llm import compose, fit, images, placement
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
+from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
@@ -76,60 +77,19 @@ def _meant(word: str, known: Iterable[str]) -> str:
 # What the declaration alone decides.
 
 
-def reserved(service: Service, gpu: int | str) -> float:
-    """Share of a GPU's memory that a service takes; vLLM takes this much whatever the model needs."""
-    return float(service.flag("gpu-memory-utilization", shapes.DEFAULT_UTILIZATION)) if gpu in service.gpus else 0.0
-
-
-def clashes(one: Service, other: Service) -> list[str]:
-    """Why two services cannot run at once, as texts; empty when they can."""
-    found = []
-    if one.port == other.port:
-        found.append(f"both want port {one.port}")
-    for gpu in one.gpus:
-        total = reserved(one, gpu) + reserved(other, gpu)
-        if gpu in other.gpus and total > 1.0:
-            shares = f"{reserved(one, gpu):g} + {reserved(other, gpu):g} = {total:.2f}"
-            found.append(f"together they reserve more than GPU {gpu} has ({shares})")
-    return found
-
-
-def deployed(declared: Declared) -> tuple[str, ...]:
-    """Services of the host that are to run: active and forced ones, and fallbacks that nothing else displaces."""
-    force = declared.settings.force
-    listed = [declared.services[s] for s in declared.host_services]
-    wanted = [s for s in listed if s.status == "active" or s.name in force]
-    for service in listed:
-        if service.status == "fallback" and service.name not in force and not any(clashes(service, w) for w in wanted):
-            wanted.append(service)
-    names = {s.name for s in wanted}
-    return tuple(s.name for s in listed if s.name in names and s.state == "present")
-
-
-def judge(declared: Declared) -> Findings:
-    """Findings about the services of a host, from the declaration alone."""
+def judge(declared: Declared, command: str = placement.COMMAND) -> Findings:
+    """Findings about the services of a host, from the declaration alone. command: a run of it, for remedies."""
     found: Findings = {s: [] for s in declared.host_services}
-    running = [declared.services[s] for s in deployed(declared)]
     for service in (declared.services[s] for s in declared.host_services):
-        key = f"llm_services.{service.name}"
         if service.status in ("archived", "rejected") and service.name not in declared.settings.force:
             remedy = f"Take it out of llm_host_services, or deploy it all the same with -e llm_force={service.name}"
-            found[service.name].append(
-                Finding(
-                    f"status-{service.status}",
-                    "error",
-                    f"{key}.status",
-                    f"is {service.status}: {service.reason}",
-                    remedy,
-                )
-            )
-        elif service.status == "fallback" and service not in running and service.state == "present":
-            message = f"stands by, displaced by an active service{': ' + service.reason if service.reason else ''}"
-            found[service.name].append(Finding("standby", "info", f"{key}.status", message, "Nothing to do"))
-    for service in running:
-        found[service.name] += _source_findings(declared, service)
-        found[service.name] += _gpu_findings(declared, service)
-        found[service.name] += _clash_findings(service, running)
+            key, message = f"llm_services.{service.name}.status", f"is {service.status}: {service.reason}"
+            found[service.name].append(Finding(f"status-{service.status}", "error", key, message, remedy))
+    for name in placement.deployed(declared):
+        found[name] += _source_findings(declared, declared.services[name])
+        found[name] += _gpu_findings(declared, declared.services[name])
+    for name, more in placement.findings(declared, command).items():
+        found.setdefault(name, []).extend(more)
     return found
 
 
@@ -187,34 +147,6 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
     if image.accelerator == "nvidia" and declared.settings.accelerator == "cpu":
         message = f"`{image.name}` needs an NVIDIA GPU, the host declares llm_accelerator: cpu"
         found.append(Finding("accelerator", "error", f"{key}.image", message, "Choose a CPU image or another host"))
-    return found
-
-
-def _clash_findings(service: Service, running: Iterable[Service]) -> list[Finding]:
-    key = f"llm_services.{service.name}"
-    found = []
-    for other in running:
-        if other.name == service.name:
-            continue
-        for why in clashes(service, other):
-            part = "port" if "port" in why else "gpus"
-            remedy = "Take one out of llm_host_services, set its status to fallback, or give it other resources"
-            found.append(
-                Finding(f"clash-{part}", "error", f"{key}.{part}", f"clashes with `{other.name}`: {why}", remedy)
-            )
-    # Three services can fit pairwise and still not together.
-    if not found:
-        for gpu in service.gpus:
-            sharers = [s for s in running if gpu in s.gpus]
-            total = sum(reserved(s, gpu) for s in sharers)
-            if total > 1.0:
-                names = ", ".join(f"{s.name} {reserved(s, gpu):g}" for s in sharers)
-                message = f"GPU {gpu} is reserved beyond its memory: {names}, together {total:.2f}"
-                found.append(
-                    Finding(
-                        "gpu-overbooked", "error", f"{key}.gpus", message, "Lower gpu-memory-utilization of one of them"
-                    )
-                )
     return found
 
 
@@ -391,11 +323,11 @@ def _held_findings(declared: Declared, facts: Facts, services: Iterable[str]) ->
     if declared.settings.prune:
         return []
     running = {o["service"] for o in orphans(declared, facts) if o["state"] == "running"} & set(declared.services)
+    claims = {s: placement.claim(declared, declared.services[s]) for s in (*services, *running)}
     found = []
     for name in services:
         for other in sorted(running):
-            for why in clashes(declared.services[name], declared.services[other]):
-                part = "port" if "port" in why else "gpus"
+            for part, why in placement.clashes(claims[name], claims[other]):
                 message = f"`{other}` still runs, and {why}"
                 remedy = (
                     f"Stop it with playbooks/stop.yml --tags {other}, or let this run remove it with -e llm_prune=true"
@@ -454,7 +386,7 @@ def _stranger_findings(
             continue
         total = sum(p["memory"] or 0 for p in held)
         size = one["memory"] or entry.memory
-        shares = sum(max(reserved(s, entry.index), reserved(s, entry.uuid)) for s in own.values())
+        shares = sum(placement.share(s) for s in own.values())
         fits = total + shares * size <= size
         who = ", ".join(_stranger(p) for p in held)
         for name in own:
@@ -622,8 +554,14 @@ def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compo
     )
 
 
-def to_stop(declared: Declared, facts: Facts, services: Iterable[str]) -> list[dict[str, str]]:
-    """Containers of selected services that are declared stopped or absent: [{service, container, state}]."""
+def to_stop(
+    declared: Declared, facts: Facts, services: Iterable[str], deploying: Iterable[str] = ()
+) -> list[dict[str, str]]:
+    """Containers of selected services that are not to run: [{service, container, state}].
+
+    Those that are declared stopped or absent, and those that stand by and that no service of `deploying` displaces.
+    """
+    services = set(services)
     found = []
     for container in facts["containers"]:
         service = declared.services.get(container["service"])
@@ -631,18 +569,25 @@ def to_stop(declared: Declared, facts: Facts, services: Iterable[str]) -> list[d
             continue
         if service.state == "absent" or container["state"] == "running":
             found.append({"service": service.name, "container": container["name"], "state": service.state})
+    displaced = [d for name in deploying for d in placement.displaces(declared, facts, name)]
+    for waiting in placement.unwanted(declared, facts):
+        if waiting["service"] in services and waiting not in displaced:
+            found.append({**waiting, "state": "stopped"})
     return found
 
 
 def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
-    """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request."""
-    wanted = set(deployed(declared))
-    known = set(declared.host_services)
+    """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request.
+
+    Those of services that stand by are kept, for a switch.
+    """
+    placed = placement.place(declared)
+    wanted = {*placed.running, *placed.displaced, *placed.standing_by}
+    wanted |= {s for s in declared.host_services if declared.services[s].state != "present"}
     return [
         {"service": c["service"], "container": c["name"], "state": c["state"]}
         for c in facts["containers"]
         if c["service"] not in wanted
-        and not (c["service"] in known and declared.services[c["service"]].state != "present")
     ]
 
 

@@ -163,6 +163,7 @@ class Settings:
     offline: bool = False
     prune: bool = False
     force: tuple[str, ...] = ()
+    switch: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -645,6 +646,12 @@ SETTINGS: Shape = {
         False,
         "Archived or rejected services to deploy all the same. For the command line: `-e llm_force=name`.",
     ),
+    "switch": Key(
+        ListOf(name),
+        False,
+        "Services that take the place of those they clash with, in runs that name them: `-e llm_switch=name`. "
+        "In the host's variables it stays.",
+    ),
 }
 
 
@@ -874,7 +881,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
     remedy = "Correct it, or remove the lock and run playbooks/lock.yml"
     locked = value_findings(raw.get("lock", {}), VARIABLES["llm_lock"].check, "llm_lock")
     found += [dataclasses.replace(f, remedy=remedy) for f in locked]
-    found += _reference_findings(raw, images, models, services, host_services, settings.get("force", ()))
+    found += _reference_findings(raw, images, models, services, host_services, settings)
     if any(f.severity == "error" for f in found):
         return None, found
     return (
@@ -920,7 +927,7 @@ def _reference_findings(
     models: Mapping[str, Any],
     services: Mapping[str, Any],
     host_services: Iterable[str],
-    forced: Iterable[str],
+    settings: Mapping[str, Any],
 ) -> list[Finding]:
     """References between declarations that lead nowhere. Names count as known even if their own entry is broken."""
     known = {kind: list(raw.get(kind) or {}) for kind in ("images", "models", "services")}
@@ -957,9 +964,11 @@ def _reference_findings(
                 Finding("listed-twice", "error", "llm_host_services", f"lists `{service}` twice", "Remove one")
             )
         seen.add(service)
-    for service in forced:
-        if service not in known["services"]:
-            found.append(_unknown("llm_force", "service", service, known["services"]))
+    for key in ("force", "switch"):
+        named = settings.get(key, ())
+        for service in () if SETTINGS[key].check(named) else dict.fromkeys(named):
+            if service not in known["services"]:
+                found.append(_unknown(f"llm_{key}", "service", service, known["services"]))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible.module_utils.llm import compose, plan
+from ansible.module_utils.llm import compose, placement, plan
 
 from tests import catalogs
 
@@ -75,7 +75,7 @@ def gateway(routes: list[dict[str, Any]], name: str) -> str:
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
 def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
     declared = catalogs.declared(inventory)
-    routes = plan.routes(declared, {"releases": {plan.deployed(declared)[0]: {"current": "0123456789ab"}}})
+    routes = plan.routes(declared, {"releases": {placement.deployed(declared)[0]: {"current": "0123456789ab"}}})
     assert len(routes) == count
     config = gateway(routes, "haproxy.cfg.j2")
     document = yaml.safe_load(gateway(routes, "compose.yml.j2"))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose, plan, spec
+from ansible.module_utils.llm import compose, placement, plan, spec
 
 from tests import catalogs
 
@@ -54,7 +54,7 @@ def converged(declared: spec.Declared) -> dict[str, Any]:
 def work(
     declared: spec.Declared, facts: dict[str, Any], keys: dict[str, str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    return plan.service_work(facts, plan.deployed(declared), plan.releases(declared, facts, {}), keys or {})
+    return plan.service_work(facts, placement.deployed(declared), plan.releases(declared, facts, {}), keys or {})
 
 
 def errors(findings: plan.Findings) -> list[str]:
@@ -91,7 +91,7 @@ def test_an_unknown_tag_is_refused_with_the_names() -> None:
 
 def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
     declared = catalogs.declared("rtx4090x3")
-    assert plan.deployed(declared) == ("medium-glm", "mini-zwz")
+    assert placement.deployed(declared) == ("medium-glm", "mini-zwz")
     findings = plan.judge(declared)
     assert not errors(findings)
     assert ids(findings, "mini-zwz") == {"quantize-pending"}
@@ -99,7 +99,7 @@ def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
 
 
 def test_a_fallback_alone_is_deployed() -> None:
-    assert plan.deployed(catalogs.declared("rtx4090x3", host_services=["mini-solo"])) == ("mini-solo",)
+    assert placement.deployed(catalogs.declared("rtx4090x3", host_services=["mini-solo"])) == ("mini-solo",)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_the_box_refuses(services: list[str], service: str, finding: str) -
 
 def test_forced_services_are_deployed() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-coder"], force=["medium-coder"])
-    assert plan.deployed(declared) == ("medium-coder",)
+    assert placement.deployed(declared) == ("medium-coder",)
     assert not ids(plan.judge(declared), "medium-coder")
 
 
@@ -156,7 +156,7 @@ def test_two_small_services_share_a_gpu_and_three_overbook_it() -> None:
     raw["services"] = spec.merge(raw["services"], small)
     declared, _ = spec.parse(raw)
     assert declared is not None and not errors(plan.judge(declared))
-    third = {**raw["services"]["micro"], "port": 5999}
+    third = {**raw["services"]["micro"], "port": 5999, "hostname": "third"}
     raw["services"] = {**raw["services"], "third": third}
     raw["host_services"] = ["micro", "mini-zwz", "third"]
     declared, _ = spec.parse(raw)
@@ -169,7 +169,7 @@ def test_an_unchanged_host_has_no_work() -> None:
     facts = converged(declared)
     rendered = plan.releases(declared, facts, {})
     assert work(declared, facts) == {}
-    assert plan.to_prove(facts, plan.deployed(declared), rendered) == ()
+    assert plan.to_prove(facts, placement.deployed(declared), rendered) == ()
     assert plan.to_stop(declared, facts, declared.host_services) == []
     assert plan.orphans(declared, facts) == []
     assert [r["container"] for r in plan.routes(declared, facts)] == [rendered["micro-cpu"].container]
@@ -318,7 +318,7 @@ def test_an_engine_that_is_no_longer_wanted_must_give_way_first() -> None:
     facts = converged(before)
     after = catalogs.declared("rtx4090x3", host_services=["mini-solo"])
     found = plan.look_at_host(after, facts, ["mini-solo"])["mini-solo"]
-    assert {f.id for f in found} == {"held-port", "held-gpus"}
+    assert {f.id for f in found} == {"held-port", "held-gpus", "held-hostname"}
     assert "`mini-zwz` still runs" in found[0].message and "llm_prune=true" in found[0].remedy
     pruning = catalogs.declared("rtx4090x3", host_services=["mini-solo"], prune=True)
     assert not any(plan.look_at_host(pruning, facts, ["mini-solo"]).values())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import gpu, gpu_host, plan, spec
+from ansible.module_utils.llm import gpu, gpu_host, placement, plan, spec
 
 from tests import catalogs
 
@@ -40,7 +40,7 @@ def said(
     declared: spec.Declared, found: dict[str, Any], stages: tuple[str, ...] = plan.STAGES
 ) -> set[tuple[str, str, str]]:
     """(service, id, severity) of all findings about GPUs."""
-    findings = plan.look_at_host(declared, found, plan.deployed(declared), stages)
+    findings = plan.look_at_host(declared, found, placement.deployed(declared), stages)
     return {(s, f.id, f.severity) for s, own in findings.items() for f in own if f.id.startswith("gpu-")}
 
 
