@@ -7,6 +7,7 @@ One plugin for several modules: a link named like the module makes it that modul
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 import time
@@ -25,6 +26,7 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
+from ansible.module_utils.llm import lease
 from ansible.module_utils.llm.progress import lease_path, parse_last
 
 display = Display()
@@ -50,15 +52,23 @@ class Look:
     alive: bool | None
 
 
-def look_command(results_file: str, progress_file: str, job: str, *, check_alive: bool) -> str:
+def look_command(results_file: str, progress_file: str, job: str, *, check_alive: bool, holds: str = "") -> str:
     """Return the shell command of one look: no Python is started for it.
+
+    holds: the run and its lease of the host, which the module renews; see Progress.
 
     The name of the job (its id up to the dot) is an argument of its own of each process of the job wrapper.
     """
     result, progress, watched = (
         shlex.quote(path) for path in (results_file, progress_file, str(lease_path(progress_file)))
     )
-    parts = [f": > {watched}", f"cat {result}", f"echo; echo {MARK}", f"tail -n 1 {progress}", f"echo; echo {MARK}"]
+    parts = [
+        f"printf %s {shlex.quote(holds)} > {watched}",
+        f"cat {result}",
+        f"echo; echo {MARK}",
+        f"tail -n 1 {progress}",
+        f"echo; echo {MARK}",
+    ]
     if check_alive:
         parts.append(f"grep -lsxzF {shlex.quote(job.partition('.')[0])} /proc/[0-9]*/cmdline")
     return "{ " + "; ".join(parts) + "; } 2>/dev/null; true"
@@ -147,7 +157,10 @@ class ActionModule(ActionBase):
             progress_file = f"{results_file.rpartition('/')[0]}/{progress_file.rpartition('/')[2]}"
         narrator = Narrator(str(task_vars.get("inventory_hostname", "")), name, begin, secret=bool(self._task.no_log))
         try:
-            text = self._wait(results_file, progress_file, str(started["ansible_job_id"]), narrator)
+            taken = task_vars.get("ansible_facts", {}).get("llm_lease") or {}
+            run = lease.claimant(os.getppid())["run"]
+            holds = f"{run} {taken['path']}" if taken.get("run") == run else ""
+            text = self._wait(results_file, progress_file, str(started["ansible_job_id"]), narrator, holds)
         finally:
             leftovers = [results_file, str(lease_path(progress_file))] + ([] if own else [progress_file])
             self._shell_quietly("rm -f " + " ".join(shlex.quote(path) for path in leftovers))
@@ -165,7 +178,8 @@ class ActionModule(ActionBase):
             self._task.async_val = 0
         return started
 
-    def _wait(self, results_file: str, progress_file: str, job: str, narrator: Narrator) -> str:
+    def _wait(self, results_file: str, progress_file: str, job: str, narrator: Narrator, holds: str) -> str:
+        run = os.getppid()
         local = self._connection.transport.rpartition(".")[2] == "local"
         pause = 0.3
         alive_at = time.monotonic()
@@ -173,11 +187,13 @@ class ActionModule(ActionBase):
         dead = 0
         while True:
             time.sleep(pause)
+            if os.getppid() != run:
+                raise AnsibleActionFail(f"{narrator.name}: the run was killed, and nobody waits for this any more")
             # Short modules are not made long; a remote look costs more than a local one.
             pause = min(pause * 1.5, 1.0 if local else 4.0)
             now = time.monotonic()
             check_alive = dead > 0 or now - alive_at >= ALIVE_EVERY
-            command = look_command(results_file, progress_file, job, check_alive=check_alive)
+            command = look_command(results_file, progress_file, job, check_alive=check_alive, holds=holds)
             try:
                 answer = self._low_level_execute_command(command)
             except AnsibleConnectionFailure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,19 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lock, placement, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
-INTERNAL = ("llm_plan", "llm_host", "llm_prove", "llm_verdict", "llm_look_refuses", "llm_gateway_address")
+INTERNAL = (
+    "llm_plan",
+    "llm_host",
+    "llm_prove",
+    "llm_verdict",
+    "llm_look_refuses",
+    "llm_look_takes",
+    "llm_gateway_address",
+)
 
 
 class ActionModule(ActionBase):
@@ -41,12 +50,17 @@ class ActionModule(ActionBase):
                 "facts": {"type": "dict"},
                 "report_dir": {"type": "str"},
                 "refuse": {"type": "bool", "default": True},
+                "lease": {"type": "bool", "default": False},
             }
         )
         host = str(variables["inventory_hostname"])
         hosts = variables.get("ansible_play_hosts_all") or [host]
         reports = Path(options["report_dir"] or PROJECT / "reports").absolute() / (host if len(hosts) > 1 else "")
         origins: dict[str, str] = {}
+        held = (options["facts"] or {}).get("lease", {})
+        if options["lease"] and held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
+            result.update(failed=True, msg=f"{host}: {lease.refusal(held, held['left'])}. Nothing was touched.")
+            return result
         raw = self._declaration(variables, origins)
         names = _misnamed(variables, origins)
         declared, findings = spec.parse(raw)

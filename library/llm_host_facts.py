@@ -112,6 +112,9 @@ ansible_facts:
         calibration:
           description: What engines measured at earlier boots (see llm_engine, record_folder).
           type: list
+        lease:
+          description: Which run changes the host (see module_utils/llm/lease.py); left, seconds until that expires.
+          type: dict
         disk:
           description: docker and root, each with path, device and free bytes.
           type: dict
@@ -140,7 +143,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host, lease
 from ansible.module_utils.llm import images as images_of
 
 
@@ -222,6 +225,7 @@ def main() -> None:
         "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "calibration": host.records(root / "state" / "calibration"),
+        "lease": lease.facts(root / lease.FILE),
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "memory": host.memory(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},

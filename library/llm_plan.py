@@ -23,6 +23,10 @@ options:
     description: Fail when there is a finding of severity error. False reports it only.
     type: bool
     default: true
+  lease:
+    description: Fail when another run holds the host (see M(llm_lease)), whatever O(refuse) says.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Decides only, so it does the same.

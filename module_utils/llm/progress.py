@@ -8,6 +8,9 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import TextIO
+
+from ansible.module_utils.llm import lease as host_lease
 
 LEASE = 120.0
 """Seconds without a watcher after which a watched module ends itself."""
@@ -25,7 +28,8 @@ class Progress:
 
     Once a watcher has touched the lease file, the module depends on it: when nobody has looked for LEASE seconds (the
     playbook was killed, the connection is gone) the module's process group is ended, so that a second run never meets
-    the first one's leftovers at work.
+    the first one's leftovers at work. The same happens at once when the watcher's run holds a lease of the host, which is
+    renewed here, and another run has taken it over.
     """
 
     def __init__(self, path: str | Path | None, lease: float = LEASE) -> None:
@@ -59,13 +63,19 @@ class Progress:
     def _guard(self) -> None:
         assert self._path is not None  # noqa: S101 - the thread is started with a path only
         watched = lease_path(self._path)
+        lost = False
+        working: TextIO | None = None
         while True:
-            time.sleep(min(5.0, self._lease / 4))
+            time.sleep(min(1.0, self._lease / 4))
             try:
                 age = time.time() - watched.stat().st_mtime
+                run, _, place = watched.read_text(encoding="utf-8").partition(" ")
+                if place:
+                    working = working or host_lease.at_work(Path(place))
+                    lost = not host_lease.renew(Path(place), run)
             except OSError:
                 continue
-            if age > self._lease:
+            if age > self._lease or lost:
                 for leftover in (self._path, watched):
                     leftover.unlink(missing_ok=True)
                 os.killpg(os.getpgrp(), signal.SIGTERM)

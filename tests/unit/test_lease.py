@@ -1,0 +1,189 @@
+"""One run at a time: who gets a host, who waits, and what a run that was killed leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import lease, progress
+
+MODULE_UTILS = Path(lease.__file__).parents[1]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / lease.FILE
+
+
+@pytest.fixture
+def other() -> dict[str, Any]:
+    """A run of another controller."""
+    return {"holder": "ops@elsewhere", "controller": "elsewhere", "pid": 4, "started": "b/1", "run": "theirs"}
+
+
+def me() -> dict[str, Any]:
+    return lease.claimant(os.getpid())
+
+
+def age(place: Path, seconds: float) -> None:
+    kept = lease.read(place)
+    place.write_text(json.dumps({**kept, "expires": kept["expires"] - seconds}))
+
+
+def test_a_free_host_is_taken_and_given_back(place: Path) -> None:
+    assert lease.facts(place) == {**lease.FREE, "left": 0.0}
+    taken = lease.take(place, me(), ["b", "a"], 0)
+    assert lease.read(place) == taken
+    assert (taken["services"], taken["generation"], taken["pid"]) == (["a", "b"], 1, os.getpid())
+    assert 0 < lease.facts(place)["left"] <= lease.VALID
+    assert lease.is_mine(taken, os.getpid())
+    assert lease.release(place, taken["run"])
+    assert lease.read(place) == {**lease.FREE, "generation": 1}
+    assert not lease.release(place, taken["run"])
+
+
+def test_taking_again_renews_and_counts_once(place: Path) -> None:
+    first = lease.take(place, me(), ["a"], 0)
+    age(place, 600)
+    second = lease.take(place, me(), ["a", "b"], 0)
+    assert second["expires"] >= first["expires"]
+    assert (second["since"], second["generation"], second["services"]) == (first["since"], 1, ["a", "b"])
+
+
+def test_a_second_run_is_told_who_has_it(place: Path, other: dict[str, Any]) -> None:
+    lease.take(place, other, ["chat"], 0)
+    before = place.read_text()
+    with pytest.raises(lease.Held, match=r"ops@elsewhere \(pid 4\) since .* UTC, services chat\. Wait until it ends"):
+        lease.take(place, me(), [], 1)
+    assert place.read_text() == before
+
+
+def test_a_run_that_read_the_host_before_another_changed_it_reads_again(place: Path, other: dict[str, Any]) -> None:
+    lease.take(place, other, [], 0)
+    lease.release(place, "theirs")
+    with pytest.raises(lease.Held, match="since it was read"):
+        lease.take(place, me(), [], 0)
+    assert lease.take(place, me(), [], 1)["generation"] == 2
+
+
+def test_a_lease_that_nobody_renews_expires(place: Path, other: dict[str, Any]) -> None:
+    lease.take(place, other, [], 0)
+    age(place, lease.VALID)
+    assert lease.facts(place)["left"] == 0
+    assert lease.take(place, me(), [], 1)["run"] == me()["run"]
+    assert not lease.renew(place, "theirs")
+
+
+def test_a_dead_run_of_this_controller_frees_the_host_at_once(place: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    claim = lease.claimant(process.pid)
+    taken = lease.take(place, claim, [], 0)
+    assert not lease.is_dead(taken)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert lease.is_dead(taken), "a zombie changes nothing any more"
+    process.wait()
+    assert lease.is_dead(taken)
+    with pytest.raises(lease.Held):
+        lease.take(place, me(), [], 1)
+    assert lease.take(place, me(), [], 1, dead=taken["run"])["generation"] == 2
+
+
+def test_a_number_that_another_process_got_is_not_the_run(place: Path) -> None:
+    taken = lease.take(place, {**me(), "started": "long ago/1"}, [], 0)
+    assert lease.is_dead(taken)
+
+
+def test_of_another_controllers_process_nothing_is_known(place: Path, other: dict[str, Any]) -> None:
+    assert not lease.is_dead(lease.take(place, {**other, "pid": 2**22 + 1}, [], 0))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"pid": "x"}', '{"services": 3}'])
+def test_a_damaged_file_is_a_free_host(place: Path, text: str) -> None:
+    place.parent.mkdir()
+    place.write_text(text)
+    assert lease.read(place) == lease.FREE
+
+
+def test_only_one_of_many_gets_it(place: Path) -> None:
+    script = (
+        "import sys, ansible.module_utils\n"
+        "ansible.module_utils.__path__.append(sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from ansible.module_utils.llm import lease\n"
+        "sys.stdin.read()\n"
+        "claim = {'holder': 'h', 'controller': 'c', 'pid': 1, 'started': 's', 'run': sys.argv[3]}\n"
+        "try: print(lease.take(Path(sys.argv[2]), claim, [], 0)['run'])\n"
+        "except lease.Held: pass\n"
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(MODULE_UTILS), str(place), f"run{n}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(6)
+    ]
+    for run in runs:
+        assert run.stdin
+        run.stdin.close()
+        run.stdin = None
+    winners = [out for out in (run.communicate()[0].strip() for run in runs) if out]
+    assert winners == [lease.read(place)["run"]]
+
+
+LEFTOVER = """
+import sys, time, ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1])
+from ansible.module_utils.llm.progress import Progress
+Progress(sys.argv[2])
+time.sleep(60)
+"""
+
+
+def test_a_module_that_outlives_its_run_is_gone_before_the_next_begins(place: Path, tmp_path: Path) -> None:
+    lease.take(place, {**me(), "run": "killed"}, [], 0)
+    file = tmp_path / "p"
+    module = subprocess.Popen([sys.executable, "-c", LEFTOVER, str(MODULE_UTILS), str(file)], start_new_session=True)
+    watched = progress.lease_path(file)
+    work = place.with_name(".lease.work")
+    end = time.monotonic() + 20
+    while not work.exists():
+        watched.write_text(f"killed {place}")
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert module.poll() is None
+    lease.take(place, me(), [], 1, dead="killed")
+    # Its lock is gone with it; the parent may have to look once more.
+    assert module.wait(5) == -signal.SIGTERM
+
+
+def test_a_watched_module_renews_the_lease_of_its_run(place: Path, tmp_path: Path) -> None:
+    lease.take(place, {**me(), "run": "long"}, [], 0)
+    age(place, lease.VALID - 20)
+    file = tmp_path / "p"
+    module = subprocess.Popen([sys.executable, "-c", LEFTOVER, str(MODULE_UTILS), str(file)], start_new_session=True)
+    try:
+        end = time.monotonic() + 15
+        while lease.facts(place)["left"] < lease.VALID / 2:
+            progress.lease_path(file).write_text(f"long {place}")
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        module.kill()
+        module.wait()
+
+
+def test_services_are_those_that_the_work_touches() -> None:
+    work = {
+        "deploy": [{"name": "b", "displaces": [{"service": "c", "container": "llm-c-1"}]}, {"name": "a"}],
+        "stop": [{"service": "d"}],
+        "orphans": [{"service": "e"}],
+    }
+    assert lease.services(work) == ["a", "b", "c", "d"]
