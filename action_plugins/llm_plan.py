@@ -19,7 +19,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -141,6 +141,10 @@ class ActionModule(ActionBase):
             reasons = plan.service_work(facts, running, rendered, keys)
             result["plan"]["work"] = _work(
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
+            )
+            configs = {name: model.config for name, model in known.items() if model.config}
+            result["plan"]["work"]["preflight"] = _plain(
+                preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
             )
             result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
         result["changed"] = False
@@ -411,11 +415,6 @@ def _service(
             "facts": release.facts,
             "files": {**release.files, "compose.yml": _compose_text(release)},
             "image": compose.image_ref(declared.images[service.image]),
-            "preflight": {
-                "argv": release.facts["command"],
-                "env": release.facts["environment"],
-                "plugins": f"{folder}/plugins" if release.files else "",
-            },
             "model_folder": compose.model_dir(settings, declared.models[service.model]),
             "record_folder": f"{settings.root}/state/calibration",
             "record_key": fit.service_key(

@@ -205,18 +205,16 @@ class Maker:
                 last = newest
                 self.progress.say(what, newest[:160])
 
-    def ask(self, image: str, mode: str, request: Mapping[str, Any], plugins: Mapping[str, str]) -> dict[str, Any]:
-        """Answer of image_check.py inside an image. plugins: path below the programs -> content."""
-        programs = {**self.module.params["programs"], **plugins}
+    def ask(self, image: str, mode: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer of image_check.py inside an image."""
+        programs = self.module.params["programs"]
         if images.CHECK not in programs:
             raise Failed(f"looking into {image} needs the programs that role vllm_image brings")
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".programs-", dir=self.folder) as place:
             for name, content in programs.items():
                 files.write(Path(place, name), content)
-            # Whatever the umask is, a user without rights reads them.
-            for folder in (Path(place), *(p for p in Path(place).rglob("*") if p.is_dir())):
-                folder.chmod(0o755)
+            Path(place).chmod(0o755)  # whatever the umask is, a user without rights reads them
             argv = images.sandbox(image, [f"{images.PROGRAMS}/{images.CHECK}", mode], {images.PROGRAMS: place})
             rc, out, err = self.module.run_command(argv, data=json.dumps(request), binary_data=True)
         try:
@@ -265,8 +263,7 @@ class Maker:
         if not request:
             return
         self.progress.say(f"prove {job['name']}", f"{len(job['services'])} services, {delivery.image}")
-        plugins = {f"{s}/{p}": text for s, service in job["services"].items() for p, text in service["files"].items()}
-        delivery.proofs = self.ask(delivery.image, "prove", request, plugins)["proofs"]
+        delivery.proofs = self.ask(delivery.image, "prove", request)["proofs"]
         if bad := [p for p in delivery.proofs if not p["ok"]]:
             raise Failed("; ".join(images.proof_lines(bad)))
 
@@ -339,7 +336,7 @@ class Maker:
         if images.asks_base(build):
             self.progress.say(f"inspect {base['name']}", base["ref"])
             request = {"require": build.get("require") or [], "patches": build.get("patches") or []}
-            inspected = self.ask(base["ref"], "inspect", request, {})
+            inspected = self.ask(base["ref"], "inspect", request)
             lack = images.lacking(build, inspected)
             delivery.found, delivery.require = images.explain(inspected), list(request["require"])
             for line in delivery.found:

@@ -215,10 +215,16 @@ def sandbox(image: str, argv: Iterable[str], mounts: Mapping[str, str] | None = 
     """Command that runs Python in an image with nothing at hand: no network, no rights, no GPU. mounts: there -> here."""
     command = ["docker", "run", "--rm", "--interactive", "--network", "none", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "--read-only", "--user", "65534:65534"]
-    command += ["--tmpfs", "/tmp:exec,mode=1777", "--env", "HOME=/tmp"]  # noqa: S108 - the container's own
+    # As engines have them: /cache is where their environment points to.
+    command += ["--tmpfs", "/tmp:exec,mode=1777", "--tmpfs", "/cache:exec,mode=1777", "--env", "HOME=/tmp"]  # noqa: S108
     for target, source in (mounts or {}).items():
         command += ["--mount", f"type=bind,source={source},target={target},readonly"]
     return [*command, "--entrypoint", "python3", image, *argv]
+
+
+def plugin_texts(files: Mapping[str, str]) -> dict[str, str]:
+    """A release's plugin files as engine_check.py takes them: by name, without their folder."""
+    return {path.removeprefix("plugins/"): text for path, text in files.items()}
 
 
 def proof_request(job: Mapping[str, Any], require: Iterable[str] = ()) -> dict[str, Any]:
@@ -230,7 +236,7 @@ def proof_request(job: Mapping[str, Any], require: Iterable[str] = ()) -> dict[s
     if not job.get("proofs") and not require:
         return {}
     services = {
-        name: {"argv": s["argv"], "env": s["env"], "plugins_dir": f"{PROGRAMS}/{name}/plugins"}
+        name: {"argv": s["argv"], "env": s["env"], "files": plugin_texts(s["files"])}
         for name, s in (job.get("services") or {}).items()
     }
     return {"require": require, "proofs": dict(job.get("proofs") or {}), "services": services}

@@ -46,13 +46,13 @@ class TestRequest:
             {
                 "services": {
                     "a": {"argv": ["/model"]},
-                    "b": {"argv": [], "env": {"VLLM_X": "1"}, "plugins_dir": "/plugins/b/"},
+                    "b": {"argv": [], "env": {"VLLM_X": "1"}, "files": {"p.py": "x"}, "model": {"folder": "/models/b"}},
                 }
             }
         )
         found = ec.read_request(text)
-        assert found["a"] == ec.Service(("/model",), {}, "/plugins")
-        assert found["b"] == ec.Service((), {"VLLM_X": "1"}, "/plugins/b")
+        assert found["a"] == ec.Service(("/model",), {}, {}, {})
+        assert found["b"] == ec.Service((), {"VLLM_X": "1"}, {"p.py": "x"}, {"folder": "/models/b"})
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -63,7 +63,8 @@ class TestRequest:
             ('{"services": {"a": {}}}', "services.a.argv"),
             ('{"services": {"a": {"argv": [1]}}}', "services.a.argv"),
             ('{"services": {"a": {"argv": [], "env": {"X": 1}}}}', "services.a.env"),
-            ('{"services": {"a": {"argv": [], "plugins_dir": 3}}}', "services.a.plugins_dir"),
+            ('{"services": {"a": {"argv": [], "files": {"../x": ""}}}}', "services.a.files"),
+            ('{"services": {"a": {"argv": [], "model": {"folder": 3}}}}', "services.a.model"),
         ],
     )
     def test_refuses_other_shapes(self, text: str, said: str) -> None:
@@ -99,6 +100,7 @@ class TestArguments:
         argv = ["--tool-parser-plugin", "/plugins/a.py", "--other", "/pluginsx"]
         assert ec.here(argv, "/plugins/one") == ["--tool-parser-plugin", "/plugins/one/a.py", "--other", "/pluginsx"]
         assert ec.here(argv, "/plugins") == argv
+        assert ec.here(["/model", "--x", "/models"], "/plugins", "/tmp/model") == ["/tmp/model", "--x", "/models"]
 
     def test_values_of_a_repeated_flag(self) -> None:
         argv = ["--middleware", "a.A", "--x", "1", "--middleware", "b.B", "--middleware=c.C"]
@@ -191,11 +193,134 @@ class TestNames:
         known = ["VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"]
         found = ec.env_findings(env, known, fatal=False)
         assert brief(found) == [
-            ("env-unknown", "warn", "env.VLLM_LOGGING_LEVL"),
-            ("env-unknown", "warn", "env.VLLM_USE_V1"),
+            ("env-unknown", "error", "env.VLLM_LOGGING_LEVL"),
+            ("env-unknown", "error", "env.VLLM_USE_V1"),
         ]
         assert [f.remedy for f in found] == ["Did you mean `VLLM_LOGGING_LEVEL`?", "Remove it"]
-        assert {f.severity for f in ec.env_findings(env, known, fatal=True)} == {"error"}
+
+    def test_the_images_own_variables_count_when_they_are_fatal(self) -> None:
+        own = {"VLLM_BUILD_OF_THE_IMAGE": "1", "PATH": "/"}
+        assert ec.env_findings({}, [], fatal=False, own=own) == []
+        (found,) = ec.env_findings({}, [], fatal=True, own=own)
+        assert (found.id, found.key) == ("env-unknown", "image")
+        assert "sets VLLM_BUILD_OF_THE_IMAGE" in found.message
+
+
+KNOWN = ("Qwen3ForCausalLM", "Glm4MoeLiteForCausalLM")
+
+
+class TestModels:
+    """Messages as vLLM 0.32 and 0.33, and transformers 5.19, give them."""
+
+    @pytest.mark.parametrize(
+        ("message", "name", "key", "said"),
+        [
+            (
+                "ValidationError: 1 validation error for ModelConfig Value error, User-specified max_model_len (999999) is greater "
+                "than the derived max_model_len (max_position_embeddings=8192 or model_max_length=None in model's config.json).",
+                "max-model-len",
+                "args.max-model-len",
+                "Set it to 8192 or less",
+            ),
+            (
+                "ValidationError: 1 validation error for ModelConfig Value error, Model architectures ['Qwen33ForCausalLM'] are "
+                "not supported for now. Supported architectures: dict_keys(['Qwen3ForCausalLM'])",
+                "architecture-unknown",
+                "model",
+                "Did you mean `Qwen3ForCausalLM`?",
+            ),
+            (
+                "ValueError: The checkpoint you are trying to load has model type `qwen33` but Transformers does not recognize "
+                "this architecture.",
+                "architecture-unknown",
+                "model",
+                "newer engine",
+            ),
+            (
+                "RuntimeError: Failed to load the model config. If the model is a custom model not yet available in the "
+                "HuggingFace transformers library, consider setting `trust_remote_code=True` in LLM",
+                "remote-code",
+                "args.trust-remote-code",
+                "lock the model's revision",
+            ),
+            (
+                "OSError: It looks like the config file at 'x' is not a valid JSON file.",
+                "model-refused",
+                "model",
+                "Correct",
+            ),
+        ],
+    )
+    def test_why_there_is_no_configuration(self, message: str, name: str, key: str, said: str) -> None:
+        found = ec.model_findings(message, KNOWN, blind=True)
+        assert (found.id, found.severity, found.key) == (name, "error", key)
+        assert said in found.remedy
+
+    def test_what_only_a_device_decides_is_told_where_there_is_none(self) -> None:
+        message = "ValueError: bitsandbytes quantization is currently not supported in cpu."
+        assert ec.model_findings(message, KNOWN, blind=True).severity == "warn"
+        assert ec.model_findings(message, KNOWN, blind=False).severity == "error"
+
+    def test_a_model_known_by_its_configuration_alone_gets_a_folder(self, tmp_path: Path) -> None:
+        service = ec.Service((), {}, {"p.py": "x"}, {"config": {"a": 1}})
+        plugins, model = ec.laid_out(service, tmp_path)
+        assert Path(plugins, "p.py").read_text() == "x"
+        assert json.loads(Path(model, "config.json").read_text()) == {"a": 1}
+
+    def test_a_model_that_is_there_stays_where_it_is(self, tmp_path: Path) -> None:
+        assert ec.laid_out(ec.Service((), {}, {}, {"folder": "/models/a"}), tmp_path)[1] == "/models/a"
+
+    @pytest.mark.parametrize(
+        ("given", "text", "key"),
+        [
+            ("auto", "{", "model"),
+            ("auto", "[]", "model"),
+            ("auto", "{}", ""),
+            ("auto", None, ""),
+            ("vllm", "{", ""),
+            ("/nowhere", "{}", "args.generation-config"),
+        ],
+    )
+    def test_sampling_defaults(self, tmp_path: Path, given: str, text: str | None, key: str) -> None:
+        if text is not None:
+            (tmp_path / "generation_config.json").write_text(text)
+        found = ec.sampling_findings(str(tmp_path), given)
+        assert [(f.id, f.key) for f in found] == ([("generation-config", key)] if key else [])
+
+
+class TestTemplates:
+    """With templates that stand for what real ones do; real ones are rendered in tests/contract."""
+
+    @staticmethod
+    def check(answer: Any, tools: bool = True, images: bool = True) -> list[tuple[str, str, str]]:
+        return brief(ec.template_findings("model", tools, images, answer))
+
+    def test_one_that_shows_all(self) -> None:
+        assert self.check(lambda m, t, image=True: (f"{m}{t}{image}", "openai")) == []
+
+    def test_one_without_tools(self) -> None:
+        def shown(messages: Any, _tools: Any, image: bool = True) -> tuple[str, str]:
+            return f"{[m for m in messages if m['role'] != 'tool']}{image}", "openai"
+
+        assert self.check(shown) == [("template-incomplete", "error", "model")] * 2
+        assert self.check(shown, tools=False) == []
+
+    def test_one_without_images(self) -> None:
+        assert self.check(lambda m, t, **_: (f"{m}{t}", "openai")) == [("template-incomplete", "error", "model")]
+        assert self.check(lambda m, t, **_: (f"{m}{t}", "string")) == []
+        assert self.check(lambda m, t, **_: (f"{m}{t}", "openai"), images=False) == []
+
+    def test_one_that_fails_fails_once(self) -> None:
+        def shown(*_: Any, **__: Any) -> tuple[str, str]:
+            raise ValueError("no")
+
+        assert self.check(shown) == [("template-broken", "error", "model")]
+
+    def test_parts(self) -> None:
+        message = {"role": "user", "content": "What is this?", "image": True}
+        text = {"type": "text", "text": "What is this?"}
+        assert ec.as_parts([message]) == [{"role": "user", "content": [{"type": "image"}, text]}]
+        assert ec.as_parts([message], image=False) == [{"role": "user", "content": [text]}]
 
 
 class TestAnswer:

@@ -137,7 +137,7 @@ def test_proofs_are_asked_for_where_they_are_declared() -> None:
     assert images.proof_request(job, ["x>=1"]) == {
         "require": ["x>=1"],
         "proofs": {"imports": ["vllm"]},
-        "services": {"one": {"argv": ["/model"], "env": {}, "plugins_dir": "/programs/one/plugins"}},
+        "services": {"one": {"argv": ["/model"], "env": {}, "files": {"a.py": ""}}},
     }
     assert images.proof_request({"proofs": {}, "services": {}}) == {}
     assert images.proof_request({"proofs": {}}, ["x>=1"])["require"] == ["x>=1"]

@@ -15,7 +15,7 @@ inspect: {"require": [requirement], "patches": [patch]}
     `needed`, or `unfit` with a reason.
 apply: the same request -> {"patches": [...]} as above; a `needed` one is written, an `unfit` one ends it with exit code 1.
 prove: {"require": [requirement], "proofs": {"imports": [module], "architectures": [name], "mla": [config.json],
-        "tool_parsers": [name], "reasoning_parsers": [name]}, "services": {name: {"argv", "env", "plugins_dir"}}}
+        "tool_parsers": [name], "reasoning_parsers": [name]}, "services": {name: {"argv", "env", "files"}}}
     -> {"proofs": [{"proof", "ok", "evidence"}]}; exit code 1 when one does not hold. Every part may be left out.
 
 A patch: {"name", "target": module or absolute path, "lacks": text whose absence makes it necessary, "after": text that is
@@ -286,8 +286,7 @@ def mla(config: Mapping[str, Any]) -> tuple[bool, str]:
 
 def command_line(engine: Any, checker: Any, service: Mapping[str, Any]) -> tuple[bool, str]:
     """The engine's parser takes a command line, its parsers are registered, its variables known."""
-    place = service.get("plugins_dir") or checker.PLUGINS
-    found = engine.check(checker.Service(tuple(service["argv"]), service.get("env") or {}, place))
+    found = engine.check(checker.Service(tuple(service["argv"]), service.get("env") or {}, service.get("files") or {}))
     wrong = [f"{f.key} {f.message}. {f.remedy}" for f in found if f.severity == "error"]
     return not wrong, "; ".join(wrong) or "accepted by its parser: " + " ".join(service["argv"])[:200]
 
