@@ -19,7 +19,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, rules, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -109,7 +109,13 @@ class ActionModule(ActionBase):
         judged[""] += unreadable
         fits = plan.estimates(declared, known, facts)
         for service, found in plan.fit_findings(declared, fits).items():
+            judged[service] += map(rules.cite, found)
+        configs = {m: k.config for m, k in known.items()}
+        broken = rules.judge(declared, configs, placement.deployed(declared), fits)
+        for service, found in broken.findings.items():
             judged[service] += found
+        judged = rules.silence(declared, judged, broken.undecided)
+        judged[""] += rules.accept_findings(declared)
         document = plan.document(declared, judged, fits)
         _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]

@@ -122,25 +122,12 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
     if len(set(service.gpus)) != len(service.gpus):
         found.append(Finding("gpu-twice", "error", f"{key}.gpus", "names a GPU twice", "Name each GPU once"))
     image = declared.images[service.image]
-    sizes = {f: service.flag(f, 1) for f in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")}
-    for flag, value in sizes.items():
+    for flag in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        value = service.flag(flag, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             message = f"must be a whole number of at least 1, got {value!r}"
             found.append(Finding("parallel-size", "error", f"{key}.args.{flag}", message, "Correct it"))
             return found
-    ranks = sizes["tensor-parallel-size"] * sizes["pipeline-parallel-size"] * sizes["data-parallel-size"]
-    if image.accelerator == "nvidia" and ranks != len(service.gpus):
-        parts = " x ".join(f"{flag} {value}" for flag, value in sizes.items() if value > 1) or "tensor-parallel-size 1"
-        message = f"{parts} needs {ranks} GPU{'s' if ranks != 1 else ''}, {len(service.gpus)} given"
-        found.append(
-            Finding(
-                "gpu-count",
-                "error",
-                f"{key}.args.tensor-parallel-size",
-                message,
-                "Make the two agree (`gpus` and the flag)",
-            )
-        )
     if image.accelerator == "cpu" and service.gpus:
         message = f"gives GPUs to image `{image.name}`, which serves on the CPU"
         found.append(Finding("gpu-on-cpu", "error", f"{key}.gpus", message, "Write `gpus: []`, or choose a GPU image"))
@@ -195,7 +182,7 @@ def summary(declared: Declared, findings: Findings, fits: Fits | None = None) ->
         )
         if fits and name in fits and fits[name].tokens:
             line += f", KV cache {fit.tokens_text(fits[name])}"
-        lines.append("; ".join([line, *(f.message for f in findings.get(name, []))]))
+        lines.append("; ".join([line, *(f.told() for f in findings.get(name, []))]))
     return lines
 
 

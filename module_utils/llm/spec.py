@@ -16,6 +16,7 @@ from ansible.module_utils.llm import renamed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
+RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -36,7 +37,6 @@ OWNED_FLAGS = {
     "uds": "the gateway reaches the engine over the network",
     "config": "it carries the engine's key",
     "api-key": "keys are made on the host or come from `llm_service_keys`, never from a command line",
-    "quantization": "the engine reads it from the checkpoint",
     "tool-parser-plugin": "use `plugins.tool_parser`",
     "reasoning-parser-plugin": "use `plugins.reasoning_parser`",
     "chat-template": "use `plugins.chat_template`",
@@ -59,16 +59,21 @@ class Finding:
     message: str
     remedy: str
     file: str = ""
+    accepted: str = ""  # the declared reason to live with it; `severity` is info then
 
     def as_dict(self) -> dict[str, str]:
-        """JSON shape of plan.json, with `file` only where it is known."""
+        """JSON shape of plan.json, with `file` and `accepted` only where there is something to say."""
         shown = dataclasses.asdict(self)
-        return shown if self.file else {k: v for k, v in shown.items() if k != "file"}
+        return {k: v for k, v in shown.items() if v or k not in ("file", "accepted")}
+
+    def told(self) -> str:
+        """What is wrong, and why that was accepted if it was."""
+        return f"{self.message}; accepted: {self.accepted}" if self.accepted else self.message
 
     def text(self) -> str:
         """One line for a person: where, what, what to do."""
         place = f"{self.key} ({self.file})" if self.file else self.key
-        return f"{place}: {self.message}. {self.remedy}"
+        return f"{place}: {self.told()}." + ("" if self.accepted else f" {self.remedy}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Image:
     on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size_gib: float = 0.0
     description: str = ""
+    accept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +108,8 @@ class Model:
     family: str = ""
     size_gib: float = 0.0
     context: int = 0
-    vision: bool = False
-    thinking: bool = False
+    vision: bool | None = None
+    thinking: bool | None = None
     quantization: str = "none"
 
 
@@ -132,6 +138,7 @@ class Service:
     drain: int = 30
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    accept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def flag(self, name: str, default: Any = None) -> Any:
         """The value of one engine flag, or the engine's own default as given by the caller."""
@@ -344,6 +351,11 @@ def commit(value: Any) -> str:
     return "" if good else f"must be 40 hex digits, quoted, got {_said(value)}"
 
 
+def why(value: Any) -> str:
+    """The reason for something, as text."""
+    return "" if isinstance(value, str) and value.strip() else f"must say why, as text, got {_said(value)}"
+
+
 def env_value(value: Any) -> str:
     """The value of an environment variable. YAML's yes/no turn into booleans silently, so those must be quoted."""
     if isinstance(value, bool):
@@ -490,6 +502,11 @@ _IMAGE: Shape = {
         "GiB that it takes on disk, for a build without its base; the plan looks for that much room.",
     ),
     "description": Key(text, False, "What it is for, in a few words."),
+    "accept": Key(
+        MapOf(RULE, "the id of an advisory", why),
+        False,
+        "Published weaknesses of its engine that you live with: id to reason, for all services that run it.",
+    ),
 }
 _QUANTIZE: Shape = {
     "model": Key(name, True, "Model of this catalog to start from."),
@@ -522,8 +539,10 @@ _MODEL: Shape = {
     "family": Key(text, False, "Models of one family take the same parsers and prompts."),
     "size_gib": Key(number(0, 4000), False, "GiB that it takes on disk; the plan looks for that much room."),
     "context": Key(whole(1, 100_000_000), False, "Tokens of context that the model declares."),
-    "vision": Key(boolean, False, "Whether it sees images."),
-    "thinking": Key(boolean, False, "Whether it thinks before it answers."),
+    "vision": Key(boolean, False, "Whether it sees images. Without it, rules about images say nothing."),
+    "thinking": Key(
+        boolean, False, "Whether it thinks before it answers. Without it, rules about thoughts say nothing."
+    ),
     "quantization": Key(
         one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
     ),
@@ -591,6 +610,11 @@ _SERVICE: Shape = {
     "drain": Key(whole(0, 3_600), False, "Seconds for running requests before a stop. Recorded; used by no part yet."),
     "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
+    "accept": Key(
+        MapOf(RULE, "the id of a rule", why),
+        False,
+        "Rules that it may break: id (docs/reference/rules.md) to the reason, which every plan shows.",
+    ),
 }
 _GPU: Shape = {
     "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
@@ -809,9 +833,11 @@ def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
                     Finding("flag-spelling", "error", f"{key}.args.{used}", "is not how the engine spells it", remedy)
                 )
     utilization = (entry.get("args") or {}).get("gpu-memory-utilization")
-    if utilization is not None and (problem := number(0.01, 1.0)(utilization)):
+    # Rules judge its range; what is no number at all cannot be added up.
+    if utilization is not None and number(-1e9, 1e9)(utilization):
+        problem = f"must be a number, got {_said(utilization)}"
         remedy = "It is a share of a GPU's memory, such as 0.9"
-        found.append(Finding("utilization-range", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
+        found.append(Finding("mistyped", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
     if entry.get("status") in ("archived", "rejected") and not entry.get("reason"):
         found.append(
             Finding("reason-missing", "error", f"{key}.reason", f"is missing for status {entry['status']}", "Say why")
