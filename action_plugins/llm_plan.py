@@ -110,7 +110,7 @@ class ActionModule(ActionBase):
         fits = plan.estimates(declared, known, facts)
         for service, found in plan.fit_findings(declared, fits).items():
             judged[service] += map(rules.cite, found)
-        configs = {m: k.config for m, k in known.items()}
+        configs = {name: model.config for name, model in known.items() if model.config}
         broken = rules.judge(declared, configs, placement.deployed(declared), fits)
         for service, found in broken.findings.items():
             judged[service] += found
@@ -148,7 +148,6 @@ class ActionModule(ActionBase):
             result["plan"]["work"] = _work(
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
             )
-            configs = {name: model.config for name, model in known.items() if model.config}
             result["plan"]["work"]["preflight"] = _plain(
                 preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
             )

@@ -73,7 +73,7 @@ class Family(NamedTuple):
 
 OPERATOR = "operator's notes on three RTX 4090"
 MEASURED = "measured on H100 with vLLM 0.26"
-READ = "read in vLLM 0.32 and 0.33"
+READ = "read in vLLM 0.20, 0.26, 0.32 and 0.33"
 FLAGS_LINK = "https://docs.vllm.ai/en/latest/cli/serve/"
 SECURITY_LINK = "https://docs.vllm.ai/en/latest/usage/security/"
 
@@ -461,24 +461,24 @@ RANGES: tuple[Range, ...] = (
 
 _DEFAULT_OFF = "Remove it: nothing is logged of requests by default"
 GONE: tuple[Gone, ...] = (
-    Gone("disable-log-requests", "0.32", _DEFAULT_OFF, True),
-    Gone("swap-space", "0.26", "Remove it: preempted requests are computed anew"),
-    Gone("num-scheduler-steps", "0.26", "Remove it: the scheduler runs beside the GPU by itself"),
-    Gone("use-v2-block-manager", "0.26", "Remove it: there is one block manager", True),
-    Gone("preemption-mode", "0.26", "Remove it: preempted requests are computed anew", "recompute"),
+    Gone("disable-log-requests", "0.20", _DEFAULT_OFF, True),
+    Gone("swap-space", "0.20", "Remove it: preempted requests are computed anew"),
+    Gone("num-scheduler-steps", "0.20", "Remove it: the scheduler runs beside the GPU by itself"),
+    Gone("use-v2-block-manager", "0.20", "Remove it: there is one block manager", True),
+    Gone("preemption-mode", "0.20", "Remove it: preempted requests are computed anew", "recompute"),
     Gone("calculate-kv-scales", "0.32", "Remove it: scales come with the checkpoint, or are 1", True),
-    Gone("guided-decoding-backend", "0.26", "Write `structured-outputs-config.backend`", "xgrammar"),
-    Gone("enable-reasoning", "0.26", "Remove it: `reasoning-parser` is enough", True),
-    Gone("max-seq-len-to-capture", "0.26", "Write `max-cudagraph-capture-size`, which counts tokens of a step"),
-    Gone("cuda-graph-sizes", "0.26", "Write `cudagraph-capture-sizes`"),
-    Gone("task", "0.26", "Write `runner`", "generate"),
-    Gone("rope-scaling", "0.26", "Write it into `hf-overrides`", {"rope_type": "yarn"}),
-    Gone("device", "0.26", "Remove it: the image decides", "cuda"),
-    Gone("compilation-config.level", "0.26", "Write `mode`", {"level": 3}),
+    Gone("guided-decoding-backend", "0.20", "Write `structured-outputs-config.backend`", "xgrammar"),
+    Gone("enable-reasoning", "0.20", "Remove it: `reasoning-parser` is enough", True),
+    Gone("max-seq-len-to-capture", "0.20", "Write `max-cudagraph-capture-size`, which counts tokens of a step"),
+    Gone("cuda-graph-sizes", "0.20", "Write `cudagraph-capture-sizes`"),
+    Gone("task", "0.20", "Write `runner`", "generate"),
+    Gone("rope-scaling", "0.20", "Write it into `hf-overrides`", {"rope_type": "yarn"}),
+    Gone("device", "0.20", "Remove it: the image decides", "cuda"),
+    Gone("compilation-config.level", "0.20", "Write `mode`", {"level": 3}),
     Gone("VLLM_USE_FLASHINFER_MOE_FP16", "0.26", "Write the flag `moe-backend`"),
-    Gone("VLLM_ATTENTION_BACKEND", "0.26", "Write the flag `attention-backend`", "FLASH_ATTN"),
-    Gone("VLLM_USE_V1", "0.26", "Remove it: there is one engine"),
-    Gone("VLLM_LOG_DIR", "0.26", "Remove it: the container's log is Docker's", "/logs"),
+    Gone("VLLM_ATTENTION_BACKEND", "0.20", "Write the flag `attention-backend`", "FLASH_ATTN"),
+    Gone("VLLM_USE_V1", "0.20", "Remove it: there is one engine"),
+    Gone("VLLM_LOG_DIR", "0.20", "Remove it: the container's log is Docker's", "/logs"),
 )
 
 
