@@ -423,6 +423,8 @@ def _service(
                 (facts or {}).get("images", {}).get(compose.image_ref(declared.images[service.image])),
                 (facts or {}).get("models", {}).get(service.model, {}).get("digest"),
             ),
+            "history_folder": f"{settings.root}/state/history",
+            "boot_records": (facts or {}).get("boot_records", {}).get(service.name, {}),
             "served_model_name": service.served_model_name,
             "port": service.port,
             "boot_timeout": service.boot_timeout,

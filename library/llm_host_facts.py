@@ -115,6 +115,9 @@ ansible_facts:
         lease:
           description: Which run changes the host (see module_utils/llm/lease.py); left, seconds until that expires.
           type: dict
+        boot_records:
+          description: Service to release to its boots on this host, summed up; see history.boot_record in module_utils/llm.
+          type: dict
         disk:
           description: docker and root, each with path, device and free bytes.
           type: dict
@@ -143,7 +146,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host, lease
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, history, host, lease
 from ansible.module_utils.llm import images as images_of
 
 
@@ -226,6 +229,7 @@ def main() -> None:
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "calibration": host.records(root / "state" / "calibration"),
         "lease": lease.facts(root / lease.FILE),
+        "boot_records": {s: history.boot_records(root / "state" / "history", s) for s in wanted["services"]},
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "memory": host.memory(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},

@@ -221,6 +221,10 @@ class BootProgress:
         text = _TEXT[self.phase]
         return f"{text} ({self.detail})" if self.detail else text
 
+    def quiet(self) -> str:
+        """Say the same of a phase that goes on, with the last line of the log: it is what an operator would look up."""
+        return f"{self.describe()}; its log's last line: {self.last_line}" if self.last_line else self.describe()
+
 
 # ------------------------------------------------------------------------------------------------- the engine's numbers
 
@@ -285,6 +289,23 @@ def harvest(lines: Iterable[str]) -> dict[str, Any]:
                 held = result.get(number.key)
                 result[number.key] = value if held is None else number.choose(held, value)
     return result
+
+
+def compile_cache(lines: Iterable[str]) -> str:
+    """What a boot found in its folder of compiled code: "warm" (it was loaded), "cold" (it was made), "unused" (neither).
+
+    Parts may be loaded and others made, as after an aborted boot. That is "cold": the making is what takes time.
+    """
+    texts = [strip_prefix(line)[1] for line in lines]
+
+    def seen(words: str) -> bool:
+        return any(words in text for text in texts)
+
+    if seen("Compiling a graph for "):
+        return "cold"
+    if seen("Directly load "):
+        return "warm"
+    return "cold" if seen("saved AOT compiled function") else "unused"
 
 
 # ------------------------------------------------------------------------------------------------------ likely causes
