@@ -19,7 +19,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec, store
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -31,6 +31,7 @@ INTERNAL = (
     "llm_look_refuses",
     "llm_look_takes",
     "llm_gateway_address",
+    "llm_report",
 )
 
 
@@ -128,7 +129,8 @@ class ActionModule(ActionBase):
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
-            "models": _models(declared, running, facts),
+            "models": [m for m in _models(declared, running, facts) if not m["present"]],
+            "models_here": _models(declared, selection.services, facts),
             "services": {
                 s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
             },
@@ -276,7 +278,7 @@ def _command(variables: Mapping[str, Any]) -> str:
 
 def _from_command_line(key: str, value: Any) -> Any:
     """Values given with -e NAME=VALUE are text: turn them into what the setting wants."""
-    if key in ("offline", "prune") and isinstance(value, str):
+    if key in ("offline", "prune", "repair") and isinstance(value, str):
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
     if key == "engine_uid" and isinstance(value, str) and value.isdigit():
         return int(value)
@@ -464,12 +466,11 @@ def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str,
     jobs = []
     for name in plan.needed_models(declared, running):
         model = declared.models[name]
-        if have.get(name, {}).get("present"):
-            continue
         converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
         jobs.append(
             {
                 "name": name,
+                "present": bool(have.get(name, {}).get("present")),
                 "revision": model.revision,
                 "folder": compose.model_dir(declared.settings, model),
                 "sources": list(model.sources),
@@ -513,6 +514,11 @@ def _work(
             "stop": plan.to_stop(declared, facts, selected, reasons),
             "orphans": plan.orphans(declared, facts),
             "prune_images": plan.images_to_remove(declared, facts, upcoming),
+            "prune_models": store.unneeded(
+                facts.get("stored_models", []),
+                [compose.model_dir(declared.settings, declared.models[m]) for m in plan.host_models(declared)],
+                facts.get("release_models", []),
+            ),
             "prove": list(plan.to_prove(facts, running, rendered)),
             "routes": plan.routes(declared, facts, upcoming),
         }

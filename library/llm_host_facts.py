@@ -109,6 +109,12 @@ ansible_facts:
         models:
           description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
           type: dict
+        stored_models:
+          description: All that lies in the folder of the models - name, revision, folder, bytes, partial (is it on its way).
+          type: list
+        release_models:
+          description: Models of all releases that are kept, as name/revision.
+          type: list
         calibration:
           description: What engines measured at earlier boots (see llm_engine, record_folder).
           type: list
@@ -143,7 +149,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host, lease
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host, lease, store
 from ansible.module_utils.llm import images as images_of
 
 
@@ -224,6 +230,8 @@ def main() -> None:
         "listening": host.listening(wanted["ports"]),
         "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
+        "stored_models": store.stored(root / "models"),
+        "release_models": store.in_releases(root / "services"),
         "calibration": host.records(root / "state" / "calibration"),
         "lease": lease.facts(root / lease.FILE),
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},

@@ -209,6 +209,15 @@ def needed_images(declared: Declared, services: Iterable[str]) -> tuple[str, ...
     return tuple(i for i in declared.images if i in wanted)
 
 
+def host_models(declared: Declared) -> tuple[str, ...]:
+    """Models that services of the host have, whatever their status, and those that they are made of."""
+    found = list(needed_models(declared, declared.host_services))
+    for name in found:  # grows while it is read
+        made_of = [s["quantize"]["model"] for s in declared.models[name].sources if "quantize" in s]
+        found += [m for m in made_of if m not in found]
+    return tuple(found)
+
+
 def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
     """Models that the services load, in catalog order."""
     wanted = {declared.services[s].model for s in services}
@@ -295,7 +304,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         folder = compose.model_dir(declared.settings, model)
         if state.get("problem"):
             message = f"the files in {folder} are damaged: {state['problem']}"
-            remedy = f"Remove {folder} and run again to fetch it anew"
+            remedy = "`playbooks/verify_models.yml -e llm_repair=true` fetches what is damaged"
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
         elif not state.get("present"):
             missing_models.append(model)
@@ -476,9 +485,9 @@ def _offline_findings(
 ) -> list[Finding]:
     found = []
     for model in missing_models:
-        if not any("path" in s or "quantize" in s for s in model.sources):
+        if not any({"path", "archive", "quantize"} & set(s) for s in model.sources):
             message = "is not on the host, and all its sources need the network"
-            remedy = "Copy it into place or add a `path` source, or run once with llm_offline: false"
+            remedy = "Add a `path` or `archive` source, or run once with llm_offline: false"
             found.append(Finding("offline-model", "error", f"llm_models.{model.name}", message, remedy))
     for image in missing_images:
         if not _made_offline(declared, facts, image):

@@ -160,8 +160,11 @@ class Settings:
     engine_uid: int = 64000
     wheelhouse: str = ""
     ca_bundle: str = ""
+    hub_endpoint: str = ""
     offline: bool = False
     prune: bool = False
+    verify: str = "quick"
+    repair: bool = False
     force: tuple[str, ...] = ()
     switch: tuple[str, ...] = ()
 
@@ -499,13 +502,20 @@ _MODEL_SOURCES: Shape = {
     "hub": Key(text, False, "Repository of the Hugging Face hub, `owner/name`."),
     "package": Key(text, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
     "path": Key(text, False, "Folder on the host, which is copied."),
+    "archive": Key(text, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."),
     "quantize": Key(
         Keys(_QUANTIZE), False, "Another model and a recipe. Declared only: this version does not carry it out."
     ),
 }
 _MODEL_EXTRA: Shape = {
     "revision": Key(text, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."),
-    "sha256": Key(text, False, "SHA-256 of the `package`; required for one."),
+    "endpoint": Key(text, False, "Address of a mirror for this `hub` source. `llm_hub_token` is not sent there."),
+    "allow": Key(
+        ListOf(text, 1),
+        False,
+        "Patterns of the files to fetch from this `hub` source. Without them, all but weights in formats that can run code.",
+    ),
+    "sha256": Key(text, False, "SHA-256 of the `package` or `archive`; required for a `package`."),
     "gguf": Key(text, False, "Path of the GGUF file in the `package`; required for one."),
     "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
 }
@@ -633,13 +643,30 @@ SETTINGS: Shape = {
         "CA bundle on the controller that downloads and builds trust. "
         "group_vars/all/project.yml takes it from SSL_CERT_FILE, if that is a file.",
     ),
+    "hub_endpoint": Key(
+        lambda v: "" if isinstance(v, str) else f"must be an address or empty, got {_said(v)}",
+        False,
+        "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
+        "group_vars/all/project.yml takes it from HF_ENDPOINT.",
+    ),
     "offline": Key(
         boolean, False, "The host has no network: what is missing and only the network has is refused at once."
     ),
     "prune": Key(
         boolean,
         False,
-        "Remove engines that the declaration does not want, before anything is started. For the command line: `-e llm_prune=true`.",
+        "Remove engines that the declaration does not want, before anything is started, and in the end images and models that "
+        "nothing needs. For the command line: `-e llm_prune=true`.",
+    ),
+    "verify": Key(
+        one_of("quick", "deep"),
+        False,
+        "How playbooks/verify_models.yml looks: at sizes, headers and index, or also at every byte. For the command line.",
+    ),
+    "repair": Key(
+        boolean,
+        False,
+        "Whether playbooks/verify_models.yml fetches damaged files again. For the command line: `-e llm_repair=true`.",
     ),
     "force": Key(
         ListOf(name),
