@@ -18,7 +18,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lock, placement, plan, renamed, spec
+from ansible.module_utils.llm import compose, files, fit, lock, placement, plan, renamed, spec, table
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -65,7 +65,8 @@ class ActionModule(ActionBase):
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
         declared = spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared
         judged = plan.judge(declared, _command(variables))
-        judged[""] = [*names, *findings, *unknown, *lock_findings, *judged.get("", [])]
+        located = [_with_file(f, origins) for f in lock_findings]
+        judged[""] = [*names, *findings, *unknown, *located, *judged.get("", [])]
         given = self._value(variables, "llm_service_keys", {}) or {}
         if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
             message, remedy = "must be a mapping of service to key", "Write names of services below it"
@@ -105,7 +106,7 @@ class ActionModule(ActionBase):
         result["plan"] = {
             **document,
             "report_dir": str(reports),
-            "summary": [*plan.summary(declared, judged, fits), *(_with_file(f, origins).text() for f in lock_findings)],
+            "table": "\n".join(table.plan_table(declared, judged, fits)),
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "named": list(selection.named),
@@ -128,7 +129,9 @@ class ActionModule(ActionBase):
             result["plan"]["work"] = _work(
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
             )
-            result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
+            real = plan.status(declared, facts, judged, reasons)
+            result["plan"]["status"] = _plain(real)
+            result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
         result["changed"] = False
         return result
 

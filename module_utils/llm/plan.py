@@ -185,20 +185,6 @@ def document(declared: Declared, findings: Findings, fits: Fits | None = None) -
     return {"services": services, "findings": [f.as_dict() for f in findings.get("", [])]}
 
 
-def summary(declared: Declared, findings: Findings, fits: Fits | None = None) -> list[str]:
-    """What validate tells a person: a line a service of the host."""
-    lines = []
-    for name, judged in document(declared, findings, fits)["services"].items():
-        gpus = " ".join(str(g) for g in judged["gpus"])
-        line = (
-            f"{name}: {judged['verdict']}, {f'GPU {gpus}' if gpus else 'no GPU'}, port {declared.services[name].port}"
-        )
-        if fits and name in fits and fits[name].tokens:
-            line += f", KV cache {fit.tokens_text(fits[name])}"
-        lines.append("; ".join([line, *(f.message for f in findings.get(name, []))]))
-    return lines
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What the host adds.
 
@@ -608,32 +594,51 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
 def status(
     declared: Declared, facts: Facts, findings: Findings, work: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
-    """Declared beside real, a few short texts a service of the host."""
+    """Declared beside real, a few short texts a service of the host. work: see service_work.
+
+    `act`: deploy, stop or nothing to do; `a run would`: the same in full, absent where there is nothing to do.
+    """
     wanted = deployed(declared)
+    stops = to_stop(declared, facts, declared.host_services, work)
     found = {}
     for name in declared.host_services:
         service = declared.services[name]
         current = facts["releases"].get(name, {}).get("current")
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
+        waits = "stands by" if service.status in ("active", "fallback") else service.status
         entry: dict[str, Any] = {
-            "declared": "to run" if name in wanted else service.state if service.state != "present" else service.status,
+            "declared": "to run" if name in wanted else service.state if service.state != "present" else waits,
             "real": f"{real['state']} ({real['status']})" if real else "no container",
             "release": current or "none",
             "proven": "yes" if facts["releases"].get(name, {}).get("proven") else "no",
             "port": service.port,
             "model": service.served_model_name,
             "image": _image_status(declared.images[service.image], facts),
+            "act": "nothing to do",
         }
         if service.gpus and facts.get("gpu"):
             entry["gpus"] = _gpu_lines(declared, facts["gpu"], service)
         if name in work:
-            entry["a run would"] = [
-                f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]
-            ]
+            entry["act"] = "deploy"
+            entry["a run would"] = _deploy_lines(declared, facts, name, work[name])
+        elif own_stops := [s for s in stops if s["service"] == name]:
+            entry["act"] = "stop"
+            entry["a run would"] = [f"stop {s['container']}, which is not to run" for s in own_stops]
         if own := [f.text() for f in findings.get(name, [])]:
             entry["findings"] = own
         found[name] = entry
     return found
+
+
+def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a deployment would do, one thing a line."""
+    lines = [f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in reasons]
+    for other in placement.displaces(declared, facts, name):
+        lines.append(f"stop {other['container']} first, whose place it takes")
+    if any(c["service"] == name and c["state"] == "running" for c in facts["containers"]):
+        fits, why = placement.side_by_side(declared, facts, name)
+        lines.append(f"start the new release {'beside the old one' if fits else 'after the old one stopped'} ({why})")
+    return lines
 
 
 def _gpu_lines(declared: Declared, seen: Mapping[str, Any], service: Service) -> list[str]:

@@ -68,7 +68,12 @@ class Finding:
     def text(self) -> str:
         """One line for a person: where, what, what to do."""
         place = f"{self.key} ({self.file})" if self.file else self.key
-        return f"{place}: {self.message}. {self.remedy}"
+        return _one_line(f"{place}: {self.message}. {self.remedy}")
+
+
+def _one_line(text: str) -> str:
+    """Text with whatever would break or turn its line (control characters in a name, say) spelt out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -713,13 +718,13 @@ def _first(findings: Iterable[Finding]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, "" when none is near."""
-    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(str(word), sorted(map(str, known)), n=1, cutoff=0.8)
     return near[0] if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the nearest known word, or all known words when none is near."""
-    known = sorted(known)
+    known = sorted(map(str, known))  # YAML makes a boolean of a name such as `on`, a number of `5`
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known) or 'none'}."
 
@@ -930,7 +935,10 @@ def _reference_findings(
     settings: Mapping[str, Any],
 ) -> list[Finding]:
     """References between declarations that lead nowhere. Names count as known even if their own entry is broken."""
-    known = {kind: list(raw.get(kind) or {}) for kind in ("images", "models", "services")}
+    # A catalog that is no mapping has been found already.
+    known = {
+        kind: list(raw[kind]) if isinstance(raw.get(kind), Mapping) else [] for kind in ("images", "models", "services")
+    }
     found = []
     for image, entry in images.items():
         for position, source in enumerate(entry["sources"]):

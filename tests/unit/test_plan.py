@@ -332,13 +332,6 @@ def test_a_model_that_has_to_be_quantized_elsewhere_is_refused_while_it_is_missi
     assert [f.id for f in plan.look_at_host(declared, facts, ["mini-zwz"])[""]] == ["model-unmade"]
 
 
-def test_the_summary_has_a_line_a_service_and_its_findings() -> None:
-    declared = catalogs.declared("rtx4090x3")
-    lines = plan.summary(declared, plan.judge(declared))
-    assert lines[0] == "medium-glm: ok, GPU 0 1, port 5002"
-    assert any(line.startswith("mini-zwz: warn, GPU 2, port 5001; ") for line in lines)
-
-
 def test_the_document_has_the_promised_shape() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-coder", "mini-zwz"])
     document = plan.document(declared, plan.judge(declared))
