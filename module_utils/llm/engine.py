@@ -480,6 +480,14 @@ _RULES: tuple[_Rule, ...] = (
         "A process of the engine crashed while it started (signal {signal}).",
         _CRASHED,
     ),
+    # The frame that reads, and not the error: a damaged file fails as whatever it was (syntax, encoding, pickle).
+    _rule(
+        "damaged_cache",
+        r'File "\S*?(?P<where>vllm/compilation/backends|triton/runtime/cache)\.py", line \d+, '
+        r"in (?:initialize_cache|get_group|get_file)$",
+        "The engine could not read its own compile cache ({where}): a file there is damaged or cut short.",
+        "Move the image's folder below `llm_root`/cache away and run again: the engine makes it anew, in one cold boot.",
+    ),
 )
 
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt)\b: *\S")
