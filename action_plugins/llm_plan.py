@@ -19,7 +19,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec
+from ansible.module_utils.llm import compose, deploy, files, fit, lease, lock, placement, plan, preflight, renamed, spec
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -146,6 +146,8 @@ class ActionModule(ActionBase):
             result["plan"]["work"]["preflight"] = _plain(
                 preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
             )
+            beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
+            result["plan"]["rollback"] = _plain(deploy.rollback(facts["releases"], selection.named, rendered, beside))
             result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
         result["changed"] = False
         return result
@@ -426,6 +428,7 @@ def _service(
             "served_model_name": service.served_model_name,
             "port": service.port,
             "boot_timeout": service.boot_timeout,
+            "drain": service.drain,
             "smoke": service.smoke,
             "warmup": service.warmup,
             "status": service.status,
@@ -507,9 +510,15 @@ def _work(
     work: dict[str, Any] = _plain(
         {
             "deploy": [
-                {"name": s, "reasons": why, "displaces": placement.displaces(declared, facts, s)}
+                {
+                    "name": s,
+                    "reasons": why,
+                    "restart": deploy.needs_restart(why),
+                    "displaces": placement.displaces(declared, facts, s),
+                }
                 for s, why in reasons.items()
             ],
+            "strays": deploy.strays(facts, running, reasons),
             "stop": plan.to_stop(declared, facts, selected, reasons),
             "orphans": plan.orphans(declared, facts),
             "prune_images": plan.images_to_remove(declared, facts, upcoming),

@@ -95,7 +95,7 @@ ansible_facts:
           description: Service, declared or not, to the image ids of its current and previous release.
           type: dict
         containers:
-          description: Engines - id, name, service, release, state, status, image_id, ip.
+          description: Engines - id, name, service, release, state, status, image_id, made_of, ip.
           type: list
         published:
           description: Port to the name of the container that publishes it.
@@ -104,7 +104,9 @@ ansible_facts:
           description: Wanted port to pid and process that listen on it.
           type: dict
         releases:
-          description: Service to current and previous release, facts of the current one, edited files, whether it was proven.
+          description:
+            - Service to current and previous release, facts of the current one, drift (edited files), proven.
+            - serving and started, what the current one needs to return; before, the same of the previous one, and what it lacks.
           type: dict
         models:
           description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
@@ -210,6 +212,7 @@ def main() -> None:
     docker, containers, images, networks = docker_facts(module)
     engines, published = host.containers(containers)
     records = host.image_records(root / images_of.RECORDS)
+    ids = {image["Id"] for image in images}
     gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
         "system": host.system(),
@@ -222,7 +225,7 @@ def main() -> None:
         "containers": engines,
         "published": published,
         "listening": host.listening(wanted["ports"]),
-        "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
+        "releases": {s: host.release(root / "services" / s, ids) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "calibration": host.records(root / "state" / "calibration"),
         "lease": lease.facts(root / lease.FILE),

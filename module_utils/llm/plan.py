@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, fit, images, placement
+from ansible.module_utils.llm import compose, deploy, fit, images, placement
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
@@ -88,6 +88,7 @@ def judge(declared: Declared, command: str = placement.COMMAND) -> Findings:
     for name in placement.deployed(declared):
         found[name] += _source_findings(declared, declared.services[name])
         found[name] += _gpu_findings(declared, declared.services[name])
+        found[name] += deploy.findings(declared.services[name])
     for name, more in placement.findings(declared, command).items():
         found.setdefault(name, []).extend(more)
     return found
@@ -535,7 +536,13 @@ def service_work(
 
 def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences between what the current release should be and what is there."""
-    why = [{"name": f"file {path}", "current": "edited or gone", "desired": "as rendered"} for path in current["drift"]]
+    why: list[dict[str, Any]] = []
+    for path in current["drift"]:
+        # The engine has read its plugins and reads them again when it restarts; compose.yml is read by Compose alone.
+        mounted = path.startswith("plugins/")
+        why.append(
+            {"name": f"file {path}", "current": "edited or gone", "desired": "as rendered", "file_only": not mounted}
+        )
     container = next((c for c in facts["containers"] if c["name"] == release.container), None)
     if container is None:
         why.append({"name": "container", "current": "gone", "desired": "running"})
@@ -543,6 +550,8 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
         why.append({"name": "container", "current": container["state"], "desired": "running"})
     elif container["image_id"] != release.facts["image"]["id"]:
         why.append({"name": "image", "current": container["image_id"], "desired": release.facts["image"]["id"]})
+    elif current.get("started") and container["made_of"] != current["started"]:
+        why.append({"name": "container", "current": "made of other settings", "desired": "as rendered"})
     return why
 
 

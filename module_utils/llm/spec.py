@@ -588,7 +588,7 @@ _SERVICE: Shape = {
     "limits": Key(Keys(LIMITS), False, "What the container may take."),
     "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
-    "drain": Key(whole(0, 3_600), False, "Seconds for running requests before a stop. Recorded; used by no part yet."),
+    "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
     "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
 }
