@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit docs molecule test-models test-faults test test-all clean
+.PHONY: help setup demo check lint types unit docs molecule test-models test-faults bench-converge test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -39,6 +39,9 @@ test-models: setup ## train the small models of the tests, unless they are in th
 
 test-faults: setup ## cause every fault of docs/reference/faults.md on the demo of this machine; RESULTS=FILE keeps what came out
 	$(BIN)python -m pytest -q -p tests.faults.record -m fault tests --fault-results=$(or $(RESULTS),reports/faults.json)
+
+bench-converge: setup ## what an unchanged host costs, against a floor: wall, processor time, module processes
+	@$(BIN)python benchmarks/converge.py
 
 test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh

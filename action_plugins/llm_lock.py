@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import ssl
 import urllib.error
 import urllib.request
@@ -50,10 +49,11 @@ class ActionModule(ActionBase):
         places = {part: _joined(p["lockable"][part] for p in plans.values()) for part in lock.PARTS}
         whole = set(hosts) == set(variables["groups"]["all"]) and not any(p["named"] for p in plans.values())
         token = next((t for h in hosts if (t := variables["hostvars"][h].get("llm_hub_token"))), "")
+        endpoint = next((e for p in plans.values() if (e := p["settings"]["hub_endpoint"])), lock.HUB)
         bundle = next((b for p in plans.values() if (b := p["settings"]["ca_bundle"])), "")
 
         old = variables.get("llm_lock") or {}
-        found, failed = _resolved(places, Web(bundle), str(token))
+        found, failed = _resolved(places, Web(bundle), str(endpoint), str(token))
         new = lock.merge(old, found, places if whole else None)
         text = lock.render(new)
         result["entries"] = lock.changes(old, new, failed)
@@ -81,10 +81,9 @@ def _joined(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _resolved(
-    places: Mapping[str, Mapping[str, str]], web: Web, token: str
+    places: Mapping[str, Mapping[str, str]], web: Web, endpoint: str, token: str
 ) -> tuple[dict[str, dict[str, str]], dict[str, lock.Unresolved]]:
     """What the registries and the hub say, and the entries that none of them could say anything of."""
-    endpoint = os.environ.get("HF_ENDPOINT") or lock.HUB
     found: dict[str, dict[str, str]] = {part: {} for part in lock.PARTS}
     failed: dict[str, lock.Unresolved] = {}
     for part, entries in places.items():

@@ -19,7 +19,22 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import compose, files, fit, lease, lock, placement, plan, preflight, renamed, spec
+from ansible.module_utils.llm import (
+    compose,
+    deploy,
+    files,
+    fit,
+    lease,
+    lock,
+    placement,
+    plan,
+    preflight,
+    renamed,
+    rules,
+    spec,
+    store,
+    table,
+)
 
 CATALOGS = ("images", "models", "services")
 # What playbooks pass on among themselves.
@@ -31,6 +46,7 @@ INTERNAL = (
     "llm_look_refuses",
     "llm_look_takes",
     "llm_gateway_address",
+    "llm_report",
 )
 
 
@@ -79,7 +95,8 @@ class ActionModule(ActionBase):
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
         declared = spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared
         judged = plan.judge(declared, _command(variables))
-        judged[""] = [*names, *findings, *unknown, *lock_findings, *judged.get("", [])]
+        located = [_with_file(f, origins) for f in lock_findings]
+        judged[""] = [*names, *findings, *unknown, *located, *judged.get("", [])]
         given = self._value(variables, "llm_service_keys", {}) or {}
         if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
             message, remedy = "must be a mapping of service to key", "Write names of services below it"
@@ -109,7 +126,13 @@ class ActionModule(ActionBase):
         judged[""] += unreadable
         fits = plan.estimates(declared, known, facts)
         for service, found in plan.fit_findings(declared, fits).items():
+            judged[service] += map(rules.cite, found)
+        configs = {name: model.config for name, model in known.items() if model.config}
+        broken = rules.judge(declared, configs, placement.deployed(declared), fits)
+        for service, found in broken.findings.items():
             judged[service] += found
+        judged = rules.silence(declared, judged, broken.undecided)
+        judged[""] += rules.accept_findings(declared)
         document = plan.document(declared, judged, fits)
         _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]
@@ -119,7 +142,7 @@ class ActionModule(ActionBase):
         result["plan"] = {
             **document,
             "report_dir": str(reports),
-            "summary": [*plan.summary(declared, judged, fits), *(_with_file(f, origins).text() for f in lock_findings)],
+            "table": "\n".join(table.plan_table(declared, judged, fits)),
             "stages": list(selection.stages),
             "selected": list(selection.services),
             "named": list(selection.named),
@@ -128,7 +151,8 @@ class ActionModule(ActionBase):
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
-            "models": _models(declared, running, facts),
+            "models": [m for m in _models(declared, running, facts) if not m["present"]],
+            "models_here": _models(declared, selection.services, facts),
             "services": {
                 s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
             },
@@ -142,11 +166,14 @@ class ActionModule(ActionBase):
             result["plan"]["work"] = _work(
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
             )
-            configs = {name: model.config for name, model in known.items() if model.config}
             result["plan"]["work"]["preflight"] = _plain(
                 preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
             )
-            result["plan"]["status"] = _plain(plan.status(declared, facts, judged, reasons))
+            beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
+            result["plan"]["rollback"] = _plain(deploy.rollback(facts["releases"], selection.named, rendered, beside))
+            real = plan.status(declared, facts, judged, reasons)
+            result["plan"]["status"] = _plain(real)
+            result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
         result["changed"] = False
         return result
 
@@ -276,7 +303,7 @@ def _command(variables: Mapping[str, Any]) -> str:
 
 def _from_command_line(key: str, value: Any) -> Any:
     """Values given with -e NAME=VALUE are text: turn them into what the setting wants."""
-    if key in ("offline", "prune") and isinstance(value, str):
+    if key in ("offline", "prune", "repair") and isinstance(value, str):
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
     if key == "engine_uid" and isinstance(value, str) and value.isdigit():
         return int(value)
@@ -423,9 +450,12 @@ def _service(
                 (facts or {}).get("images", {}).get(compose.image_ref(declared.images[service.image])),
                 (facts or {}).get("models", {}).get(service.model, {}).get("digest"),
             ),
+            "history_folder": f"{settings.root}/state/history",
+            "boot_records": (facts or {}).get("boot_records", {}).get(service.name, {}),
             "served_model_name": service.served_model_name,
             "port": service.port,
             "boot_timeout": service.boot_timeout,
+            "drain": service.drain,
             "smoke": service.smoke,
             "warmup": service.warmup,
             "status": service.status,
@@ -464,12 +494,11 @@ def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str,
     jobs = []
     for name in plan.needed_models(declared, running):
         model = declared.models[name]
-        if have.get(name, {}).get("present"):
-            continue
         converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
         jobs.append(
             {
                 "name": name,
+                "present": bool(have.get(name, {}).get("present")),
                 "revision": model.revision,
                 "folder": compose.model_dir(declared.settings, model),
                 "sources": list(model.sources),
@@ -507,12 +536,23 @@ def _work(
     work: dict[str, Any] = _plain(
         {
             "deploy": [
-                {"name": s, "reasons": why, "displaces": placement.displaces(declared, facts, s)}
+                {
+                    "name": s,
+                    "reasons": why,
+                    "restart": deploy.needs_restart(why),
+                    "displaces": placement.displaces(declared, facts, s),
+                }
                 for s, why in reasons.items()
             ],
+            "strays": deploy.strays(facts, running, reasons),
             "stop": plan.to_stop(declared, facts, selected, reasons),
             "orphans": plan.orphans(declared, facts),
             "prune_images": plan.images_to_remove(declared, facts, upcoming),
+            "prune_models": store.unneeded(
+                facts.get("stored_models", []),
+                [compose.model_dir(declared.settings, declared.models[m]) for m in plan.host_models(declared)],
+                facts.get("release_models", []),
+            ),
             "prove": list(plan.to_prove(facts, running, rendered)),
             "routes": plan.routes(declared, facts, upcoming),
         }

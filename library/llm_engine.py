@@ -29,9 +29,17 @@ options:
     type: str
     default: /health
   timeout:
-    description: Seconds to wait for a ready engine, counted from the start of the module.
+    description:
+      - Seconds to wait for a ready engine, counted from the start of the module. Earlier boots don't shorten it, since a boot
+        that finds an emptied cache may rightly take longer than all of them.
     type: int
     default: 600
+  history_folder:
+    description:
+      - Folder with one file for each release of what it did on this host (see module_utils/llm/history.py). Each boot that was
+        watched to its end is added, and the time of the ones before is what this one is compared with.
+      - The file's name follows from the container's labels C(llm.service) and C(llm.release).
+    type: path
   record_folder:
     description:
       - Folder for a record of the memory that the engine measured while it booted; estimates of the next plan use it.
@@ -51,7 +59,7 @@ attributes:
     description: Looks once and does not wait; a container that is not there yet is no failure. C(ready) says what was found.
   diff_mode:
     support: none
-    description: Only the record of a boot is written, and it is no declaration.
+    description: Only records of a boot are written, and they are no declaration.
   idempotent:
     support: full
     description: A ready engine is reported at once; a record that says the same is left alone.
@@ -107,6 +115,18 @@ record:
   description: File of the record, when there is one.
   returned: success, with O(record_folder)
   type: str
+cache:
+  description: What the boot found in its folder of compiled code - warm (it was loaded), cold (it was made), unused.
+  returned: always
+  type: str
+earlier:
+  description: Earlier boots of this release - boots, last, slowest, typical, expected; all but the first in seconds. Empty without.
+  returned: success, with O(history_folder)
+  type: dict
+late:
+  description: Whether this boot took longer than C(earlier.expected), the slowest of them and 15 s.
+  returned: success, with O(history_folder)
+  type: bool
 restarts:
   description: How often Docker has restarted the container.
   returned: when the container exists
@@ -144,10 +164,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, engine, files, fit
+from ansible.module_utils.llm import docker_api, engine, files, fit, history
 from ansible.module_utils.llm.progress import Progress
 
 POLL = 0.5
+QUIET = 10.0  # seconds without a change after which the last log line is shown; llm_live shows a sign of life every 15
 HEALTH_TIMEOUT = 3.0
 LOG_LINES_KEPT = 4000
 
@@ -206,6 +227,12 @@ def ask_health(ip: str, port: int, path: str) -> int:
         connection.close()
 
 
+def _history_file(folder: str | None, labels: Mapping[str, str]) -> Path | None:
+    """File of the release that a container runs, or None without a folder or for a container that is no release."""
+    service, release = labels.get("llm.service"), labels.get("llm.release")
+    return Path(folder) / history.file_name(service, release) if folder and service and release else None
+
+
 class Watch:
     """One boot, watched: reads state, log and health, and keeps what was seen."""
 
@@ -226,6 +253,10 @@ class Watch:
         self.boot = engine.BootProgress(started=begin / 1e9)
         self.lines: list[str] = []
         self.log_error = ""
+        self.said_at = time.monotonic()
+        labels = (self.inspected.get("Config") or {}).get("Labels") or {}
+        self.history = _history_file(params["history_folder"], labels)
+        self.earlier = history.boot_record(history.read(self.history)) if self.history else {}
 
     def look(self) -> None:
         """Read what is new."""
@@ -248,7 +279,14 @@ class Watch:
             self.boot = self.boot.feed(line.seconds, line.text)
         del self.lines[:-LOG_LINES_KEPT]
         if self.boot.describe() != before:
-            self.progress.say(self.boot.phase, self.boot.describe())
+            self.say(self.boot.describe())
+        elif time.monotonic() - self.said_at >= QUIET:
+            self.say(self.boot.quiet())
+
+    def say(self, text: str) -> None:
+        """Report the phase."""
+        self.said_at = time.monotonic()
+        self.progress.say(self.boot.phase, text)
 
     @property
     def ip(self) -> str:
@@ -266,6 +304,7 @@ class Watch:
             "changed": False,
             "phases": self.boot.phases(self.boot.ready_at() or time.time()),
             "harvest": engine.harvest(self.lines),
+            "cache": engine.compile_cache(self.lines),
             "restarts": self.state.restarts,
         }
         if self.ip:
@@ -314,7 +353,27 @@ def success(watch: Watch, *, waited: bool) -> dict[str, Any]:
     boot_seconds = None
     if ready is not None or waited:
         boot_seconds = round(watch.boot.elapsed(ready if ready is not None else time.time()), 1)
-    return watch.result() | {"ready": True, "boot_seconds": boot_seconds}
+    found = watch.result() | {"ready": True, "boot_seconds": boot_seconds}
+    if watch.history:
+        found["earlier"] = watch.earlier
+        found["late"] = bool(watch.earlier) and (boot_seconds or 0.0) > watch.earlier["expected"]
+    return found
+
+
+def keep_boot(watch: Watch, found: Mapping[str, Any]) -> bool:
+    """Add a boot to the history of its release. Returns whether it was new; no room for it is no failure."""
+    if not watch.history or found["boot_seconds"] is None:
+        return False
+    entry = {
+        "at": round(watch.boot.started, 3),
+        "seconds": found["boot_seconds"],
+        "cache": found["cache"],
+        "phases": {row["phase"]: row["seconds"] for row in found["phases"]},
+    }
+    try:
+        return history.add(watch.history, "boots", entry)
+    except OSError:
+        return False
 
 
 def keep_record(harvest: Mapping[str, Any], folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,7 +395,8 @@ def run(module: Any) -> dict[str, Any]:
     if module.check_mode:
         watch.look()
         return success(watch, waited=False) if watch.healthy() else watch.result() | {"ready": False}
-    watch.progress.say("import", watch.boot.describe())
+    usual = f"; usually ready after {watch.earlier['typical']:g} s" if watch.earlier else ""
+    watch.say(watch.boot.describe() + usual)
     end = time.monotonic() + watch.timeout
     waited = False
     while True:
@@ -346,7 +406,8 @@ def run(module: Any) -> dict[str, Any]:
             watch.read_log()
             return watch.failure(ended)
         if watch.healthy():
-            return success(watch, waited=waited)
+            found = success(watch, waited=waited)
+            return found | {"changed": keep_boot(watch, found)}
         waited = True
         if not watch.ip and watch.state.status == "running":
             attached = ", ".join(sorted((watch.inspected.get("NetworkSettings") or {}).get("Networks") or {})) or "none"
@@ -370,6 +431,7 @@ def main() -> None:
             "port": {"type": "int", "default": 8000},
             "path": {"type": "str", "default": "/health"},
             "timeout": {"type": "int", "default": 600},
+            "history_folder": {"type": "path"},
             "record_folder": {"type": "path"},
             "record_key": {"type": "dict", "default": {}},
             "progress_file": {"type": "path"},
@@ -391,7 +453,8 @@ def main() -> None:
     if "msg" in result:
         module.fail_json(**result)
     if module.params["record_folder"] and not module.check_mode:
-        result |= keep_record(result["harvest"], module.params["record_folder"], module.params["record_key"])
+        kept = keep_record(result["harvest"], module.params["record_folder"], module.params["record_key"])
+        result |= kept | {"changed": result["changed"] or kept.get("changed", False)}
     module.exit_json(**result)
 
 

@@ -8,8 +8,9 @@ module: llm_gateway
 short_description: Put the gateway's files in place and make the running gateway use them
 description:
   - Lets HAProxy check the new configuration before anything is replaced; a running gateway is untouched by a bad one.
-  - A changed compose file makes a new container, a changed configuration is a reload that cuts no stream. What is loaded is
-    recorded after it is loaded, so an interrupted run is completed by the next.
+  - A changed compose file makes a new container, a changed configuration is a reload that cuts no stream. The module returns
+    when new connections get the new configuration. What is loaded is recorded after it is loaded, so an interrupted run is
+    completed by the next.
 options:
   folder:
     description: Folder of the gateway on the host.
@@ -28,6 +29,10 @@ options:
     type: list
     elements: int
     required: true
+  uid:
+    description: Numeric user of the gateway; it owns the folder C(run) with HAProxy's runtime socket.
+    type: int
+    default: 64001
   address:
     description: Address on which they are published.
     type: str
@@ -62,6 +67,7 @@ action:
 """
 
 import hashlib
+import os
 import shutil
 import socket
 import time
@@ -72,6 +78,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm import compose, docker_api, files
 
 CONFIG = "etc/haproxy.cfg"
+SOCKET = "run/haproxy.sock"
 READY_WITHIN = 20.0
 
 
@@ -118,6 +125,39 @@ def check(module: AnsibleModule, folder: Path, text: str) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def worker(folder: Path) -> int | None:
+    """Process number of the HAProxy that takes new connections, None while it does not say."""
+    try:
+        descriptor = os.open(folder / SOCKET.partition("/")[0], os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(2)
+            # By way of /proc: the path of a socket may have 108 characters, and a project's folder can lie deep.
+            connection.connect(f"/proc/self/fd/{descriptor}/{SOCKET.rpartition('/')[2]}")
+            connection.sendall(b"show info\n")
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    found = dict(line.split(": ", 1) for line in answer.decode("utf-8", "replace").splitlines() if ": " in line)
+    return int(found["Pid"]) if found.get("Stopping", "0") == "0" and found.get("Pid", "").isdigit() else None
+
+
+def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> None:
+    """Fail unless another HAProxy than `before` takes new connections in time; the old one only ends what it has begun."""
+    end = time.monotonic() + READY_WITHIN
+    while worker(folder) in (None, before):
+        if time.monotonic() > end:
+            _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
+            module.fail_json(msg=f"the gateway does not take the new configuration. Its last words: {out}{err}")
+        time.sleep(0.1)
+
+
 def wait_for_ports(module: AnsibleModule) -> None:
     """Fail unless every port accepts a connection in time."""
     address = module.params["address"]
@@ -158,8 +198,13 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     check(module, folder, texts[CONFIG])
     for name, text in texts.items():
         files.write(folder / name, text)
+    run = folder / SOCKET.partition("/")[0]
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(run, module.params["uid"], module.params["uid"])
     if action == "reloaded":
+        before = worker(folder)
         docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")
+        wait_for_worker(module, folder, before)
     else:
         argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / "compose.yml")]
         rc, out, err = module.run_command(
@@ -181,6 +226,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "ports": {"type": "list", "elements": "int", "required": True},
             "address": {"type": "str", "default": "127.0.0.1"},
+            "uid": {"type": "int", "default": 64001},
         },
         supports_check_mode=True,
     )

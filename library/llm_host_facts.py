@@ -95,7 +95,7 @@ ansible_facts:
           description: Service, declared or not, to the image ids of its current and previous release.
           type: dict
         containers:
-          description: Engines - id, name, service, release, state, status, image_id, ip.
+          description: Engines - id, name, service, release, state, status, image_id, made_of, ip.
           type: list
         published:
           description: Port to the name of the container that publishes it.
@@ -104,16 +104,27 @@ ansible_facts:
           description: Wanted port to pid and process that listen on it.
           type: dict
         releases:
-          description: Service to current and previous release, facts of the current one, edited files, whether it was proven.
+          description:
+            - Service to current and previous release, facts of the current one, drift (edited files), proven.
+            - serving and started, what the current one needs to return; before, the same of the previous one, and what it lacks.
           type: dict
         models:
           description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
           type: dict
+        stored_models:
+          description: All that lies in the folder of the models - name, revision, folder, bytes, partial (is it on its way).
+          type: list
+        release_models:
+          description: Models of all releases that are kept, as name/revision.
+          type: list
         calibration:
           description: What engines measured at earlier boots (see llm_engine, record_folder).
           type: list
         lease:
           description: Which run changes the host (see module_utils/llm/lease.py); left, seconds until that expires.
+          type: dict
+        boot_records:
+          description: Service to release to its boots on this host, summed up; see history.boot_record in module_utils/llm.
           type: dict
         disk:
           description: docker and root, each with path, device and free bytes.
@@ -143,7 +154,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, host, lease
+from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, history, host, lease, store
 from ansible.module_utils.llm import images as images_of
 
 
@@ -210,6 +221,7 @@ def main() -> None:
     docker, containers, images, networks = docker_facts(module)
     engines, published = host.containers(containers)
     records = host.image_records(root / images_of.RECORDS)
+    ids = {image["Id"] for image in images}
     gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
         "system": host.system(),
@@ -222,10 +234,13 @@ def main() -> None:
         "containers": engines,
         "published": published,
         "listening": host.listening(wanted["ports"]),
-        "releases": {s: host.release(root / "services" / s) for s in wanted["services"]},
+        "releases": {s: host.release(root / "services" / s, ids) for s in wanted["services"]},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
+        "stored_models": store.stored(root / "models"),
+        "release_models": store.in_releases(root / "services"),
         "calibration": host.records(root / "state" / "calibration"),
         "lease": lease.facts(root / lease.FILE),
+        "boot_records": {s: history.boot_records(root / "state" / "history", s) for s in wanted["services"]},
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "memory": host.memory(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},

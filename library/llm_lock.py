@@ -12,7 +12,7 @@ description:
     source.
   - What could not be resolved keeps its entry; the task fails and names it, after the rest is written. Entries that no host comes
     from are dropped, unless C(--limit) or the name of a service among the tags leaves something out.
-  - Runs on the controller and connects to no host of the inventory. Honours C(https_proxy), C(no_proxy), C(HF_ENDPOINT),
+  - Runs on the controller and connects to no host of the inventory. Honours C(https_proxy), C(no_proxy), C(llm_hub_endpoint),
     C(llm_ca_bundle) and C(llm_hub_token). It does not log in to registries.
 options: {}
 attributes:

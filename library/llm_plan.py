@@ -67,6 +67,12 @@ plan:
     deployed:
       description: Services that are to run on this host.
       type: list
+    table:
+      description: The plan for a person, as lines of text.
+      type: str
+    status:
+      description: With facts - declared beside real, by service; C(status_table) is the same for a person.
+      type: dict
     work:
       description: With facts - deploy (with reasons and the containers that it displaces), stop, orphans, prove, routes.
       type: dict

@@ -122,7 +122,12 @@ def main() -> None:
         Progress(wanted["progress_file"]).say("preflight", f"{', '.join(asked)} in {image}")
         question, mounts = preflight.request({name: services[name] for name in asked})
         argv = images.sandbox(image, ["-c", wanted["program"]], mounts)
-        rc, out, err = module.run_command(argv, data=json.dumps(question), binary_data=True)
+        data = json.dumps(question)
+        try:
+            rc, out, err = module.run_command(argv, data=data, binary_data=True, handle_exceptions=False)
+        except OSError as error:  # it ended before it had read the question
+            remedy = f"Look at `docker run --rm --entrypoint python3 {image} --version`"
+            module.fail_json(msg=f"the check inside {image} could not be started ({error}). {remedy}")
         try:
             answers = json.loads(out)
         except ValueError:

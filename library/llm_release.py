@@ -30,10 +30,10 @@ options:
     description:
       - V(staged) writes the release's folder; nothing that runs is touched.
       - V(started) brings its container up and returns without waiting for the engine. Its verdict is removed, so that it is
-        asked again.
-      - V(committed) makes it the current release, removes the service's other containers, and keeps the folders of the last two.
+        asked again. It runs the very image that the release was made for, also when the image's name means another one now.
+      - V(committed) makes it the current release, and keeps the folders of the last two.
       - V(stopped) stops its container and keeps it.
-      - V(removed) removes its container and keeps its folder.
+      - V(removed) removes its container and keeps its folder; a release that is neither current nor previous loses its secrets.
     type: str
     choices: [staged, started, committed, stopped, removed]
     required: true
@@ -43,6 +43,10 @@ options:
     default: {}
   facts:
     description: What the release's hash covers; kept with it to explain the next change.
+    type: dict
+    default: {}
+  serving:
+    description: The part of the plan that is kept with the release, to start and prove it again when the declaration has changed.
     type: dict
     default: {}
   cache:
@@ -115,14 +119,14 @@ def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
     """Write the release's folder, its list of files last: a folder without it was cut short."""
     texts: dict[str, str] = dict(module.params["files"])
     sums = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in texts.items()}
-    record = json.dumps({"facts": module.params["facts"], "files": sums}, indent=1, sort_keys=True) + "\n"
-    changed = any(files.read(place / n) != c for n, c in {**texts, host.RELEASE_FILE: record}.items())
+    record = {"facts": module.params["facts"], "files": sums, "serving": module.params["serving"]}
+    texts_and_record = {**texts, host.RELEASE_FILE: json.dumps(record, indent=1, sort_keys=True) + "\n"}
+    changed = any(files.read(place / n) != c for n, c in texts_and_record.items())
     before = current if current.is_dir() else place
     diff = files.diffs(before, place, texts) if changed else []
     if changed and not module.check_mode:
-        for name, content in sorted(texts.items()):
+        for name, content in texts_and_record.items():
             files.write(place / name, content)
-        files.write(place / host.RELEASE_FILE, record)
     return {"changed": changed, "diff": diff}
 
 
@@ -130,10 +134,11 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     """Bring the container up."""
     name = module.params["container"]
     found = container_state(name)
-    if found and found["State"]["Running"] and not module.check_mode:
+    runs = found is not None and found["State"]["Status"] == "running"  # not paused, not restarting
+    if found and runs and not module.check_mode:
         return {"changed": False, "ip": docker_api.container_ip(found, compose.NETWORK)}
     if module.check_mode:
-        return {"changed": not (found and found["State"]["Running"]), "ip": ""}
+        return {"changed": not runs, "ip": ""}
     docker_api.ensure_network(compose.NETWORK, internal=compose.NETWORKS[compose.NETWORK])
     if module.params["cache"]:
         cache = Path(module.params["cache"])
@@ -141,23 +146,41 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
     # What clients once got from this release says nothing about an engine that starts anew.
     (place / host.VERDICT_FILE).unlink(missing_ok=True)
-    argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml")]
+    argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml"), *pinned(place)]
     rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
     if rc != 0:
         module.fail_json(
             msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc
         )
-    return {"changed": True, "ip": docker_api.container_ip(docker_api.get(f"/containers/{name}/json"), compose.NETWORK)}
+    inspected = docker_api.inspect(name)
+    files.write(place / host.STARTED_FILE, inspected["Config"]["Labels"].get(host.COMPOSE_HASH, "") + "\n")
+    return {"changed": True, "ip": docker_api.container_ip(inspected, compose.NETWORK)}
+
+
+def pinned(place: Path) -> list[str]:
+    """Arguments that make Compose run the image of the release where the name of that image means another one by now."""
+    try:
+        image = json.loads(files.read(place / host.RELEASE_FILE))["facts"]["image"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    try:
+        named = docker_api.get(f"/images/{image['ref']}/json")["Id"]
+    except docker_api.NotFound:
+        named = ""
+    if named == image["id"]:
+        return []
+    override = place / "image.yml"
+    files.write(override, json.dumps({"services": {"engine": {"image": image["id"]}}}) + "\n")
+    return ["--file", str(override)]
 
 
 def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
-    """Make the release the current one; then remove what it replaces."""
-    release, name = module.params["release"], module.params["container"]
+    """Make the release the current one; then remove the folders that nothing returns to."""
+    release = module.params["release"]
     current = host.release(folder)["current"]
-    others = [c["name"] for c in service_containers(module.params["service"]) if c["name"] != name]
     key = files.read(folder / "releases" / release / "secrets" / "client-key")
     key_file = Path(module.params["key_file"]) if module.params["key_file"] and key else None
-    changed = current != release or bool(others) or (key_file is not None and files.read(key_file) != key)
+    changed = current != release or (key_file is not None and files.read(key_file) != key)
     if changed and not module.check_mode:
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -165,8 +188,6 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         if current not in (None, release):
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")
-        for other in others:
-            remove(other)
         prune(folder)
     return {"changed": changed}
 
@@ -177,12 +198,6 @@ def prune(folder: Path) -> None:
     others = [p for p in (folder / "releases").iterdir() if p.name not in kept]
     for place in others:
         shutil.rmtree(place)
-
-
-def service_containers(service: str) -> list[dict[str, Any]]:
-    """Containers of a service, whatever their release."""
-    engines, _ = host.containers(docker_api.get("/containers/json?all=1"))
-    return [e for e in engines if e["service"] == service]
 
 
 def remove(name: str) -> bool:
@@ -220,7 +235,12 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": running if state == "stopped" else found is not None}
     if state == "stopped":
         return {"changed": found is not None and stop(name, found)}
-    return {"changed": remove(name)}
+    changed = remove(name)
+    if module.params["release"] not in (host.release(folder)["current"], host.release(folder)["previous"]):
+        secrets = place / "secrets"
+        changed |= secrets.is_dir()
+        shutil.rmtree(secrets, ignore_errors=True)
+    return {"changed": changed}
 
 
 def main() -> None:
@@ -237,6 +257,7 @@ def main() -> None:
             },
             "files": {"type": "dict", "default": {}},
             "facts": {"type": "dict", "default": {}},
+            "serving": {"type": "dict", "default": {}},
             "cache": {"type": "path"},
             "key_file": {"type": "path", "no_log": False},
             "engine_uid": {"type": "int", "default": 64000},

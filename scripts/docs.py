@@ -3,8 +3,9 @@
 
 Usage: .venv/bin/python scripts/docs.py [FOLDER]     (default: the project)
 
-Roles and modules come from ansible-doc, keys of the declaration from the tables of module_utils/llm/spec.py, catalogs from
-group_vars/all, playbooks from their first comment, changes from changelogs/. The same input gives the same bytes.
+Roles and modules come from ansible-doc, keys of the declaration from the tables of module_utils/llm/spec.py, rules from
+rulebook.py beside it, experiments from docs/experiments/*.yml, catalogs from group_vars/all, playbooks from their first
+comment, changes from changelogs/. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.llm import plan, renamed, spec  # noqa: E402 - found by the line above
+from ansible.module_utils.llm import plan, renamed, rulebook, rules, spec  # noqa: E402 - found by the line above
 
 NAMES = "docs/reference/names.txt"
+CITED = re.compile(r"experiment ([a-z0-9-]+)")  # as reasons of services do
+PLACES = {"CHANGELOG.md": "CHANGELOG.md", "experiments.md": "docs/experiments/README.md"}
+# What an experiment says, all of it required; `numbers` is a list of sentences.
+EXPERIMENT = ("what", "engine", "version", "model", "flag", "hardware", "date", "numbers", "verdict", "source")
 SECTIONS = {"added": "Added", "changed": "Changed", "removed": "Removed", "fixed": "Fixed", "security": "Security"}
 # Where the defaults of a shape's keys are.
 CLASSES = {"llm_images": spec.Image, "llm_models": spec.Model, "llm_services": spec.Service, "llm_host_gpus": spec.Gpu}
@@ -70,6 +75,9 @@ def render() -> dict[str, str]:
         "releases": releases(ROOT / "changelogs"),
         "titles": SECTIONS,
         "sources": sources,
+        "rules": rules.book(),
+        "matches": matches,
+        "experiments": experiments(ROOT / "docs" / "experiments"),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "scripts" / "reference"),
@@ -82,7 +90,7 @@ def render() -> dict[str, str]:
     environment.filters.update(cell=cell, shown=shown, prose=prose, slug=slug, stem=lambda path: Path(path).stem)
     found = {}
     for template in sorted((ROOT / "scripts" / "reference").glob("*.md.j2")):
-        place = template.stem if template.stem == "CHANGELOG.md" else f"docs/reference/{template.stem}"
+        place = PLACES.get(template.stem, f"docs/reference/{template.stem}")
         found[place] = environment.get_template(template.name).render(values).rstrip() + "\n"
     names = sorted({*public(values["sections"]), *(name for rows in options.values() for name in rows)})
     forgotten(names, (ROOT / NAMES).read_text(encoding="utf-8").split() if (ROOT / NAMES).is_file() else [])
@@ -219,6 +227,27 @@ def changes(folder: Path) -> dict[str, list[str]]:
     return {section: entries for section, entries in found.items() if entries}
 
 
+def experiments(folder: Path) -> dict[str, dict[str, Any]]:
+    """Id (the name of the file) to what was tried. Ends the program for one that is not well-formed."""
+    found = {}
+    for path in sorted(folder.glob("*.yml")):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            sys.exit(f"docs: {path}: is no YAML: {error}")
+        if not isinstance(content, dict) or set(content) != set(EXPERIMENT):
+            sys.exit(f"docs: {path}: must be a mapping with exactly {', '.join(EXPERIMENT)}.")
+        numbers = content["numbers"]
+        if not isinstance(numbers, list) or not numbers or not all(isinstance(n, str) for n in numbers):
+            sys.exit(f"docs: {path}: `numbers` must be a list of sentences. Quote one with a colon in it.")
+        found[path.stem] = content
+    cited = {e for rule in rules.book().values() for e in rule.experiments}
+    cited |= set(CITED.findall((ROOT / "group_vars" / "all" / "services.yml").read_text(encoding="utf-8")))
+    if missing := sorted(cited - set(found)):
+        sys.exit(f"docs: rules or services cite experiments that are not in {folder}: {', '.join(missing)}.")
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The declaration.
 
@@ -332,6 +361,23 @@ def shown(value: Any) -> str:
 def cell(text: Any) -> str:
     """Text that stays inside one cell of a table."""
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def matches(rule: rulebook.Rule) -> str:
+    """What a rule matches, as code."""
+    if rule.by:
+        return f"the estimate of module {rule.by}"
+
+    def one(fact: str, condition: Any) -> str:
+        several = condition if isinstance(condition, tuple) else (condition,)
+        return (
+            f"`{fact}` {' or '.join(f'`{json.dumps(c) if not isinstance(c, str) else c}`' for c in several)}".replace(
+                "``", "no tag"
+            )
+        )
+
+    text = ", ".join(one(f, c) for f, c in rule.when.items())
+    return text + (f"; not with {', '.join(one(f, c) for f, c in rule.unless.items())}" if rule.unless else "")
 
 
 def slug(heading: str) -> str:

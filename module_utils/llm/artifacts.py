@@ -141,6 +141,13 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise Broken("config.json is missing")
+    # Weights say so themselves; a tokenizer is as large, and is stored the same way.
+    for path in (config, *(p for p in sorted(folder.glob("*token*")) if p.is_file())):
+        with path.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise Broken(
+                    f"{path.name} is a Git LFS pointer, not the file: fetch with `git lfs pull` or from the hub"
+                )
     try:
         architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
     except (ValueError, AttributeError) as error:
@@ -174,21 +181,43 @@ def sha256(path: Path) -> str:
     return found.hexdigest()
 
 
-def make_manifest(folder: Path, origin: dict[str, Any], say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def make_manifest(
+    folder: Path,
+    origin: dict[str, Any],
+    say: Callable[[str], None] = lambda _: None,
+    known: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Manifest of all files of a folder: {origin, files: {path: {size, sha256}}, digest}. The digest covers the files only.
 
     It also keeps what `facts` reads (memory), for headers of many experts take a second to read.
+    known: checksums of files that were read in this run already.
     """
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        say(path.name)
-        files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        name = str(path.relative_to(folder))
+        found = (known or {}).get(name)
+        if not found:
+            say(path.name)
+            found = sha256(path)
+        files[name] = {"size": path.stat().st_size, "sha256": found}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     manifest = {"origin": origin, "files": files, "digest": digest}
     try:
         return {**manifest, "memory": facts(folder)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # judging the folder is check_folder's task
         return manifest
+
+
+def check_listed(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Raise Broken unless a file of a manifest is there in its size; quick, see `check_folder`."""
+    path = folder / name
+    if not path.is_file():
+        raise Broken(f"{name} is missing")
+    size = path.stat().st_size
+    if size != entry["size"]:
+        if name.endswith(".safetensors"):
+            safetensors_size(path)  # knows what it is instead
+        raise Broken(f"{name} has {size} bytes, expected {entry['size']}")
 
 
 def look(folder: Path) -> dict[str, Any]:
@@ -202,11 +231,7 @@ def look(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         total = 0
         for name, entry in manifest["files"].items():
-            path = folder / name
-            if not path.is_file():
-                raise Broken(f"{name} is missing")
-            if path.stat().st_size != entry["size"]:
-                raise Broken(f"{name} has {path.stat().st_size} bytes, expected {entry['size']}")
+            check_listed(folder, name, entry)
             total += entry["size"]
         check_folder(folder)
         memory = manifest.get("memory") or facts(folder)

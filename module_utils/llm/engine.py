@@ -221,6 +221,10 @@ class BootProgress:
         text = _TEXT[self.phase]
         return f"{text} ({self.detail})" if self.detail else text
 
+    def quiet(self) -> str:
+        """Say the same of a phase that goes on, with the last line of the log: it is what an operator would look up."""
+        return f"{self.describe()}; its log's last line: {self.last_line}" if self.last_line else self.describe()
+
 
 # ------------------------------------------------------------------------------------------------- the engine's numbers
 
@@ -285,6 +289,23 @@ def harvest(lines: Iterable[str]) -> dict[str, Any]:
                 held = result.get(number.key)
                 result[number.key] = value if held is None else number.choose(held, value)
     return result
+
+
+def compile_cache(lines: Iterable[str]) -> str:
+    """What a boot found in its folder of compiled code: "warm" (it was loaded), "cold" (it was made), "unused" (neither).
+
+    Parts may be loaded and others made, as after an aborted boot. That is "cold": the making is what takes time.
+    """
+    texts = [strip_prefix(line)[1] for line in lines]
+
+    def seen(words: str) -> bool:
+        return any(words in text for text in texts)
+
+    if seen("Compiling a graph for "):
+        return "cold"
+    if seen("Directly load "):
+        return "warm"
+    return "cold" if seen("saved AOT compiled function") else "unused"
 
 
 # ------------------------------------------------------------------------------------------------------ likely causes
@@ -479,6 +500,14 @@ _RULES: tuple[_Rule, ...] = (
         r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b",
         "A process of the engine crashed while it started (signal {signal}).",
         _CRASHED,
+    ),
+    # The frame that reads, and not the error: a damaged file fails as whatever it was (syntax, encoding, pickle).
+    _rule(
+        "damaged_cache",
+        r'File "\S*?(?P<where>vllm/compilation/backends|triton/runtime/cache)\.py", line \d+, '
+        r"in (?:initialize_cache|get_group|get_file)$",
+        "The engine could not read its own compile cache ({where}): a file there is damaged or cut short.",
+        "Move the image's folder below `llm_root`/cache away and run again: the engine makes it anew, in one cold boot.",
     ),
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,9 @@ def write(path: Path, content: str, mode: int = 0o644, owner: int | None = None)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        # Tells a file that is being written from one whose writer was killed; ends with the writer.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _remove_leftovers(path)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(content)
             stream.flush()
@@ -49,6 +54,18 @@ def link(path: Path, target: str) -> bool:
     new.symlink_to(target)
     new.replace(path)
     return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of this file left when they were killed."""
+    ours = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}")
+    for found in [p for p in path.parent.iterdir() if ours.fullmatch(p.name)]:
+        try:
+            with found.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is being written, or is gone
+            continue
+        found.unlink(missing_ok=True)
 
 
 def read(path: Path) -> str:

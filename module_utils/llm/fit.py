@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ansible.module_utils.llm.gpu import capability
 from ansible.module_utils.llm.shapes import (
     Flags,
     Shape,
@@ -388,7 +389,7 @@ def estimate(
     gpu_memory: bytes that the smallest of its GPUs offers to programs (CUDA's total). engine: its version.
     """
     released = version(engine)
-    hopper = any(w in gpu for w in ("H100", "H200", "GH200", "H800", "H20"))
+    hopper = capability(gpu) == "9.0"
     outside = band(0.55 if told.tp * told.pp == 1 else 1.5, 0.2, 0.25)  # measured: 0.52 and 1.47
     disk = known.size_gib
     # Ours, from the outside of a few engines: the API server and the core, each worker, decoded images.

@@ -24,6 +24,18 @@ TOOLKIT = (
     "libnvidia-container1",
 )
 CDI_SINCE = 25  # Docker's first version that injects CDI devices
+# Compute capability by a word of the card's name; the first that is found counts.
+CAPABILITIES = (
+    (r"RTX PRO [2-6]\d00|RTX 50\d0", "12.0"),
+    (r"G?B300", "10.3"),
+    (r"G?B200", "10.0"),
+    (r"G?H100|G?H200|H20|H800", "9.0"),
+    (r"RTX 40\d0|L4|L40S?|L20|RTX \d000 Ada.*", "8.9"),
+    (r"RTX 30\d0|A10G?|A16|A2|A40|RTX A\d000", "8.6"),
+    (r"A100|A30|A800", "8.0"),
+    (r"T4|RTX 20\d0|RTX \d000", "7.5"),
+    (r"V100", "7.0"),
+)
 # Cards keep some of their memory for themselves (a 24 GiB card with ECC shows 22.5); other models differ by more.
 MEMORY_TOLERANCE = 0.1
 
@@ -331,6 +343,12 @@ def engine_must_restart(message: str) -> bool:
 # Declared beside found.
 
 Difference = dict[str, Any]
+
+
+def capability(name: str) -> str:
+    """Compute capability ("8.9") of a card by its name, "" for one that is not known here."""
+    words = r"(?<![A-Za-z0-9])(?:{})(?![A-Za-z0-9])"
+    return next((found for card, found in CAPABILITIES if re.search(words.format(card), name)), "")
 
 
 def label(found: Mapping[str, Any]) -> str:

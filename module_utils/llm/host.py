@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ COMPOSE_PLUGIN_FOLDERS = (
     "/usr/libexec/docker/cli-plugins",
 )
 RELEASE_FILE = "release.json"
+STARTED_FILE = "started"  # what Compose made the release's container of; written by llm_release
+COMPOSE_HASH = "com.docker.compose.config-hash"
 VERDICT_FILE = "verdict.json"  # what clients got from this release; written by llm_smoke
 
 
@@ -60,7 +62,8 @@ def compose_plugin() -> str:
 def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """From Docker's list of all containers: our engines, and who publishes which port.
 
-    Returns ([{id, name, service, release, state, status, image_id, ip}], {port: container name}).
+    Returns ([{id, name, service, release, state, status, image_id, made_of, ip}], {port: container name}); made_of: Compose's own
+    hash of the settings that a container was made of.
     """
     engines, published = [], {}
     for entry in listed:
@@ -80,6 +83,7 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
                     "state": entry["State"],
                     "status": entry.get("Status", ""),
                     "image_id": entry["ImageID"],
+                    "made_of": labels.get(COMPOSE_HASH, ""),
                     "ip": next((n["IPAddress"] for n in networks.values() if n.get("IPAddress")), ""),
                 }
             )
@@ -216,10 +220,13 @@ def memory_of(meminfo: str) -> dict[str, int | None]:
     return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
 
 
-def release(folder: Path) -> dict[str, Any]:
-    """Current release of a service: {current, previous, facts, drift, proven}.
+def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
+    """Releases of a service: {current, previous, facts, drift, proven, serving, started, before}.
 
-    drift: files of the release that are not as they were written. proven: its clients got right answers (verdict.json).
+    Of the current one: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
+    serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
+    of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
+    the host has.
     """
     current = _link(folder / "current")
     found: dict[str, Any] = {
@@ -228,6 +235,9 @@ def release(folder: Path) -> dict[str, Any]:
         "facts": None,
         "drift": [],
         "proven": False,
+        "serving": None,
+        "started": "",
+        "before": before(folder, images),
     }
     if current is None:
         return found
@@ -237,11 +247,39 @@ def release(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {**found, "drift": [RELEASE_FILE]}
     found["facts"] = written.get("facts")
+    found["serving"] = written.get("serving") or None
+    found["started"] = first_line(place / STARTED_FILE) or ""
     found["drift"] = [
         name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha
     ]
     found["proven"] = _proven(place / VERDICT_FILE)
     return found
+
+
+def before(folder: Path, images: Collection[str]) -> dict[str, Any] | None:
+    """The release that a service can go back to: {serving, facts, missing}; see `release`."""
+    previous = _link(folder / "previous")
+    if previous is None:
+        return None
+    place = folder / "releases" / previous
+    try:
+        written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
+        serving, facts, image = written["serving"], written["facts"], written["facts"]["image"]["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        why = f"{place} has no plan of its own: it was made by an older version of this project, or is damaged"
+        return {"serving": None, "facts": None, "missing": [why]}
+    missing = [
+        f"{place / name} was edited or is gone"
+        for name, sha in sorted(written.get("files", {}).items())
+        if file_sha256(place / name) != sha
+    ]
+    if not (place / "secrets" / "engine.yml").exists():
+        missing.append(f"{place}/secrets is gone")
+    if image not in images:
+        missing.append(f"its image {image} is no longer on the host")
+    if not Path(serving["model_folder"]).is_dir():
+        missing.append(f"its model is no longer in {serving['model_folder']}")
+    return {"serving": serving, "facts": facts, "missing": missing}
 
 
 def file_sha256(path: Path) -> str | None:

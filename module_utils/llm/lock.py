@@ -288,15 +288,16 @@ def model_commit(text: str, ask: Ask, endpoint: str = HUB, token: str = "") -> s
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     answer = ask(Request("GET", f"{endpoint}/api/models/{repo}/revision/{quote(branch, safe='')}", headers))
     if answer.status != 200:
-        raise _refused_by_hub(answer, f"{endpoint}/{repo}", bool(token))
+        raise refused_by_hub(answer, f"{endpoint}/{repo}", bool(token))
     commit = _json(answer).get("sha")
     if not isinstance(commit, str) or not spec.COMMIT.fullmatch(commit):
-        remedy = f"Check that {endpoint} (HF_ENDPOINT) is a hub, and run it again"
+        remedy = f"Check that {endpoint} (llm_hub_endpoint) is a hub, and run it again"
         raise Unresolved("the hub's answer names no commit", remedy)
     return commit
 
 
-def _refused_by_hub(answer: Answer, page: str, token: bool) -> Unresolved:
+def refused_by_hub(answer: Answer, page: str, token: bool) -> Unresolved:
+    """What an answer other than 200 means. page: the repository's, where terms are accepted. token: one was sent."""
     code = answer.headers.get("x-error-code", "")
     if code == "RevisionNotFound":
         return Unresolved("the hub has no such branch or tag", "Correct `revision`")

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, fit, images, placement
+from ansible.module_utils.llm import compose, deploy, fit, images, placement
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
@@ -88,6 +88,7 @@ def judge(declared: Declared, command: str = placement.COMMAND) -> Findings:
     for name in placement.deployed(declared):
         found[name] += _source_findings(declared, declared.services[name])
         found[name] += _gpu_findings(declared, declared.services[name])
+        found[name] += deploy.findings(declared.services[name])
     for name, more in placement.findings(declared, command).items():
         found.setdefault(name, []).extend(more)
     return found
@@ -122,25 +123,12 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
     if len(set(service.gpus)) != len(service.gpus):
         found.append(Finding("gpu-twice", "error", f"{key}.gpus", "names a GPU twice", "Name each GPU once"))
     image = declared.images[service.image]
-    sizes = {f: service.flag(f, 1) for f in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")}
-    for flag, value in sizes.items():
+    for flag in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):
+        value = service.flag(flag, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             message = f"must be a whole number of at least 1, got {value!r}"
             found.append(Finding("parallel-size", "error", f"{key}.args.{flag}", message, "Correct it"))
             return found
-    ranks = sizes["tensor-parallel-size"] * sizes["pipeline-parallel-size"] * sizes["data-parallel-size"]
-    if image.accelerator == "nvidia" and ranks != len(service.gpus):
-        parts = " x ".join(f"{flag} {value}" for flag, value in sizes.items() if value > 1) or "tensor-parallel-size 1"
-        message = f"{parts} needs {ranks} GPU{'s' if ranks != 1 else ''}, {len(service.gpus)} given"
-        found.append(
-            Finding(
-                "gpu-count",
-                "error",
-                f"{key}.args.tensor-parallel-size",
-                message,
-                "Make the two agree (`gpus` and the flag)",
-            )
-        )
     if image.accelerator == "cpu" and service.gpus:
         message = f"gives GPUs to image `{image.name}`, which serves on the CPU"
         found.append(Finding("gpu-on-cpu", "error", f"{key}.gpus", message, "Write `gpus: []`, or choose a GPU image"))
@@ -185,20 +173,6 @@ def document(declared: Declared, findings: Findings, fits: Fits | None = None) -
     return {"services": services, "findings": [f.as_dict() for f in findings.get("", [])]}
 
 
-def summary(declared: Declared, findings: Findings, fits: Fits | None = None) -> list[str]:
-    """What validate tells a person: a line a service of the host."""
-    lines = []
-    for name, judged in document(declared, findings, fits)["services"].items():
-        gpus = " ".join(str(g) for g in judged["gpus"])
-        line = (
-            f"{name}: {judged['verdict']}, {f'GPU {gpus}' if gpus else 'no GPU'}, port {declared.services[name].port}"
-        )
-        if fits and name in fits and fits[name].tokens:
-            line += f", KV cache {fit.tokens_text(fits[name])}"
-        lines.append("; ".join([line, *(f.message for f in findings.get(name, []))]))
-    return lines
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What the host adds.
 
@@ -207,6 +181,15 @@ def needed_images(declared: Declared, services: Iterable[str]) -> tuple[str, ...
     """Images that the services run, in catalog order; bases of builds are made on demand."""
     wanted = {declared.services[s].image for s in services}
     return tuple(i for i in declared.images if i in wanted)
+
+
+def host_models(declared: Declared) -> tuple[str, ...]:
+    """Models that services of the host have, whatever their status, and those that they are made of."""
+    found = list(needed_models(declared, declared.host_services))
+    for name in found:  # grows while it is read
+        made_of = [s["quantize"]["model"] for s in declared.models[name].sources if "quantize" in s]
+        found += [m for m in made_of if m not in found]
+    return tuple(found)
 
 
 def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
@@ -295,7 +278,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         folder = compose.model_dir(declared.settings, model)
         if state.get("problem"):
             message = f"the files in {folder} are damaged: {state['problem']}"
-            remedy = f"Remove {folder} and run again to fetch it anew"
+            remedy = "`playbooks/verify_models.yml -e llm_repair=true` fetches what is damaged"
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
         elif not state.get("present"):
             missing_models.append(model)
@@ -476,9 +459,9 @@ def _offline_findings(
 ) -> list[Finding]:
     found = []
     for model in missing_models:
-        if not any("path" in s or "quantize" in s for s in model.sources):
+        if not any({"path", "archive", "quantize"} & set(s) for s in model.sources):
             message = "is not on the host, and all its sources need the network"
-            remedy = "Copy it into place or add a `path` source, or run once with llm_offline: false"
+            remedy = "Add a `path` or `archive` source, or run once with llm_offline: false"
             found.append(Finding("offline-model", "error", f"llm_models.{model.name}", message, remedy))
     for image in missing_images:
         if not _made_offline(declared, facts, image):
@@ -535,7 +518,13 @@ def service_work(
 
 def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences between what the current release should be and what is there."""
-    why = [{"name": f"file {path}", "current": "edited or gone", "desired": "as rendered"} for path in current["drift"]]
+    why: list[dict[str, Any]] = []
+    for path in current["drift"]:
+        # The engine has read its plugins and reads them again when it restarts; compose.yml is read by Compose alone.
+        mounted = path.startswith("plugins/")
+        why.append(
+            {"name": f"file {path}", "current": "edited or gone", "desired": "as rendered", "file_only": not mounted}
+        )
     container = next((c for c in facts["containers"] if c["name"] == release.container), None)
     if container is None:
         why.append({"name": "container", "current": "gone", "desired": "running"})
@@ -543,6 +532,8 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
         why.append({"name": "container", "current": container["state"], "desired": "running"})
     elif container["image_id"] != release.facts["image"]["id"]:
         why.append({"name": "image", "current": container["image_id"], "desired": release.facts["image"]["id"]})
+    elif current.get("started") and container["made_of"] != current["started"]:
+        why.append({"name": "container", "current": "made of other settings", "desired": "as rendered"})
     return why
 
 
@@ -608,32 +599,51 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
 def status(
     declared: Declared, facts: Facts, findings: Findings, work: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
-    """Declared beside real, a few short texts a service of the host."""
+    """Declared beside real, a few short texts a service of the host. work: see service_work.
+
+    `act`: deploy, stop or nothing to do; `a run would`: the same in full, absent where there is nothing to do.
+    """
     wanted = deployed(declared)
+    stops = to_stop(declared, facts, declared.host_services, work)
     found = {}
     for name in declared.host_services:
         service = declared.services[name]
         current = facts["releases"].get(name, {}).get("current")
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
+        waits = "stands by" if service.status in ("active", "fallback") else service.status
         entry: dict[str, Any] = {
-            "declared": "to run" if name in wanted else service.state if service.state != "present" else service.status,
+            "declared": "to run" if name in wanted else service.state if service.state != "present" else waits,
             "real": f"{real['state']} ({real['status']})" if real else "no container",
             "release": current or "none",
             "proven": "yes" if facts["releases"].get(name, {}).get("proven") else "no",
             "port": service.port,
             "model": service.served_model_name,
             "image": _image_status(declared.images[service.image], facts),
+            "act": "nothing to do",
         }
         if service.gpus and facts.get("gpu"):
             entry["gpus"] = _gpu_lines(declared, facts["gpu"], service)
         if name in work:
-            entry["a run would"] = [
-                f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in work[name]
-            ]
+            entry["act"] = "deploy"
+            entry["a run would"] = _deploy_lines(declared, facts, name, work[name])
+        elif own_stops := [s for s in stops if s["service"] == name]:
+            entry["act"] = "stop"
+            entry["a run would"] = [f"stop {s['container']}, which is not to run" for s in own_stops]
         if own := [f.text() for f in findings.get(name, [])]:
             entry["findings"] = own
         found[name] = entry
     return found
+
+
+def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a deployment would do, one thing a line."""
+    lines = [f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in reasons]
+    for other in placement.displaces(declared, facts, name):
+        lines.append(f"stop {other['container']} first, whose place it takes")
+    if any(c["service"] == name and c["state"] == "running" for c in facts["containers"]):
+        fits, why = placement.side_by_side(declared, facts, name)
+        lines.append(f"start the new release {'beside the old one' if fits else 'after the old one stopped'} ({why})")
+    return lines
 
 
 def _gpu_lines(declared: Declared, seen: Mapping[str, Any], service: Service) -> list[str]:

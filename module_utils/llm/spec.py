@@ -16,6 +16,7 @@ from ansible.module_utils.llm import renamed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
+RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -36,7 +37,6 @@ OWNED_FLAGS = {
     "uds": "the gateway reaches the engine over the network",
     "config": "it carries the engine's key",
     "api-key": "keys are made on the host or come from `llm_service_keys`, never from a command line",
-    "quantization": "the engine reads it from the checkpoint",
     "tool-parser-plugin": "use `plugins.tool_parser`",
     "reasoning-parser-plugin": "use `plugins.reasoning_parser`",
     "chat-template": "use `plugins.chat_template`",
@@ -59,16 +59,26 @@ class Finding:
     message: str
     remedy: str
     file: str = ""
+    accepted: str = ""  # the declared reason to live with it; `severity` is info then
 
     def as_dict(self) -> dict[str, str]:
-        """JSON shape of plan.json, with `file` only where it is known."""
+        """JSON shape of plan.json, with `file` and `accepted` only where there is something to say."""
         shown = dataclasses.asdict(self)
-        return shown if self.file else {k: v for k, v in shown.items() if k != "file"}
+        return {k: v for k, v in shown.items() if v or k not in ("file", "accepted")}
+
+    def told(self) -> str:
+        """What is wrong, and why that was accepted if it was."""
+        return f"{self.message}; accepted: {self.accepted}" if self.accepted else self.message
 
     def text(self) -> str:
         """One line for a person: where, what, what to do."""
         place = f"{self.key} ({self.file})" if self.file else self.key
-        return f"{place}: {self.message}. {self.remedy}"
+        return _one_line(f"{place}: {self.told()}." + ("" if self.accepted else f" {self.remedy}"))
+
+
+def _one_line(text: str) -> str:
+    """Text with whatever would break or turn its line (control characters in a name, say) spelt out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Image:
     on: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size_gib: float = 0.0
     description: str = ""
+    accept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +113,8 @@ class Model:
     family: str = ""
     size_gib: float = 0.0
     context: int = 0
-    vision: bool = False
-    thinking: bool = False
+    vision: bool | None = None
+    thinking: bool | None = None
     quantization: str = "none"
 
 
@@ -132,6 +143,7 @@ class Service:
     drain: int = 30
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    accept: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def flag(self, name: str, default: Any = None) -> Any:
         """The value of one engine flag, or the engine's own default as given by the caller."""
@@ -160,8 +172,11 @@ class Settings:
     engine_uid: int = 64000
     wheelhouse: str = ""
     ca_bundle: str = ""
+    hub_endpoint: str = ""
     offline: bool = False
     prune: bool = False
+    verify: str = "quick"
+    repair: bool = False
     force: tuple[str, ...] = ()
     switch: tuple[str, ...] = ()
 
@@ -344,6 +359,11 @@ def commit(value: Any) -> str:
     return "" if good else f"must be 40 hex digits, quoted, got {_said(value)}"
 
 
+def why(value: Any) -> str:
+    """The reason for something, as text."""
+    return "" if isinstance(value, str) and value.strip() else f"must say why, as text, got {_said(value)}"
+
+
 def env_value(value: Any) -> str:
     """The value of an environment variable. YAML's yes/no turn into booleans silently, so those must be quoted."""
     if isinstance(value, bool):
@@ -490,6 +510,11 @@ _IMAGE: Shape = {
         "GiB that it takes on disk, for a build without its base; the plan looks for that much room.",
     ),
     "description": Key(text, False, "What it is for, in a few words."),
+    "accept": Key(
+        MapOf(RULE, "the id of an advisory", why),
+        False,
+        "Published weaknesses of its engine that you live with: id to reason, for all services that run it.",
+    ),
 }
 _QUANTIZE: Shape = {
     "model": Key(name, True, "Model of this catalog to start from."),
@@ -499,13 +524,20 @@ _MODEL_SOURCES: Shape = {
     "hub": Key(text, False, "Repository of the Hugging Face hub, `owner/name`."),
     "package": Key(text, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
     "path": Key(text, False, "Folder on the host, which is copied."),
+    "archive": Key(text, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."),
     "quantize": Key(
         Keys(_QUANTIZE), False, "Another model and a recipe. Declared only: this version does not carry it out."
     ),
 }
 _MODEL_EXTRA: Shape = {
     "revision": Key(text, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."),
-    "sha256": Key(text, False, "SHA-256 of the `package`; required for one."),
+    "endpoint": Key(text, False, "Address of a mirror for this `hub` source. `llm_hub_token` is not sent there."),
+    "allow": Key(
+        ListOf(text, 1),
+        False,
+        "Patterns of the files to fetch from this `hub` source. Without them, all but weights in formats that can run code.",
+    ),
+    "sha256": Key(text, False, "SHA-256 of the `package` or `archive`; required for a `package`."),
     "gguf": Key(text, False, "Path of the GGUF file in the `package`; required for one."),
     "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
 }
@@ -522,8 +554,10 @@ _MODEL: Shape = {
     "family": Key(text, False, "Models of one family take the same parsers and prompts."),
     "size_gib": Key(number(0, 4000), False, "GiB that it takes on disk; the plan looks for that much room."),
     "context": Key(whole(1, 100_000_000), False, "Tokens of context that the model declares."),
-    "vision": Key(boolean, False, "Whether it sees images."),
-    "thinking": Key(boolean, False, "Whether it thinks before it answers."),
+    "vision": Key(boolean, False, "Whether it sees images. Without it, rules about images say nothing."),
+    "thinking": Key(
+        boolean, False, "Whether it thinks before it answers. Without it, rules about thoughts say nothing."
+    ),
     "quantization": Key(
         one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
     ),
@@ -588,9 +622,14 @@ _SERVICE: Shape = {
     "limits": Key(Keys(LIMITS), False, "What the container may take."),
     "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
-    "drain": Key(whole(0, 3_600), False, "Seconds for running requests before a stop. Recorded; used by no part yet."),
+    "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
     "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
+    "accept": Key(
+        MapOf(RULE, "the id of a rule", why),
+        False,
+        "Rules that it may break: id (docs/reference/rules.md) to the reason, which every plan shows.",
+    ),
 }
 _GPU: Shape = {
     "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
@@ -633,13 +672,30 @@ SETTINGS: Shape = {
         "CA bundle on the controller that downloads and builds trust. "
         "group_vars/all/project.yml takes it from SSL_CERT_FILE, if that is a file.",
     ),
+    "hub_endpoint": Key(
+        lambda v: "" if isinstance(v, str) else f"must be an address or empty, got {_said(v)}",
+        False,
+        "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
+        "group_vars/all/project.yml takes it from HF_ENDPOINT.",
+    ),
     "offline": Key(
         boolean, False, "The host has no network: what is missing and only the network has is refused at once."
     ),
     "prune": Key(
         boolean,
         False,
-        "Remove engines that the declaration does not want, before anything is started. For the command line: `-e llm_prune=true`.",
+        "Remove engines that the declaration does not want, before anything is started, and in the end images and models that "
+        "nothing needs. For the command line: `-e llm_prune=true`.",
+    ),
+    "verify": Key(
+        one_of("quick", "deep"),
+        False,
+        "How playbooks/verify_models.yml looks: at sizes, headers and index, or also at every byte. For the command line.",
+    ),
+    "repair": Key(
+        boolean,
+        False,
+        "Whether playbooks/verify_models.yml fetches damaged files again. For the command line: `-e llm_repair=true`.",
     ),
     "force": Key(
         ListOf(name),
@@ -713,13 +769,13 @@ def _first(findings: Iterable[Finding]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, "" when none is near."""
-    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(str(word), sorted(map(str, known)), n=1, cutoff=0.8)
     return near[0] if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the nearest known word, or all known words when none is near."""
-    known = sorted(known)
+    known = sorted(map(str, known))  # YAML makes a boolean of a name such as `on`, a number of `5`
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known) or 'none'}."
 
@@ -809,9 +865,11 @@ def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
                     Finding("flag-spelling", "error", f"{key}.args.{used}", "is not how the engine spells it", remedy)
                 )
     utilization = (entry.get("args") or {}).get("gpu-memory-utilization")
-    if utilization is not None and (problem := number(0.01, 1.0)(utilization)):
+    # Rules judge its range; what is no number at all cannot be added up.
+    if utilization is not None and number(-1e9, 1e9)(utilization):
+        problem = f"must be a number, got {_said(utilization)}"
         remedy = "It is a share of a GPU's memory, such as 0.9"
-        found.append(Finding("utilization-range", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
+        found.append(Finding("mistyped", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
     if entry.get("status") in ("archived", "rejected") and not entry.get("reason"):
         found.append(
             Finding("reason-missing", "error", f"{key}.reason", f"is missing for status {entry['status']}", "Say why")
@@ -930,7 +988,10 @@ def _reference_findings(
     settings: Mapping[str, Any],
 ) -> list[Finding]:
     """References between declarations that lead nowhere. Names count as known even if their own entry is broken."""
-    known = {kind: list(raw.get(kind) or {}) for kind in ("images", "models", "services")}
+    # A catalog that is no mapping has been found already.
+    known = {
+        kind: list(raw[kind]) if isinstance(raw.get(kind), Mapping) else [] for kind in ("images", "models", "services")
+    }
     found = []
     for image, entry in images.items():
         for position, source in enumerate(entry["sources"]):

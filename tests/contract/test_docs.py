@@ -19,7 +19,7 @@ from tests import catalogs
 
 ROOT = catalogs.ROOT
 COMMAND = [sys.executable, "scripts/docs.py"]
-GENERATED = ("docs/reference/*", "CHANGELOG.md")
+GENERATED = ("docs/reference/*", "docs/experiments/README.md", "CHANGELOG.md")
 FAKE = renamed.Renamed
 
 
@@ -278,6 +278,27 @@ def test_names_are_gone_for_good_once_the_table_has_them(monkeypatch: pytest.Mon
         docs.forgotten(["llm_root"], before)
     monkeypatch.setattr(renamed, "RENAMED", (FAKE("llm_services.*.limits", "llm_services.*.bounds", "0.1.0"),))
     docs.forgotten(["llm_root"], before)
+
+
+# -- experiments ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("what: [", "is no YAML"),
+        ("what: a", "must be a mapping with exactly what, engine"),
+        ("\n".join(f"{key}: a" for key in docs.EXPERIMENT), "`numbers` must be a list of sentences"),
+        (
+            "\n".join(f"{key}: {'[a]' if key == 'numbers' else 'a'}" for key in docs.EXPERIMENT),
+            "experiments that are not in",
+        ),
+    ],
+)
+def test_a_bad_experiment_is_refused(content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "one.yml").write_text(content)
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        docs.experiments(tmp_path)
 
 
 # -- changes ------------------------------------------------------------------------------------------------------------------

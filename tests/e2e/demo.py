@@ -158,10 +158,15 @@ class Machine:
         return {c.name: (c.id, c.status, c.attrs["State"]["StartedAt"]) for c in found}
 
     def files(self) -> dict[str, tuple[int, int, str]]:
-        """Mode, owner and content (of large files: size and time) of all that is deployed but caches and Python."""
+        """Mode, owner and content (of large files: size and time) of all that is deployed but caches and Python.
+
+        What happened on the way (times of boots, diagnostics of failures) is no state and is left out.
+        """
         found = {}
         for top in sorted(p for p in ROOT.iterdir() if p.name not in ("cache", "venv")):
             for path in (top, *sorted(top.rglob("*"))):
+                if {"history", "diagnostics"} & {*path.relative_to(top).parts}:
+                    continue
                 stat, content = path.lstat(), ""
                 if path.is_symlink():
                     content = str(path.readlink())

@@ -92,7 +92,7 @@ DECLARED: dict[str, tuple[str, tuple[str, ...]]] = {
           twin: {image: vllm-cpu, model: smollm2-135m-instruct, gpus: [], port: 5010}
         """,
         (
-            "llm_services.twin.port ({file}:3): clashes with `micro-cpu`: both want port 5010. Take one out",
+            "llm_services.twin.port ({file}:3): clashes with `micro-cpu`: both want port 5010. Say which goes first, ",
             "llm_services.micro-cpu.port (group_vars/all/services.yml:",
         ),
     ),

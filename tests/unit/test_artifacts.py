@@ -51,6 +51,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "Git LFS pointer",
     ),
+    "lfs pointer for a tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+        ),
+        "tokenizer.json is a Git LFS pointer",
+    ),
+    "lfs pointer for the configuration": (
+        lambda f: (f / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        "config.json is a Git LFS pointer",
+    ),
+    "too long": (lambda f: (f / "a.safetensors").open("ab").write(b"x"), "its header says"),
     "missing shard": (lambda f: (f / "b.safetensors").unlink(), "b.safetensors"),
     "empty file": (lambda f: (f / "a.safetensors").write_bytes(b""), "cut off"),
     "garbage": (lambda f: (f / "a.safetensors").write_bytes(b"\xff" * 64), "no safetensors file"),

@@ -165,6 +165,9 @@ def test_harvest_gpu_takes_the_worst_worker() -> None:
         ("parser", "unknown_parser", "no tool call parser named nosuch"),
         ("nomodel", "no_model", "/model"),
         ("killed", "killed", "SIGKILL"),
+        ("cache-truncated", "damaged_cache", "vllm/compilation/backends"),
+        ("cache-altered", "damaged_cache", "vllm/compilation/backends"),
+        ("cache-triton", "damaged_cache", "triton/runtime/cache"),
     ],
 )
 def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:

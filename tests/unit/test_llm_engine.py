@@ -7,7 +7,7 @@ from typing import Any
 
 import llm_engine
 import pytest
-from ansible.module_utils.llm import docker_api
+from ansible.module_utils.llm import docker_api, history
 
 DATA = Path(__file__).parent / "data" / "engine"
 Run = Callable[..., dict[str, Any]]
@@ -25,6 +25,7 @@ def recorded(name: str) -> list[docker_api.LogLine]:
 def inspected(status: str = "running", **state: Any) -> dict[str, Any]:
     restarts = state.pop("restarts", 0)
     return {
+        "Config": {"Labels": {"llm.service": "micro", "llm.release": "0123456789ab"}},
         "State": {"Status": status, "StartedAt": STARTED, "ExitCode": 0, "OOMKilled": False, **state},
         "RestartCount": restarts,
         "NetworkSettings": {"Networks": {"llm": {"IPAddress": "172.18.0.2" if status == "running" else ""}}},
@@ -78,6 +79,48 @@ def test_ready(script: Script, run_module: Run) -> None:
     assert sum(row["seconds"] for row in result["phases"]) == pytest.approx(result["boot_seconds"], abs=0.5)
     assert result["harvest"]["kv_cache_tokens"] == 46592
     assert script.asked == [("172.18.0.2", 8001, "/ping")] * 3
+
+
+def test_boots_are_recorded_and_compared(script: Script, run_module: Run, tmp_path: Path) -> None:
+    arguments = {"container": "web", "history_folder": str(tmp_path)}
+    script.health = [0, 200]
+    first = run_module(llm_engine, arguments)
+    assert (first["earlier"], first["late"], first["changed"]) == ({}, False, True)
+    again = run_module(llm_engine, arguments)
+    assert again["changed"] is False, "the same boot is recorded once"
+    (kept,) = history.read(tmp_path / "micro-0123456789ab.json")["boots"]
+    assert kept["seconds"] == first["boot_seconds"] == pytest.approx(91.9, abs=0.1)
+    assert kept["cache"] == first["cache"] == "cold"
+    assert sum(kept["phases"].values()) == pytest.approx(91.9, abs=0.5)
+    assert again["earlier"]["expected"] == pytest.approx(106.9, abs=0.1)
+
+
+@pytest.mark.usefixtures("script")
+def test_a_boot_later_than_any_before_is_said_and_ends_nothing(run_module: Run, tmp_path: Path) -> None:
+    history.add(tmp_path / "micro-0123456789ab.json", "boots", {"at": 1, "seconds": 10.0, "cache": "warm"})
+    file = tmp_path / "progress"
+    arguments = {"container": "web", "history_folder": str(tmp_path), "progress_file": str(file)}
+    result = run_module(llm_engine, arguments)
+    assert (result["ready"], result["late"]) == (True, True)
+    assert "usually ready after 10 s" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("script")
+def test_a_boot_whose_record_has_no_room_is_no_failure(run_module: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run_module(llm_engine, {"container": "web", "history_folder": str(tmp_path / "file")})
+    assert (result["ready"], result["changed"]) == (True, False)
+
+
+def test_a_long_phase_shows_the_last_line_of_the_log(
+    script: Script, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_engine, "QUIET", 0)
+    script.log = recorded("boot-cpu-compiled.log")[:30]
+    script.health = [0, 0, 0, 200]
+    file = tmp_path / "progress"
+    run_module(llm_engine, {"container": "web", "progress_file": str(file)})
+    assert "; its log's last line: " in file.read_text(encoding="utf-8")
 
 
 def test_ready_before_and_its_log_is_gone(script: Script, run_module: Run) -> None:

@@ -226,7 +226,16 @@ class TestModule:
         self, ask: Callable[..., dict[str, Any]], stub_docker: Callable[..., list[str]], tmp_path: Path
     ) -> None:
         stub_docker({})
-        (tmp_path / "bin/docker").write_text("#!/bin/sh\necho no such image >&2\nexit 125\n")
+        (tmp_path / "bin/docker").write_text("#!/bin/sh\ncat >/dev/null\necho no such image >&2\nexit 125\n")
         found = ask({"a": SERVICE})
         assert found["failed"]
         assert "ended with 125" in found["msg"] and "no such image" in found["msg"]
+
+    def test_a_docker_that_ends_at_once_is_an_error_and_no_traceback(
+        self, ask: Callable[..., dict[str, Any]], stub_docker: Callable[..., list[str]], tmp_path: Path
+    ) -> None:
+        stub_docker({})
+        (tmp_path / "bin/docker").write_text("#!/bin/sh\nexec <&-\nexit 125\n")
+        found = ask({"a": {**SERVICE, "env": {"LARGE": "x" * 300_000}}})  # more than a pipe holds
+        assert found["failed"]
+        assert "the check inside img" in found["msg"]

@@ -1,0 +1,216 @@
+#!/usr/bin/python
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: llm_diagnose
+short_description: Keep what explains a failed engine
+description:
+  - Collects the end of a container's log, the engine's metrics, Docker's inspection and the state of the GPUs into a folder of
+    its own, before the container is stopped or removed. Secrets are blanked.
+  - Never fails. What could not be had is named in C(cause.json) of the folder, and in the result.
+  - Folders beyond O(keep) are removed, the oldest first.
+options:
+  service:
+    description: Name of the service.
+    type: str
+    required: true
+  folder:
+    description: Folder of the service on the host. The diagnostics go to C(diagnostics/<time>-<release>/) in it.
+    type: path
+    required: true
+  release:
+    description: Release that failed.
+    type: str
+    required: true
+  container:
+    description: Its container. It may be gone.
+    type: str
+    required: true
+  port:
+    description: Port on which the engine answers C(/metrics) inside its network.
+    type: int
+    default: 8000
+  step:
+    description: What was being done when it failed.
+    type: str
+    default: ""
+  cause:
+    description: What is known of the cause, as text.
+    type: str
+    default: ""
+  verdict:
+    description: Verdict of the checks, where they were made; see llm_smoke.
+    type: dict
+    default: {}
+  keep:
+    description: Folders of this service to keep.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is collected.
+  diff_mode:
+    support: none
+    description: A collection is no declaration.
+  idempotent:
+    support: none
+    description: Every call collects anew.
+author:
+  - ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Keep what explains the failure
+  llm_diagnose:
+    service: micro-cpu
+    folder: /opt/llm/services/micro-cpu
+    release: b325578894a7
+    container: llm-micro-cpu-b3255788
+    step: Ask the engine
+    cause: the answer was wrong
+"""
+
+RETURN = r"""
+folder:
+  description: Folder that was written; empty when it could not be, or in check mode.
+  returned: always
+  type: str
+missing:
+  description: File that could not be had, to the reason.
+  returned: always
+  type: dict
+  sample: {"gpu.txt": "there is no nvidia-smi on this host"}
+"""
+
+import http.client
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import diagnostics, docker_api, files
+
+METRICS_TIMEOUT = 3.0
+GPU_TIMEOUT = 20  # nvidia-smi hangs when a GPU has fallen off its bus
+
+
+def known_secrets(place: Path) -> list[str]:
+    """The keys of a release: its log could hold one."""
+    keys = (files.read(place / "secrets" / name).strip() for name in ("client-key",))
+    return [key for key in keys if key]
+
+
+def read_metrics(inspected: dict[str, Any], port: int) -> str:
+    """What the engine says at /metrics; OSError with the reason when it says nothing."""
+    state = inspected.get("State") or {}
+    if not state.get("Running") or state.get("Paused"):
+        raise OSError(f"the container is {state.get('Status') or 'not running'}")
+    ip = docker_api.container_ip(inspected)
+    if not ip:
+        raise OSError("the container has no single address")
+    connection = http.client.HTTPConnection(ip, port, timeout=METRICS_TIMEOUT)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read(diagnostics.LARGEST).decode("utf-8", "replace")
+    except http.client.HTTPException as error:
+        raise OSError(type(error).__name__) from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise OSError(f"status {answer.status}")
+    return text
+
+
+def read_gpu(module: AnsibleModule) -> str:
+    """What nvidia-smi says; OSError with the reason when it says nothing."""
+    tool, limit = module.get_bin_path("nvidia-smi"), module.get_bin_path("timeout")
+    if not tool or not limit:
+        raise OSError("there is no nvidia-smi on this host" if not tool else "there is no `timeout` on this host")
+    rc, out, err = module.run_command([limit, "-k", "1", str(GPU_TIMEOUT), tool, "-q"])
+    if rc != 0:
+        raise OSError(f"nvidia-smi ended with {rc}: {(err or out).strip()[:300]}")
+    return str(out)
+
+
+def state_of(inspected: dict[str, Any]) -> dict[str, Any]:
+    """The container's state in short."""
+    state = inspected.get("State") or {}
+    return {
+        "status": state.get("Status"),
+        "exit_code": state.get("ExitCode"),
+        "oom_killed": bool(state.get("OOMKilled")),
+        "restarts": inspected.get("RestartCount"),
+    }
+
+
+def collect(module: AnsibleModule) -> tuple[str, dict[str, str]]:
+    """Collect and write. Returns the folder and what is missing."""
+    params = module.params
+    service = Path(params["folder"])
+    secrets = known_secrets(service / "releases" / params["release"])
+    parts: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    inspected: dict[str, Any] = {}
+
+    def attempt(name: str, read: Any) -> None:
+        try:
+            parts[name] = read()
+        except Exception as error:  # noqa: BLE001 - one part that cannot be had must not cost the others
+            missing[name] = str(error) or type(error).__name__
+
+    def inspection() -> str:
+        inspected.update(docker_api.inspect(params["container"]))
+        return json.dumps(diagnostics.masked(inspected, secrets), indent=1, sort_keys=True) + "\n"
+
+    def log() -> str:
+        lines = docker_api.logs(params["container"], tail=diagnostics.LOG_LINES)
+        lines.sort(key=lambda line: line.at)
+        return "".join(f"{line.text}\n" for line in lines)
+
+    attempt("inspect.json", inspection)
+    attempt("log.txt", log)
+    if inspected:
+        attempt("metrics.txt", lambda: read_metrics(inspected, params["port"]))
+    attempt("gpu.txt", lambda: read_gpu(module))
+    at = time.time()
+    cause = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        **{key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")},
+        "state": state_of(inspected) if inspected else {},
+        "missing": missing,
+    }
+    place = service / diagnostics.FOLDER / diagnostics.folder_name(at, params["release"])
+    try:
+        written = diagnostics.write(place, diagnostics.collected(cause, parts, secrets), params["keep"])
+    except OSError as error:
+        return "", {**missing, str(place): error.strerror or str(error)}
+    return str(written), missing
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "service": {"type": "str", "required": True},
+            "folder": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "container": {"type": "str", "required": True},
+            "port": {"type": "int", "default": 8000},
+            "step": {"type": "str", "default": ""},
+            "cause": {"type": "str", "default": ""},
+            "verdict": {"type": "dict", "default": {}},
+            "keep": {"type": "int", "default": diagnostics.KEPT},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=False, folder="", missing={})
+    folder, missing = collect(module)
+    module.exit_json(changed=bool(folder), folder=folder, missing=missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""How a release takes the place of another: what is in the way, when an engine is idle, when memory is free again.
+
+Pure functions of what the plan, the host and the engines say; roles and modules act on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.llm import compose, engine
+from ansible.module_utils.llm.spec import Finding, Service
+
+FREED = 0.9  # share of what a stopped engine held that must be free again; the driver rounds, and others come and go
+IDLE_LOOKS = 2  # a request on its way from the gateway is seen at the second look
+BULKY = (
+    "facts",
+    "files",
+    "preflight",
+    "fit",
+    "findings",
+    "kv_tokens",
+    "verdict",
+)  # of a plan: what a return does not need
+
+
+def doors(
+    routes: Iterable[Mapping[str, Any]], containers: Mapping[str, str], returning: Iterable[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """The gateway's routes with other containers behind some of them; "" sends new requests away (503, Retry-After).
+
+    returning: plans of releases that are to serve again, though the routes may give their port to another service.
+    """
+    back = {p["port"]: {"service": p["name"], "port": p["port"], "container": p["container"]} for p in returning}
+    kept = {r["port"]: {**r, "container": containers.get(r["service"], r["container"])} for r in routes}
+    return sorted({**kept, **back}.values(), key=lambda r: r["port"])
+
+
+def serving(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept with a release so that it can be started and proven again when the declaration says something else."""
+    return {key: value for key, value in plan.items() if key not in BULKY}
+
+
+def predecessor(plan: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Plan of the release that is current on the host; {} when there is none.
+
+    found: entry of the service in `releases` of module llm_host_facts. A release of an older version of this project kept no
+    plan of its own: what it was asked then is not known, so it is asked what is asked now.
+    """
+    current = found.get("current")
+    if not current:
+        return {}
+    if found.get("serving"):
+        return dict(found["serving"])
+    return {
+        **serving(plan),
+        "release": current,
+        "container": f"llm-{plan['name']}-{current[:8]}",
+        "folder": f"{plan['service_folder']}/releases/{current}",
+    }
+
+
+def findings(service: Service) -> list[Finding]:
+    """An engine that may finish requests for longer than Docker lets it is killed while it does."""
+    own = service.flag("shutdown-timeout", 0)
+    if isinstance(own, (int, float)) and own >= service.stop_grace:
+        message = (
+            f"{own:g} s are not less than stop_grace ({service.stop_grace} s): the engine is killed while it finishes"
+        )
+        key = f"llm_services.{service.name}.args.shutdown-timeout"
+        return [Finding("shutdown-timeout", "error", key, message, "Lower it, or raise stop_grace")]
+    return []
+
+
+def displaced(
+    entries: Iterable[Mapping[str, str]],
+    plans: Mapping[str, Mapping[str, Any]],
+    releases: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Plans of the releases that have to stop for another service. entries: [{service, container}] of the plan's work."""
+    found = [(e, predecessor(plans[e["service"]], releases.get(e["service"], {}))) for e in entries]
+    return [{**plan, "name": e["service"], "container": e["container"]} for e, plan in found]
+
+
+def needs_restart(reasons: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a deployment has to touch the engine: an edited compose.yml alone is written anew, and what runs is right."""
+    return any(not r.get("file_only") for r in reasons)
+
+
+def strays(facts: Mapping[str, Any], services: Iterable[str], deploying: Iterable[str]) -> list[dict[str, str]]:
+    """Containers of releases that are not current, left by a run that was cut short: [{service, container}].
+
+    Those of services that are about to be deployed are that deployment's to remove.
+    """
+    others = {*services} - {*deploying}
+    found = []
+    for container in facts["containers"]:
+        current = facts["releases"].get(container["service"], {}).get("current")
+        if container["service"] in others and current and container["release"] != current:
+            found.append({"service": container["service"], "container": container["name"]})
+    return found
+
+
+def rollback(
+    releases: Mapping[str, Mapping[str, Any]],
+    named: Iterable[str],
+    declared: Mapping[str, compose.Release],
+    fits: Iterable[str],
+) -> dict[str, Any]:
+    """What playbooks/rollback.yml does: {problem, services}; problem: why it is refused, "" when it is not.
+
+    releases: of module llm_host_facts. named: services of --tags. declared: releases that the declaration makes. fits: services
+    of which two releases may run side by side. services: [{name, reasons, side_by_side, keep}]; keep: how an operator keeps
+    what was returned to.
+    """
+    named = list(named)
+    known = {s: r for s, r in releases.items() if r.get("before")}
+    listed = "; ".join(f"{s}: {r['current']} -> {r['previous']}" for s, r in sorted(known.items()) if _ready(r))
+    offer = f"Releases to return to: {listed or 'none'}"
+    if not named:
+        return {"problem": f"Name what to roll back with --tags SERVICE; nothing was touched. {offer}", "services": []}
+    problems = [f"{s} has no release before its current one" for s in named if s not in known]
+    problems += [
+        f"{s} cannot return to {known[s]['previous']}: {'; '.join(known[s]['before']['missing']) or 'it is current already'}"
+        for s in named
+        if s in known and not _ready(known[s])
+    ]
+    if problems:
+        return {"problem": f"{'. '.join(problems)}. Nothing was touched. {offer}", "services": []}
+    found = []
+    for name in named:
+        entry = known[name]
+        reasons = compose.reasons(entry["facts"], entry["before"]["facts"])
+        left = compose.reasons(entry["before"]["facts"], declared[name].facts) if name in declared else []
+        differs = ", ".join(
+            f"{r['name']}: {r['current'] or 'none'} runs, {r['desired'] or 'none'} is declared" for r in left
+        )
+        keep = (
+            f"{name}: the next site.yml would deploy the declaration again ({differs}). To keep release {entry['previous']},"
+            f" declare in llm_services.{name} what runs"
+            if left
+            else f"{name}: the declaration is that of release {entry['previous']}; site.yml keeps it"
+        )
+        found.append({"name": name, "reasons": reasons, "side_by_side": name in fits, "keep": keep})
+    return {"problem": "", "services": found}
+
+
+def _ready(entry: Mapping[str, Any]) -> bool:
+    return not entry["before"]["missing"] and entry["previous"] != entry["current"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Draining.
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """Requests that an engine works on and that wait in it; None when it did not say."""
+
+    running: int | None
+    waiting: int | None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it said that it has none."""
+        return self.running == 0 and self.waiting == 0
+
+    def text(self) -> str:
+        """For a person."""
+        if self.running is None:
+            return "does not say how many requests it has"
+        return f"{self.running} running, {self.waiting} waiting"
+
+
+def load(metrics: str) -> Load:
+    """Read an engine's /metrics; an engine with other names for them says nothing, and counts as busy."""
+    samples = engine.parse_metrics(metrics)
+    running = engine.metric_sum(samples, "vllm:num_requests_running")
+    waiting = engine.metric_sum(samples, "vllm:num_requests_waiting")
+    if running is None or waiting is None:
+        return Load(None, None)
+    return Load(int(running), int(waiting))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory.
+
+
+def held(gpus: Iterable[Mapping[str, Any]], containers: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What containers (ids) hold of GPUs: {uuid: {index, pids, memory (bytes), used (bytes, by all), label}}."""
+    ids, found = {*containers}, {}
+    for one in gpus:
+        own = [p for p in one["processes"] if p["container"] in ids]
+        if own:
+            used = one["memory"] - one["free"] if one["memory"] is not None and one["free"] is not None else None
+            found[one["uuid"]] = {
+                "index": one["index"],
+                "pids": [p["pid"] for p in own],
+                "memory": sum(p["memory"] or 0 for p in own),
+                "used": used,
+            }
+    return found
+
+
+def still_held(before: Mapping[str, Mapping[str, Any]], gpus: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What of `before` (see `held`) is not free yet, as texts: processes that go on, memory that did not come back."""
+    now = {one["uuid"]: one for one in gpus}
+    found = []
+    for uuid, was in before.items():
+        one = now.get(uuid)
+        if one is None:  # a GPU that is lost holds nothing
+            continue
+        pids = sorted({p["pid"] for p in one["processes"]} & {*was["pids"]})
+        if pids:
+            found.append(f"GPU {was['index']}: pid {', '.join(map(str, pids))} still holds memory")
+        elif was["used"] is not None and one["free"] is not None and one["memory"] is not None:
+            freed = was["used"] - (one["memory"] - one["free"])
+            if freed < FREED * was["memory"]:
+                missing = (was["memory"] - freed) / 2**30
+                found.append(f"GPU {was['index']}: {missing:.1f} GiB of the stopped engine are not free yet")
+    return found

@@ -1,0 +1,111 @@
+"""How a release takes the place of another: doors, predecessors, idle engines, free memory, what can return."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import deploy, placement, plan
+
+from tests import catalogs
+from tests.unit.test_plan import converged, work
+
+ROUTES = [{"service": "a", "port": 1, "container": "llm-a-1"}, {"service": "b", "port": 2, "container": "llm-b-1"}]
+METRICS = 'vllm:num_requests_running{{engine="0"}} {}\nvllm:num_requests_waiting{{engine="0"}} {}\n'
+
+
+def test_doors_change_what_is_behind_a_service_and_nothing_else() -> None:
+    assert [r["container"] for r in deploy.doors(ROUTES, {"b": ""})] == ["llm-a-1", ""]
+    back = [{"name": "old", "port": 2, "container": "llm-old-1", "more": 1}]
+    assert deploy.doors(ROUTES, {}, back)[1] == {"service": "old", "port": 2, "container": "llm-old-1"}
+
+
+def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> None:
+    now = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "smoke": {"answer": "Paris"}}
+    assert deploy.predecessor(now, {}) == {}
+    assert deploy.predecessor(now, {"current": "o", "serving": {"release": "o"}}) == {"release": "o"}
+    old = deploy.predecessor(now, {"current": "0123456789ab", "serving": None})
+    assert (old["container"], old["folder"]) == ("llm-a-01234567", "/s/a/releases/0123456789ab")
+    assert old["smoke"] == {"answer": "Paris"} and "files" not in old
+
+
+@pytest.mark.parametrize(
+    ("metrics", "idle"),
+    [(METRICS.format(0, 0), True), (METRICS.format(1, 0), False), (METRICS.format(0, 2), False), ("up 1\n", False)],
+)
+def test_an_engine_is_idle_only_when_it_says_so(metrics: str, idle: bool) -> None:
+    assert deploy.load(metrics).idle is idle and deploy.load(metrics).text()
+
+
+def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> dict[str, Any]:
+    own = [{"pid": p, "container": c, "memory": m, "name": "python3"} for p, c, m in processes]
+    return {"uuid": "GPU-1", "index": 0, "memory": 100, "free": free, "processes": own}
+
+
+@pytest.mark.parametrize(
+    ("after", "waits"),
+    [
+        (gpu(90), False),
+        (gpu(40, (7, "ours", 50)), True),
+        (gpu(50), True),
+        (gpu(60, (9, "other", 30)), True),
+        (gpu(86, (9, "other", 8)), False),
+        (gpu(None), False),
+    ],
+)
+def test_memory_is_free_when_process_and_bytes_are_gone(after: dict[str, Any], waits: bool) -> None:
+    before = deploy.held([gpu(40, (7, "ours", 50))], ["ours"])
+    assert bool(deploy.still_held(before, [after])) is waits
+    assert deploy.held([gpu(40, (7, "ours", 50))], ["another"]) == {} and deploy.still_held(before, []) == []
+
+
+def test_an_edited_compose_file_restarts_nothing_and_a_plugin_does() -> None:
+    declared = catalogs.declared("demo")
+    for drift, restart in ((["compose.yml"], False), (["compose.yml", "plugins/a.py"], True)):
+        facts = converged(declared)
+        facts["releases"]["micro-cpu"]["drift"] = drift
+        assert deploy.needs_restart(work(declared, facts)["micro-cpu"]) is restart
+    facts = converged(declared)
+    facts["releases"]["micro-cpu"]["started"] = "one"
+    facts["containers"][0]["made_of"] = "another"
+    assert deploy.needs_restart(work(declared, facts)["micro-cpu"])
+
+
+def test_an_engine_must_end_by_itself_before_it_is_killed() -> None:
+    service = catalogs.declared("demo").services["micro-cpu"]
+    assert deploy.findings(service) == []
+    (finding,) = deploy.findings(dataclasses.replace(service, args={"shutdown-timeout": service.stop_grace}))
+    assert finding.key == "llm_services.micro-cpu.args.shutdown-timeout"
+
+
+def test_strays_are_of_releases_that_are_not_current() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    assert deploy.strays(facts, placement.deployed(declared), []) == []
+    facts["containers"].append({**facts["containers"][0], "name": "llm-micro-cpu-0", "release": "0"})
+    assert deploy.strays(facts, placement.deployed(declared), []) == [
+        {"service": "micro-cpu", "container": "llm-micro-cpu-0"}
+    ]
+    assert deploy.strays(facts, placement.deployed(declared), ["micro-cpu"]) == []
+
+
+def test_a_rollback_names_what_it_needs() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    rendered = plan.releases(declared, facts, {})
+    entry = facts["releases"]["micro-cpu"]
+    older = {**entry["facts"], "command": [*entry["facts"]["command"], "--seed", "1"]}
+
+    def judge(*named: str) -> dict[str, Any]:
+        return deploy.rollback(facts["releases"], named, rendered, [])
+
+    assert "none" in judge()["problem"] and "no release before" in judge("micro-cpu")["problem"]
+    entry |= {"previous": "0" * 12, "before": {"serving": {}, "facts": older, "missing": ["its image is gone"]}}
+    assert "its image is gone" in judge("micro-cpu")["problem"]
+    entry["before"]["missing"] = []
+    assert f"micro-cpu: {entry['current']} -> {'0' * 12}" in judge()["problem"]
+    found = judge("micro-cpu")
+    assert found["problem"] == "" and "flag --seed: 1 runs, none is declared" in found["services"][0]["keep"]
+    entry["before"]["facts"] = rendered["micro-cpu"].facts
+    assert "site.yml keeps it" in judge("micro-cpu")["services"][0]["keep"]

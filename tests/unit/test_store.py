@@ -1,0 +1,386 @@
+"""The store of models: what is damaged, what nothing needs, how a transfer is shown; and the sources that need no hub."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llm_model
+import pytest
+from ansible.module_utils.llm import artifacts, store
+
+Run = Callable[..., dict[str, Any]]
+
+
+class Ended(Exception):
+    """What a module returned."""
+
+    def __init__(self, **result: Any) -> None:
+        self.result = result
+
+
+class Module:
+    """Stands for AnsibleModule: parameters, and an end."""
+
+    def __init__(self, check_mode: bool, **params: Any) -> None:
+        defaults = {"state": "present", "depth": "quick", "revision": "v1", "sources": [], "size_gib": 0.0}
+        self.params = {
+            "progress_file": None,
+            "offline": False,
+            "hub_endpoint": "",
+            "hub_token": "",
+            **defaults,
+            **params,
+        }
+        self.check_mode = check_mode
+
+    def fail_json(self, **result: Any) -> None:
+        raise Ended(failed=True, **result)
+
+    def run_command(self, argv: list[str], **_: Any) -> tuple[int, str, str]:
+        pipe = os.popen(" ".join(argv) + " 2>&1")
+        said = pipe.read()
+        return (1 if pipe.close() else 0), "", said
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run llm_model on tmp_path/models/tiny/v1."""
+
+    def call(*sources: dict[str, Any], check: bool = False, **params: Any) -> dict[str, Any]:
+        module: Any = Module(
+            check, name="tiny", folder=str(tmp_path / "models/tiny/v1"), sources=list(sources), **params
+        )
+        act = {"present": llm_model.present, "absent": llm_model.absent}.get(module.params["state"], llm_model.verified)
+        try:
+            return act(module)
+        except Ended as end:
+            return end.result
+
+    return call
+
+
+def shard(path: Path, byte: bytes = b"\0") -> None:
+    header = json.dumps({path.stem: {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + byte * 16)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A whole model, as somebody has brought it."""
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    for name in ("a.safetensors", "b.safetensors"):
+        shard(folder / name)
+    index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture
+def here(run: Run, origin: Path, tmp_path: Path) -> Path:
+    """The same, in the store."""
+    assert run({"path": str(origin)})["changed"]
+    return tmp_path / "models/tiny/v1"
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.parent.glob(".*")) if folder.parent.is_dir() else []
+
+
+# -- what is damaged --------------------------------------------------------------------------------------------------
+
+
+def _edit(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\1")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str, str, bool]] = {
+    "cut off": (lambda f: os.truncate(f / "a.safetensors", 50), "a.safetensors", "cut off", True),
+    "cut in its data": (lambda f: os.truncate(f / "a.safetensors", 80), "a.safetensors", "has 80 bytes", True),
+    "other bytes": (lambda f: _edit(f / "b.safetensors"), "b.safetensors", "right size and other bytes", False),
+    "pointer": (
+        lambda f: (f / "a.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+        ),
+        "a.safetensors",
+        "Git LFS pointer",
+        True,
+    ),
+    "gone": (lambda f: (f / "b.safetensors").unlink(), "b.safetensors", "is missing", True),
+    "manifest gone": (lambda f: (f / artifacts.MANIFEST).unlink(), artifacts.MANIFEST, "unreadable", True),
+    "manifest of another shape": (
+        lambda f: (f / artifacts.MANIFEST).write_text('{"files": {"a": {"size": "1"}}}'),
+        artifacts.MANIFEST,
+        "unreadable",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_repaired(here: Path, origin: Path, run: Run, damage: str) -> None:
+    """Quick looks find all but bytes; a repair puts the damaged file back, and touches no other."""
+    whole = artifacts.look(here)["digest"]
+    harm, file, says, quick = DAMAGES[damage]
+    harm(here)
+    found = run({"path": str(origin)}, state="verified")["verdict"]["tiny"]
+    assert (not found["ok"] and says in found["damaged"][file]) if quick else found["ok"]
+    deep = run({"path": str(origin)}, state="verified", depth="deep")
+    assert not deep["changed"] and list(deep["verdict"]["tiny"]["damaged"]) == [file]
+    assert says in deep["verdict"]["tiny"]["damaged"][file]
+    others = {p.name: p.stat().st_ino for p in here.iterdir() if p.name != file}
+    predicted = run({"path": str(origin)}, state="repaired", depth="deep", check=True)
+    assert predicted["changed"] and not predicted["ok"]
+    repaired = run({"path": str(origin)}, state="repaired", depth="deep")
+    assert repaired["changed"] and repaired["ok"] and repaired["verdict"]["tiny"]["repaired"] == [file]
+    if file != artifacts.MANIFEST:
+        assert {p.name: p.stat().st_ino for p in here.iterdir() if p.name != file} == others
+    assert store.damage(here, deep=True) == {} and hidden(here) == []
+    assert repaired["digest"] == whole == artifacts.look(here)["digest"]
+    assert not run({"path": str(origin)}, state="repaired", depth="deep")["changed"]
+
+
+def test_an_index_that_wants_more_than_was_listed(here: Path) -> None:
+    index = here / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"c": "c.safetensors"}}))
+    (here / artifacts.MANIFEST).write_text(artifacts.manifest_text(artifacts.make_manifest(here, {"source": "test"})))
+    assert store.damage(here) == {artifacts.MANIFEST: "1 of 1 weight files are missing, first c.safetensors"}
+
+
+def test_a_repair_takes_no_other_bytes(here: Path, origin: Path, run: Run) -> None:
+    (here / "a.safetensors").unlink()
+    shard(origin / "a.safetensors", b"\7")
+    refused = run({"path": str(origin)}, state="repaired")
+    assert refused["failed"] and "is another than was verified" in refused["msg"]
+    assert not (here / "a.safetensors").exists() and hidden(here) == []
+
+
+def test_a_model_that_is_not_there_is_not_whole(run: Run) -> None:
+    found = run(state="verified")
+    assert not found["ok"] and "site.yml --tags models" in found["verdict"]["tiny"]["damaged"][artifacts.MANIFEST]
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_goes_on_where_it_stopped(run: Run, origin: Path, tmp_path: Path) -> None:
+    """One file was copied whole and one in half when the run was killed; a third has nothing to do with the source."""
+    source = {"path": str(origin)}
+    place = store.partial(tmp_path / "models/tiny/v1", source)
+    place.mkdir(parents=True)
+    shutil.copy2(origin / "a.safetensors", place)
+    (place / "b.safetensors").write_bytes((origin / "b.safetensors").read_bytes()[:40])
+    (place / "other.json").write_text("{}")
+    done = run(source)
+    size = sum(p.stat().st_size for p in origin.iterdir())
+    found = (origin / "a.safetensors").stat().st_size
+    assert done["fetched"] == {"found": found, "written": size - found}
+    assert store.damage(tmp_path / "models/tiny/v1", deep=True) == {}
+    assert not (tmp_path / "models/tiny/v1/other.json").exists()
+
+
+def test_sources_have_a_partial_folder_each(run: Run, origin: Path, tmp_path: Path) -> None:
+    """What one source has left is not what the next one goes on with."""
+    bad = tmp_path / "bad"
+    shutil.copytree(origin, bad)
+    (bad / "only-here.json").write_text("{}")
+    os.truncate(bad / "b.safetensors", 60)
+    done = run({"path": str(bad)}, {"path": str(origin)})
+    assert done["source"] == f"path {origin}" and "b.safetensors" in done["tried"][0]
+    folder = tmp_path / "models/tiny/v1"
+    assert not (folder / "only-here.json").exists() and hidden(folder) == []
+    assert store.partial(folder, {"path": "a"}) != store.partial(folder, {"path": "b"})
+
+
+def test_a_folder_with_a_manifest_must_be_what_it_lists(run: Run, here: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(here, other)
+    _edit(other / "a.safetensors")
+    shutil.rmtree(here)
+    refused = run({"path": str(other)})
+    assert refused["failed"] and "a.safetensors is not what its manifest.json lists" in refused["msg"]
+    assert not here.exists() and hidden(here) == []
+
+
+def pack(origin: Path, archive: Path, mode: Any, prefix: str = "") -> None:
+    with tarfile.open(archive, mode) as packed:
+        for path in sorted(origin.iterdir()):
+            packed.add(path, prefix + path.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "prefix"), [("m.tar", "w", ""), ("m.tar.gz", "w:gz", "tiny/"), ("m.tgz", "w:gz", "./")]
+)
+def test_an_archive(run: Run, origin: Path, tmp_path: Path, name: str, mode: str, prefix: str) -> None:
+    pack(origin, tmp_path / name, mode, prefix)
+    sha256 = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert run({"archive": str(tmp_path / name), "sha256": sha256})["changed"]
+    folder = tmp_path / "models/tiny/v1"
+    assert {p.name for p in folder.iterdir()} == {p.name for p in origin.iterdir()} | {artifacts.MANIFEST}
+    assert folder.stat().st_mode & 0o777 == 0o755 and hidden(folder) == []
+
+
+def _escaping(archive: Path) -> None:
+    with tarfile.open(archive, "w") as packed:
+        entry = tarfile.TarInfo("../outside")
+        entry.size = 1
+        packed.addfile(entry, io.BytesIO(b"x"))
+        packed.addfile(tarfile.TarInfo("config.json"), io.BytesIO(b""))
+
+
+def _linking(archive: Path) -> None:
+    with tarfile.open(archive, "w") as packed:
+        entry = tarfile.TarInfo("config.json")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(entry)
+
+
+BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "absent": (lambda _: None, "no such file"),
+    "no archive": (lambda a: a.write_bytes(b"x" * 2000), "tar cannot read it"),
+    "outside": (_escaping, "tar cannot read it"),
+    "a link": (_linking, "neither a file nor a folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARCHIVES)
+def test_a_bad_archive_leaves_nothing(run: Run, tmp_path: Path, case: str) -> None:
+    make, says = BAD_ARCHIVES[case]
+    make(tmp_path / "m.tar")
+    refused = run({"archive": str(tmp_path / "m.tar")})
+    assert refused["failed"] and says in refused["msg"]
+    folder = tmp_path / "models/tiny/v1"
+    assert not folder.exists() and hidden(folder) == [] and not (tmp_path / "models/tiny/outside").exists()
+
+
+def test_another_archive_than_was_declared(run: Run, origin: Path, tmp_path: Path) -> None:
+    pack(origin, tmp_path / "m.tar", "w")
+    assert "declared is " + "0" * 64 in run({"archive": str(tmp_path / "m.tar"), "sha256": "0" * 64})["msg"]
+
+
+def test_offline_asks_nobody(run: Run, origin: Path) -> None:
+    refused = run({"hub": "acme/tiny"}, {"package": "tiny==1"}, offline=True)
+    assert [t.partition(":")[2] for t in refused["tried"]] == [" needs the network, and llm_offline is set"] * 2
+    assert run({"hub": "acme/tiny"}, {"path": str(origin)}, offline=True)["source"] == f"path {origin}"
+
+
+def test_too_little_room(run: Run, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=store.SPARE + 10))
+    refused = run({"path": str(origin)})
+    assert refused["failed"] and "nothing was fetched" in refused["msg"] and "llm_root" in refused["msg"]
+    assert hidden(tmp_path / "models/tiny/v1") == []
+
+
+def test_what_is_in_the_way_of_nothing_is_removed(run: Run, here: Path) -> None:
+    assert run(state="absent", check=True)["changed"] and here.is_dir()
+    assert run(state="absent")["changed"] and not here.parent.exists()
+    assert not run(state="absent")["changed"]
+
+
+# -- what is wanted of a repository -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allow", "found"),
+    [
+        ((), ["config.json", "model.safetensors", "sub/tokenizer.json"]),
+        (("*.json",), ["config.json", "sub/tokenizer.json"]),
+        (("model.bin", "*.safetensors"), ["model.bin", "model.safetensors"]),
+    ],
+)
+def test_wanted_files(allow: tuple[str, ...], found: list[str]) -> None:
+    names = [
+        "model.safetensors",
+        "config.json",
+        "model.bin",
+        "onnx/model.onnx",
+        "original/consolidated.pth",
+        "sub/tokenizer.json",
+    ]
+    assert store.wanted(names, allow) == found
+
+
+def test_a_file_is_checked_by_what_the_hub_lists(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"what is up, doc?")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    blob = "bd9dbf5aae1a3862dd1526723246b20206e5fc37"  # the example of git's own book
+    good: list[dict[str, Any]] = [{"size": 16, "sha256": sha256}, {"size": 16, "blob": blob}, {"size": None}]
+    assert [store.verified(path, entry) for entry in good] == [sha256] * 3
+    bad: list[dict[str, Any]] = [{"size": 17}, {"size": 16, "sha256": "0" * 64}, {"size": 16, "blob": "0" * 40}]
+    assert [store.verified(path, entry) for entry in bad] == [""] * 3
+    assert store.verified(tmp_path / "none", {}) == ""
+
+
+# -- progress, room, what is left -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "before", "says"),
+    [
+        (0, 0, 1, 0, "0 bytes so far"),
+        (2**30, 0, 4, 0, "1.0 GiB so far, 256.0 MiB/s"),
+        (3 * 2**30, 4 * 2**30, 4, 2**31, "3.0 GiB of 4.0 GiB (75 %), 256.0 MiB/s, 0:04 left"),
+        (2**30, 16 * 2**30, 10, 0, "1.0 GiB of 16.0 GiB (6 %), 102.4 MiB/s, 2:30 left"),
+        (10, 10, 0, 10, "10 bytes of 10 bytes (100 %)"),
+    ],
+)
+def test_how_far_a_transfer_is(done: int, total: int, seconds: float, before: int, says: str) -> None:
+    assert store.transfer(done, total, seconds, before) == says
+
+
+def test_room() -> None:
+    assert store.no_room(100, 100 + store.SPARE, "/m") == ""
+    assert "/m has 1.0 GiB free" in store.no_room(2**31, 2**30, "/m")
+
+
+def test_what_nothing_needs(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in (
+        "a/main",
+        "a/old",
+        "a/kept",
+        "a/.main.01234567.partial",
+        "b/.v1.89abcdef.partial",
+        "c/.v1.89abcdef.partial",
+        "d/.x",
+    ):
+        (models / name).mkdir(parents=True)
+        (models / name / "f").write_bytes(b"12345")
+    (models / ".gguf_to_model.py").touch()
+    found = store.stored(models)
+    assert {e["folder"].removeprefix(f"{models}/"): (e["revision"], e["partial"], e["bytes"]) for e in found} == {
+        "a/main": ("main", False, 5),
+        "a/old": ("old", False, 5),
+        "a/kept": ("kept", False, 5),
+        "a/.main.01234567.partial": ("main", True, 5),
+        "b/.v1.89abcdef.partial": ("v1", True, 5),
+        "c/.v1.89abcdef.partial": ("v1", True, 5),
+    }
+    left = store.unneeded(found, [str(models / "a/main"), str(models / "b/v1")], ["a/kept"])
+    assert [e["folder"].removeprefix(f"{models}/") for e in left] == [
+        "a/.main.01234567.partial",
+        "a/old",
+        "c/.v1.89abcdef.partial",
+    ]
+
+
+def test_models_of_releases(tmp_path: Path) -> None:
+    release = tmp_path / "s" / "releases" / "1"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text('{"facts": {"model": {"name": "a", "revision": "refs/pr/1"}}}')
+    (tmp_path / "s" / "current").symlink_to("releases/1")
+    (tmp_path / "s" / "previous").symlink_to("releases/gone")
+    assert store.in_releases(tmp_path) == ["a/refs_pr_1"]

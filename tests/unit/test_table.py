@@ -1,0 +1,70 @@
+"""Tables for people: aligned, at most so wide, whole with long names and reasons."""
+
+from typing import Any
+
+from ansible.module_utils.llm import fit, placement, plan, spec, table
+
+from tests import catalogs
+from tests.unit.test_placement import box, small
+from tests.unit.test_plan import converged
+
+
+def shown(declared: spec.Declared, fits: dict[str, fit.Fit] | None = None) -> list[str]:
+    return table.plan_table(declared, plan.judge(declared), fits)
+
+
+def test_a_service_has_one_line_and_its_reasons_below() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    lines = shown(declared)
+    assert lines[0].split() == ["service", "GPUs", "port", "memory", "weights", "KV", "KV", "tokens", "verdict"]
+    at = next(i for i, line in enumerate(lines) if line.startswith("mini-zwz"))
+    assert lines[at].split()[1:3] == ["2", "5001"] and lines[at].endswith("warn")
+    assert lines[at + 1].startswith("    warn: `zwz-8b-awq` is to be quantized")
+    assert next(line for line in lines if line.startswith("mini-solo")).endswith("stands by")
+    assert next(line for line in lines if line.startswith("GPU 2")).endswith("0.88  mini-zwz 0.88")
+
+
+def test_fifty_services_with_long_names_and_reasons_stay_within_the_width() -> None:
+    services = {
+        f"{'a-name-of-a-service-that-is-as-long-as-may-be'[:40]}-{i:03}": small(f"h{i}", 6000 + i, gpus=[i])
+        for i in range(50)
+    }
+    gpus = [{"index": i, "model": "NVIDIA GeForce RTX 4090", "memory": "24 GiB"} for i in range(50)]
+    first = next(iter(services))
+    services[first] |= {"status": "archived", "reason": "because " * 60}
+    declared = box(services, host_gpus=gpus)
+    lines = shown(declared, plan.estimates(declared, {}, None))
+    assert max(map(len, lines)) <= table.WIDTH
+    assert all(name in "\n".join(lines) for name in services)
+    assert sum(line.count("because") for line in lines) == 60
+    assert len({line.index("[") for line in lines if line.startswith(" ") and "[" in line}) == 1
+
+
+def test_a_bar_is_whole_whatever_it_is_told() -> None:
+    for parts in ([("#", 1.0)], [("#", -3.0), ("=", 9.0)], [("#", 0.3), ("+", 0.3), ("=", 0.4)], []):
+        for total in (0.0, 0.5, 1.0, 100.0):
+            assert len(table.bar(parts, total)) == table.BAR + 2
+    assert table.bar([("#", 0.25), ("=", 0.5)], 1.0) == "[#####==========.....]"
+
+
+def test_gpus_are_counted_in_few_characters() -> None:
+    assert table.numbers([0, 1]) == "0 1"
+    assert table.numbers(range(8)) == "0-7"
+    assert table.numbers([]) == "-"
+
+
+def test_status_says_what_is_real_and_what_a_run_would_do() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    facts: dict[str, Any] = converged(declared)
+    facts["containers"] = [
+        {**c, "state": "running" if c["service"] != "mini-zwz" else "exited"}
+        for c in facts["containers"]
+        if c["service"] in ("medium-glm", "mini-zwz", "mini-solo")
+    ]
+    work = plan.service_work(facts, placement.deployed(declared), plan.releases(declared, facts, {}), {})
+    lines = table.status_table(declared, facts, plan.status(declared, facts, {}, work), {})
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= table.WIDTH
+    assert next(line for line in lines if line.startswith("medium-glm")).endswith("nothing to do")
+    assert next(line for line in lines if line.startswith("mini-zwz")).endswith("deploy")
+    assert "deploy: container: exited -> running" in text and "deploy: stop llm-mini-solo-" in text
