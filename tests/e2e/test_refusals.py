@@ -110,11 +110,11 @@ BOX: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
     ),
     "too-few-gpus": (
         {"medium-glm": {"args": {"tensor-parallel-size": 4}}},
-        ("llm_services.medium-glm.args.tensor-parallel-size", "tensor-parallel-size 4 needs 4 GPUs, 2 given. Make the"),
+        ("llm_services.medium-glm.args.tensor-parallel-size", "make 4 ranks, and 2 GPUs are given"),
     ),
     "too-many-gpus": (
         {"mini-solo": {"status": "active", "gpus": [1, 2]}},
-        ("llm_services.mini-solo.args.tensor-parallel-size", "needs 1 GPU, 2 given. Make the two agree"),
+        ("llm_services.mini-solo.args.tensor-parallel-size", "make 1 ranks, and 2 GPUs are given"),
     ),
     "one-gpu-for-two": (
         {"medium-glm": {"gpus": [0, 2]}},
@@ -192,7 +192,7 @@ def test_a_model_that_is_not_there_offline(playbook: Playbook, tmp_path: Path) -
     root = tmp_path / "fresh"
     words = (
         f"llm_models.{MODEL} (group_vars/all/models.yml:",
-        "is not on the host, and all its sources need the network. Copy it into place or add a `path` source",
+        "is not on the host, and all its sources need the network. Add a `path` or `archive` source",
     )
     host_refused(
         playbook, "site.yml", "-e", f"llm_root={root}", "-e", "llm_offline=true", *declare(port=PORT), words=words
@@ -209,7 +209,8 @@ def test_a_truncated_model_file(playbook: Playbook, tmp_path: Path, file: str) -
     os.truncate(folder / file, size - 1000)
     words = (
         f"llm_models.{MODEL} (group_vars/all/models.yml:",
-        f"the files in {folder} are damaged: {file} has {size - 1000} bytes, expected {size}. Remove {folder} and run",
+        f"the files in {folder} are damaged: {file} has {size - 1000} bytes, expected {size}",
+        "`playbooks/verify_models.yml -e llm_repair=true` fetches what is damaged",
     )
     host_refused(playbook, "site.yml", "-e", f"llm_root={tmp_path}", *declare(port=PORT), words=words)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
