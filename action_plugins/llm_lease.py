@@ -40,7 +40,10 @@ class ActionModule(ActionBase):
         fresh = held and own["services"] == services and time.time() < own["renew_at"]
         if fresh if state == "acquired" else not held:
             return dict(result, skipped=True, changed=False)
-        found = seen.get("llm_host", {}).get("lease", lease.FREE)
+        found = seen.get("llm_host", {}).get("lease")
+        # A stage on its own, without the one that reads the host: nothing that was read can have become outdated.
+        if found is None:
+            return dict(result, skipped=True, changed=False)
         arguments = {
             "state": state,
             "services": services,
