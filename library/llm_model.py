@@ -461,7 +461,7 @@ class Hub:
         except ImportError as error:
             raise Failed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
         self.module = module
-        self.library = huggingface_hub
+        self.hub = huggingface_hub
         self.repo: str = source["hub"]
         own = module.params["hub_endpoint"].rstrip("/")
         self.endpoint: str = source.get("endpoint", own).rstrip("/")
@@ -472,7 +472,7 @@ class Hub:
     def listing(self) -> tuple[str, dict[str, dict[str, Any]]]:
         """Commit that the revision stands for, and its files: {path: {size, sha256, blob}}."""
         try:
-            api = self.library.HfApi(endpoint=self.endpoint, token=self.token or False)
+            api = self.hub.HfApi(endpoint=self.endpoint, token=self.token or False)
             info = api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=ASK_TIMEOUT)
         except Exception as error:  # the library raises many kinds, each means that this source fails
             raise self._failed(error) from error
@@ -522,7 +522,7 @@ class Hub:
             url, token=self.token or False, endpoint=self.endpoint, timeout=ASK_TIMEOUT
         )
         begun = part.stat().st_size if part.is_file() else 0
-        if found.xet_file_data is not None and not begun and self.library.utils.is_xet_available():
+        if found.xet_file_data is not None and not begun and self.hub.utils.is_xet_available():
             # Faster, and with its own retries; but it begins anew after an interruption.
             file_download.xet_get(
                 incomplete_path=part, xet_file_data=found.xet_file_data, headers=headers, expected_size=entry["size"]
