@@ -148,6 +148,14 @@ class ActionModule(ActionBase):
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
             "deployed": list(placement.deployed(declared)),
+            "about": {
+                s: {
+                    "model": declared.services[s].served_model_name,
+                    "description": declared.services[s].description,
+                    "release": (facts or {}).get("releases", {}).get(s, {}).get("current") or "",
+                }
+                for s in placement.deployed(declared)
+            },
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],

@@ -756,7 +756,9 @@ VARIABLES: Shape = {
     "llm_pip_mirror": Key(
         text, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
     ),
-    "llm_report_dir": Key(text, False, "Folder on the controller for plan.json and verdict.json.", "reports"),
+    "llm_report_dir": Key(
+        text, False, "Folder on the controller for plan.json, verdict.json and their page.", "reports"
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from ansible.module_utils import basic
 from tests import catalogs
 
 MODULES = sorted(p.stem for p in (catalogs.ROOT / "library").glob("llm_*.py"))
-ON_THE_CONTROLLER = {"llm_lock", "llm_plan"}  # documentation only; their action plugins take the options
+ON_THE_CONTROLLER = {"llm_lock", "llm_plan", "llm_report"}  # documentation only; their action plugins take the options
 
 
 class Spec(Exception):

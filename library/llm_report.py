@@ -1,0 +1,90 @@
+#!/usr/bin/python
+"""Documentation of the action plugin of the same name, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_report
+short_description: Write down what clients got, for people and for machines
+description:
+  - Sums up the results of M(llm_smoke) and writes C(verdict.json), C(junit.xml), a page C(report.html) that needs nothing else,
+    and C(runs.json), from which the next page takes what earlier runs got.
+  - A service of which no check came back is a failed one, and its result says why. It never fails for that reason itself.
+  - Runs on the controller and connects to no host.
+options:
+  services:
+    description: Names of the services that were to be asked.
+    type: list
+    elements: str
+    required: true
+  results:
+    description: What M(llm_smoke) returned for them, in the same order; fewer when the run ended before.
+    type: list
+    elements: dict
+    required: true
+  about:
+    description:
+      - What the page says of each service that the host runs, by name, with keys C(model), C(description), C(release).
+      - Those that were not asked this time are shown with what they got before; others are forgotten.
+    type: dict
+    default: {}
+  folder:
+    description: Folder on the controller.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Sums up and writes nothing.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Write down what clients got
+  llm_report:
+    services: [micro-cpu]
+    results: "{{ __proved.results }}"
+    folder: "{{ llm_plan.report_dir }}"
+"""
+
+RETURN = r"""
+ok:
+  description: Whether every service passed every check.
+  returned: success
+  type: bool
+verdict:
+  description: Content of C(verdict.json).
+  returned: success
+  type: dict
+  sample:
+    ok: true
+    services:
+      micro-cpu:
+        ok: true
+        checks:
+          - {id: health, ok: true, seconds: 0.01, evidence: 200 from http://127.0.0.1:5010/health}
+summary:
+  description: One line for each service.
+  returned: success
+  type: list
+  elements: str
+  sample: ["micro-cpu: all 6 checks passed in 0.7 s"]
+page:
+  description: Where the page was written.
+  returned: success
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module.fail_json(msg="llm_report is an action plugin: set action_plugins in ansible.cfg to this project's folder")
+
+
+if __name__ == "__main__":
+    main()
