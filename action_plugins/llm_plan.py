@@ -36,7 +36,7 @@ from ansible.module_utils.llm import (
     table,
 )
 
-CATALOGS = ("images", "models", "services")
+CATALOGS = ("images", "models", "recipes", "services")
 # What playbooks pass on among themselves.
 INTERNAL = (
     "llm_plan",

@@ -37,7 +37,13 @@ PLACES = {"CHANGELOG.md": "CHANGELOG.md", "experiments.md": "docs/experiments/RE
 EXPERIMENT = ("what", "engine", "version", "model", "flag", "hardware", "date", "numbers", "verdict", "source")
 SECTIONS = {"added": "Added", "changed": "Changed", "removed": "Removed", "fixed": "Fixed", "security": "Security"}
 # Where the defaults of a shape's keys are.
-CLASSES = {"llm_images": spec.Image, "llm_models": spec.Model, "llm_services": spec.Service, "llm_host_gpus": spec.Gpu}
+CLASSES = {
+    "llm_images": spec.Image,
+    "llm_models": spec.Model,
+    "llm_recipes": spec.Recipe,
+    "llm_services": spec.Service,
+    "llm_host_gpus": spec.Gpu,
+}
 
 
 def main() -> None:
@@ -66,7 +72,7 @@ def render() -> dict[str, str]:
         },
         "sections": list(sections()),
         "owned": {"args": spec.OWNED_FLAGS, "env": spec.OWNED_ENV},
-        "catalogs": {kind: catalog(kind) for kind in ("images", "models", "services")},
+        "catalogs": {kind: catalog(kind) for kind in ("images", "models", "recipes", "services")},
         "statuses": spec.STATUSES,
         "playbooks": playbooks(),
         "stages": plan.STAGES,

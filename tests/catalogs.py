@@ -17,7 +17,8 @@ def read(path: str) -> Any:
 
 def raw(inventory: str, **host: Any) -> dict[str, Any]:
     """What `spec.parse` gets for the host of an inventory; `host` overrides its llm_* variables, without the prefix."""
-    found = {kind: read(f"group_vars/all/{kind}.yml")[f"llm_{kind}"] for kind in ("images", "models", "services")}
+    kinds = ("images", "models", "recipes", "services")
+    found = {kind: read(f"group_vars/all/{kind}.yml")[f"llm_{kind}"] for kind in kinds}
     declared = read(f"inventory/{inventory}/host_vars/{HOSTS[inventory]}.yml")
     variables = {**{k.removeprefix("llm_"): v for k, v in declared.items() if k.startswith("llm_")}, **host}
     found["host_services"] = variables.pop("host_services", [])

@@ -27,6 +27,7 @@ GIB = 2**30
 STATUSES = ("active", "fallback", "archived", "rejected")
 STATES = ("present", "stopped", "absent")
 QUANTIZATIONS = ("none", "awq", "gptq", "fp8")
+METHODS = ("gptq", "awq", "fp8-dynamic")
 
 # Flags that other keys of a service (or this project) own, with what to write instead.
 OWNED_FLAGS = {
@@ -119,6 +120,27 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized, and how much of its quality that may cost.
+
+    dataset: where texts come from; of these, in an order that `seed` decides, `samples` pieces of up to `length` tokens
+    calibrate, and the `quality.samples` pieces after them are held out to measure with.
+    """
+
+    name: str
+    method: str
+    dataset: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    targets: tuple[str, ...] = ("Linear",)
+    ignore: tuple[str, ...] = ("lm_head",)
+    group_size: int = 128
+    samples: int = 512
+    length: int = 2048
+    seed: int = 42
+    description: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Service:
     """A service: one engine with one model on declared GPUs, behind one port of the gateway."""
 
@@ -191,6 +213,7 @@ class Declared:
     host_services: tuple[str, ...]
     gpus: tuple[Gpu, ...]
     settings: Settings
+    recipes: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -433,6 +456,23 @@ def _mla_problem(value: Any) -> str:
     return "" if not text(value.get("model_type")) else "must have `model_type`"
 
 
+def _recipe_problem(value: Any) -> str:
+    """Keys that a method has no use for would be read as if they did something."""
+    unused = [k for k in ("group_size", "samples") if k in value] if value["method"] == "fp8-dynamic" else []
+    return f"has `{unused[0]}`, which fp8-dynamic has no use for" if unused else ""
+
+
+def pattern(value: Any) -> str:
+    """A module's class or name, or a regular expression for its name after `re:`."""
+    if problem := text(value):
+        return problem
+    try:
+        re.compile(value.removeprefix("re:"))
+    except re.error as error:
+        return f"is no regular expression ({error}): {value!r}"
+    return ""
+
+
 _PATCH: Shape = {
     "name": Key(name, True, "Name of the patch, for messages."),
     "target": Key(text, True, "Python module or absolute path of the file to change."),
@@ -516,9 +556,53 @@ _IMAGE: Shape = {
         "Published weaknesses of its engine that you live with: id to reason, for all services that run it.",
     ),
 }
+_DATASET: Shape = {
+    "hub": Key(text, False, "Data set of the Hugging Face hub, `owner/name`."),
+    "file": Key(
+        text,
+        False,
+        "File on the host: text (`.txt`, `.md`), or a line or a row for each sample (`.jsonl`, `.parquet`) with `text` or "
+        "`messages`.",
+    ),
+}
+_DATASET_EXTRA: Shape = {
+    "match": Key(text, False, "Pattern of the file in the `hub` data set; the first that matches. Required for one."),
+    "revision": Key(text, False, "Branch, tag or commit of the `hub` data set.", "main"),
+}
+_QUALITY: Shape = {
+    "samples": Key(whole(1, 10_000), True, "Pieces of text that are held out."),
+    "perplexity": Key(number(1, 100), True, "Largest perplexity of the result, as a multiple of the source's."),
+    "kl": Key(
+        number(0, 100),
+        True,
+        "Largest mean KL divergence of the result's next tokens from the source's, in nats a token.",
+    ),
+}
+_RECIPE: Shape = {
+    "method": Key(
+        one_of(*METHODS),
+        True,
+        "How: weights in 4 bit (W4A16) by GPTQ or by AWQ, or weights in FP8 with activations reduced on the fly.",
+    ),
+    "dataset": Key(OneOf(_DATASET, _DATASET_EXTRA), True, "Text to calibrate and to measure with."),
+    "quality": Key(Keys(_QUALITY), True, "What the result may cost; beyond it, it is set aside and refused."),
+    "targets": Key(ListOf(pattern, 1), False, "Modules to quantize, by class or name."),
+    "ignore": Key(
+        ListOf(pattern),
+        False,
+        "Modules to leave as they are, by name or `re:` and a regular expression. Proven bit for bit afterwards.",
+    ),
+    "group_size": Key(
+        whole(1, 4096), False, "Weights that share a scale, in 4 bit; must divide the input of each module."
+    ),
+    "samples": Key(whole(1, 100_000), False, "Pieces of text to calibrate with."),
+    "length": Key(whole(16, 1_000_000), False, "Tokens of a piece at most."),
+    "seed": Key(whole(0, 2**31 - 1), False, "Decides which pieces calibrate and which are held out."),
+    "description": Key(text, False, "What it is for, in a few words."),
+}
 _QUANTIZE: Shape = {
     "model": Key(name, True, "Model of this catalog to start from."),
-    "recipe": Key(name, True, "Name of the recipe."),
+    "recipe": Key(name, True, "Recipe: a name in `llm_recipes`."),
 }
 _MODEL_SOURCES: Shape = {
     "hub": Key(text, False, "Repository of the Hugging Face hub, `owner/name`."),
@@ -526,7 +610,7 @@ _MODEL_SOURCES: Shape = {
     "path": Key(text, False, "Folder on the host, which is copied."),
     "archive": Key(text, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."),
     "quantize": Key(
-        Keys(_QUANTIZE), False, "Another model and a recipe. Declared only: this version does not carry it out."
+        Keys(_QUANTIZE), False, "Another model and a recipe, to make it on the host; no other source beside it."
     ),
 }
 _MODEL_EXTRA: Shape = {
@@ -735,6 +819,10 @@ VARIABLES: Shape = {
     "llm_images_custom": Key(_by_name(_IMAGE), False, "Yours: mappings are merged over `llm_images`, lists replace."),
     "llm_models": Key(_by_name(_MODEL), False, "Models that come with the project."),
     "llm_models_custom": Key(_by_name(_MODEL), False, "Yours: mappings are merged over `llm_models`, lists replace."),
+    "llm_recipes": Key(_by_name(_RECIPE), False, "Ways to quantize that come with the project."),
+    "llm_recipes_custom": Key(
+        _by_name(_RECIPE), False, "Yours: mappings are merged over `llm_recipes`, lists replace."
+    ),
     "llm_services": Key(_by_name(_SERVICE), False, "Services that come with the project."),
     "llm_services_custom": Key(
         _by_name(_SERVICE), False, "Yours: mappings are merged over `llm_services`, lists replace."
@@ -879,6 +967,18 @@ def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
     return found
 
 
+def _recipe_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
+    found = []
+    if problem := _recipe_problem(entry):
+        found.append(_mistyped(key, problem, "Remove it"))
+    if "hub" in entry["dataset"] and "match" not in entry["dataset"]:
+        message = "is missing: a data set has many files"
+        found.append(
+            Finding("missing-key", "error", f"{key}.dataset.match", message, "Name a file of it, or a pattern")
+        )
+    return found
+
+
 def _catalog(
     variable: str, catalog: Any, shape: Shape, extra: Callable[[Mapping[str, Any], str], list[Finding]] | None = None
 ) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
@@ -912,11 +1012,13 @@ def _catalog(
 def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
     """The declaration of one host from its variables.
 
-    `raw`: images, models, services (merged catalogs), host_services, gpus, settings (without the `llm_` prefix), lock.
+    `raw`: images, models, recipes, services (merged catalogs), host_services, gpus, settings (without the `llm_` prefix), lock.
     Returns the typed declaration, or None with at least one finding of severity error.
     """
     images, found = _catalog("llm_images", raw.get("images", {}), _IMAGE)
     models, more = _catalog("llm_models", raw.get("models", {}), _MODEL)
+    found += more
+    recipes, more = _catalog("llm_recipes", raw.get("recipes", {}), _RECIPE, _recipe_findings)
     found += more
     services, more = _catalog("llm_services", raw.get("services", {}), _SERVICE, _service_findings)
     found += more
@@ -955,6 +1057,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
             host_services=tuple(str(n) for n in host_services),
             gpus=tuple(Gpu(g["index"], g["model"], size_bytes(g["memory"]), g.get("uuid", "")) for g in gpus),
             settings=Settings(**_tuples(settings)),
+            recipes={n: Recipe(n, **_tuples(e)) for n, e in recipes.items()},
         ),
         found,
     )
@@ -992,7 +1095,8 @@ def _reference_findings(
     """References between declarations that lead nowhere. Names count as known even if their own entry is broken."""
     # A catalog that is no mapping has been found already.
     known = {
-        kind: list(raw[kind]) if isinstance(raw.get(kind), Mapping) else [] for kind in ("images", "models", "services")
+        kind: list(raw[kind]) if isinstance(raw.get(kind), Mapping) else []
+        for kind in ("images", "models", "recipes", "services")
     }
     found = []
     for image, entry in images.items():
@@ -1011,9 +1115,12 @@ def _reference_findings(
             maker = source.get("convert_with")
             if maker is not None and maker not in known["images"]:
                 found.append(_unknown(f"{key}.convert_with", "image", maker, known["images"]))
-            origin = (source.get("quantize") or {}).get("model")
-            if origin is not None and origin not in known["models"]:
-                found.append(_unknown(f"{key}.quantize.model", "model", origin, known["models"]))
+            if "quantize" in source:
+                found += _quantize_findings(f"{key}.quantize", source["quantize"], models, known)
+        if len(entry["sources"]) > 1 and any("quantize" in s for s in entry["sources"]):
+            message = "has `quantize` beside other sources: what is made and what is fetched are different models"
+            remedy = "Leave one of them, or declare two models"
+            found.append(Finding("quantize-beside", "error", f"llm_models.{model}.sources", message, remedy))
     for service, entry in services.items():
         for kind in ("image", "model"):
             if entry[kind] not in known[f"{kind}s"]:
@@ -1032,6 +1139,23 @@ def _reference_findings(
         for service in () if SETTINGS[key].check(named) else dict.fromkeys(named):
             if service not in known["services"]:
                 found.append(_unknown(f"llm_{key}", "service", service, known["services"]))
+    return found
+
+
+def _quantize_findings(
+    key: str, wanted: Mapping[str, Any], models: Mapping[str, Any], known: Mapping[str, list[str]]
+) -> list[Finding]:
+    """A model that is to be made of another by a recipe."""
+    found = []
+    for part, kind in (("model", "models"), ("recipe", "recipes")):
+        if wanted[part] not in known[kind]:
+            found.append(_unknown(f"{key}.{part}", part, wanted[part], known[kind]))
+    origin = models.get(wanted["model"], {})
+    if origin.get("quantization", "none") != "none" or any("quantize" in s for s in origin.get("sources", ())):
+        message = f"names `{wanted['model']}`, which is quantized already"
+        found.append(
+            Finding("quantize-twice", "error", f"{key}.model", message, "Name the model in its full precision")
+        )
     return found
 
 

@@ -136,7 +136,7 @@ def variables(inventory: str) -> dict[str, Any]:
 def _variables(inventory: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         f"llm_{kind}": catalogs.read(f"group_vars/all/{kind}.yml")[f"llm_{kind}"]
-        for kind in ("images", "models", "services")
+        for kind in ("images", "models", "recipes", "services")
     }
     found |= catalogs.read(f"inventory/{inventory}/host_vars/{catalogs.HOSTS[inventory]}.yml")
     found |= {
@@ -225,7 +225,7 @@ def mutated(case: int) -> tuple[dict[str, Any], list[str], bool]:
     chance = random.Random(SEED + case)
     found = variables(chance.choice(("rtx4090x3", "rtx4090x3", "demo")))
     if chance.random() < 0.3:
-        custom = chance.choice(("images", "models", "services"))
+        custom = chance.choice(("images", "models", "recipes", "services"))
         name = chance.choice(list(found[f"llm_{custom}"]))
         found[f"llm_{custom}_custom"] = {name: copy.deepcopy(found[f"llm_{custom}"][name])}
     done, hint = [], False

@@ -11,7 +11,17 @@ GOOD: dict[str, Any] = {
     "images": {
         "cpu": {"sources": [{"pull": "x/y:1"}], "accelerator": "cpu", "engine": {"name": "vllm", "version": "1"}}
     },
-    "models": {"tiny": {"sources": [{"hub": "a/b"}]}},
+    "models": {
+        "tiny": {"sources": [{"hub": "a/b"}]},
+        "small": {"sources": [{"quantize": {"model": "tiny", "recipe": "w4"}}], "quantization": "gptq"},
+    },
+    "recipes": {
+        "w4": {
+            "method": "gptq",
+            "dataset": {"file": "/srv/text.txt"},
+            "quality": {"samples": 8, "perplexity": 1.1, "kl": 0.1},
+        }
+    },
     "services": {"one": {"image": "cpu", "model": "tiny", "port": 5000, "gpus": []}},
     "host_services": ["one"],
     "gpus": [{"index": 0, "model": "NVIDIA GeForce RTX 4090", "memory": "24 GiB"}],
@@ -160,6 +170,27 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
             "llm_models.tiny.sources.0.quantize.model",
             "not declared",
         ),
+        (
+            "models.small.sources.0.quantize.recipe",
+            "w5",
+            "unknown-recipe",
+            "llm_models.small.sources.0.quantize.recipe",
+            "w5",
+        ),
+        ("models.tiny.quantization", "fp8", "quantize-twice", "llm_models.small.sources.0.quantize.model", "already"),
+        (
+            "models.small.sources",
+            [{"quantize": {"model": "tiny", "recipe": "w4"}}, {"path": "/srv/small"}],
+            "quantize-beside",
+            "llm_models.small.sources",
+            "beside other sources",
+        ),
+        ("recipes.w4.method", "w4a16", "mistyped", "llm_recipes.w4.method", "gptq, awq"),
+        ("recipes.w4.ignore", ["re:(visual"], "mistyped", "llm_recipes.w4.ignore", "no regular expression"),
+        ("recipes.w4.dataset", {"hub": "a/b"}, "missing-key", "llm_recipes.w4.dataset.match", "many files"),
+        ("recipes.w4.dataset", {"hub": "a/b", "file": "/c"}, "mistyped", "llm_recipes.w4.dataset", "exactly one"),
+        ("recipes.w4.quality", ..., "missing-key", "llm_recipes.w4.quality", "is missing"),
+        ("recipes.w4.quality.perplexity", 0.9, "mistyped", "llm_recipes.w4.quality.perplexity", "from 1 to 100"),
         ("models.tiny.vision", "yes", "mistyped", "llm_models.tiny.vision", "true or false"),
         ("host_services", ["two"], "unknown-service", "llm_host_services", "not declared"),
         ("host_services", ["one", "one"], "listed-twice", "llm_host_services", "twice"),
@@ -176,6 +207,13 @@ def test_bad_declarations_are_refused_by_key(path: str, value: Any, finding: str
     assert found, [f.text() for f in findings]
     assert says in found[0].message
     assert found[0].remedy
+
+
+def test_a_key_that_a_method_has_no_use_for_is_refused() -> None:
+    raw = broken("recipes.w4.method", "fp8-dynamic")
+    assert spec.parse(raw)[0] is not None
+    raw["recipes"]["w4"]["group_size"] = 64
+    assert "`group_size`" in spec.parse(raw)[1][0].message
 
 
 def test_a_near_name_is_suggested() -> None:
