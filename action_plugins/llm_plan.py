@@ -77,8 +77,12 @@ class ActionModule(ActionBase):
         if options["lease"] and held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
             result.update(failed=True, msg=f"{host}: {lease.refusal(held, held['left'])}. Nothing was touched.")
             return result
-        raw = self._declaration(variables, origins)
-        names = _misnamed(variables, origins)
+        raw, names = self._declaration(variables, origins)
+        others = {name: self._value(variables, name, None) for name in spec.OTHERS}
+        given_keys = self._value(variables, "llm_service_keys", None)
+        for variable, value in {**others, "llm_service_keys": given_keys}.items():
+            _note_origins(variable, value, origins)
+        names += [*_misnamed(variables, origins), *spec.variable_findings(others)]
         declared, findings = spec.parse(raw)
         if declared is None:
             judged = _by_service([*names, *findings], raw["services"])
@@ -97,23 +101,8 @@ class ActionModule(ActionBase):
         judged = plan.judge(declared, _command(variables))
         located = [_with_file(f, origins) for f in lock_findings]
         judged[""] = [*names, *findings, *unknown, *located, *judged.get("", [])]
-        given = self._value(variables, "llm_service_keys", {}) or {}
-        if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
-            message, remedy = "must be a mapping of service to key", "Write names of services below it"
-            judged[""].append(spec.Finding("mistyped", "error", "llm_service_keys", message, remedy))
-            given = {}
-        keys = {str(k): str(v) for k, v in given.items()}
-        judged[""] += [
-            spec.Finding(
-                "unknown-service",
-                "error",
-                f"llm_service_keys.{k}",
-                "names no service",
-                spec.did_you_mean(k, declared.services),
-            )
-            for k in keys
-            if k not in declared.services
-        ]
+        keys, ill = spec.service_keys(given_keys, declared.services)
+        judged[""] += ill
         running = [s for s in placement.deployed(declared) if s in selection.services]
         plugins, missing = self._plugins(declared, variables)
         for service, found in missing.items():
@@ -190,15 +179,19 @@ class ActionModule(ActionBase):
     def _value(self, variables: Mapping[str, Any], name: str, default: Any) -> Any:
         return self._templar.template(variables[name]) if name in variables else default
 
-    def _declaration(self, variables: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
-        """Variables as `spec.parse` wants them; fills `origins` (dotted key -> file:line)."""
+    def _declaration(
+        self, variables: Mapping[str, Any], origins: dict[str, str]
+    ) -> tuple[dict[str, Any], list[spec.Finding]]:
+        """Variables as `spec.parse` wants them, and findings of those that are no catalogs; fills `origins` (key -> file:line)."""
         raw: dict[str, Any] = {}
+        found: list[spec.Finding] = []
         for kind in CATALOGS:
-            ours = self._value(variables, f"llm_{kind}", {})
-            theirs = self._value(variables, f"llm_{kind}_custom", {})
+            ours = self._value(variables, f"llm_{kind}", None)
+            theirs = self._value(variables, f"llm_{kind}_custom", None)
             _note_origins(f"llm_{kind}", ours, origins)
             _note_origins(f"llm_{kind}", theirs, origins)
-            raw[kind] = spec.merge(ours or {}, theirs or {})
+            raw[kind], more = spec.catalog(kind, ours, theirs)
+            found += more
         for key, variable in (("host_services", "llm_host_services"), ("gpus", "llm_host_gpus")):
             raw[key] = self._value(variables, variable, [])
             _note_origins(variable, raw[key], origins)
@@ -212,7 +205,7 @@ class ActionModule(ActionBase):
                 _note_origins(variable, value, origins)
                 settings[key] = _from_command_line(key, value)
         raw["settings"] = settings
-        return raw
+        return raw, found
 
     def _plugins(
         self, declared: spec.Declared, variables: Mapping[str, Any]
@@ -238,8 +231,16 @@ class ActionModule(ActionBase):
                         "Put it there",
                     )
                     missing.setdefault(name, []).append(finding)
-                else:
+                    continue
+                try:
                     contents[name][path.name] = path.read_text(encoding="utf-8")
+                except (OSError, UnicodeDecodeError) as error:
+                    why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                    message, remedy = f"{path} cannot be read: {why}", "Save it as text in UTF-8, readable by you"
+                    finding = spec.Finding(
+                        "plugin-unreadable", "error", f"llm_services.{name}.plugins", message, remedy
+                    )
+                    missing.setdefault(name, []).append(finding)
         return contents, missing
 
     def _known(

@@ -78,7 +78,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import daemon, docker_api, files, gpu, gpu_host, spec
+from ansible.module_utils.llm import daemon, docker_api, files, gpu, gpu_host, spec, values
 from ansible.module_utils.llm.docker_engine import Engine, Failed, waited
 
 DAEMON = Path("/etc/docker/daemon.json")
@@ -336,7 +336,7 @@ def declared(entry: dict[str, Any], position: int) -> spec.Gpu:
     """A GPU as declared; the plan has checked its shape, a role used by itself has not."""
     try:
         return spec.Gpu(
-            int(entry["index"]), str(entry["model"]), spec.size_bytes(entry["memory"]), str(entry.get("uuid") or "")
+            int(entry["index"]), str(entry["model"]), values.size_bytes(entry["memory"]), str(entry.get("uuid") or "")
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         text = f"nvidia_toolkit_gpus.{position} needs index, model and memory (such as 24 GiB): {error!r}"

@@ -160,7 +160,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, files, lock, spec, store
+from ansible.module_utils.llm import artifacts, files, lock, spec, store, values
 from ansible.module_utils.llm.progress import Progress
 
 KINDS = ("hub", "package", "path", "archive", "quantize")
@@ -476,9 +476,9 @@ class Hub:
             info = api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=ASK_TIMEOUT)
         except Exception as error:  # the library raises many kinds, each means that this source fails
             raise self._failed(error) from error
-        if not spec.COMMIT.fullmatch(info.sha or ""):
+        if not values.COMMIT.fullmatch(info.sha or ""):
             raise Failed(f"{self.endpoint} names no commit. Check that llm_hub_endpoint is a hub")
-        if not spec.COMMIT.fullmatch(self.revision):
+        if not values.COMMIT.fullmatch(self.revision):
             self.module.warn(
                 f"llm_models.{self.module.params['name']}: {self.revision} of {self.repo} is commit {info.sha} now and can move. "
                 "playbooks/lock.yml writes it down"
@@ -654,7 +654,7 @@ def _repair(module: AnsibleModule, folder: Path, damaged: dict[str, str]) -> dic
         return {"digest": _settle(fetched, fetcher), "tried": tried, **_told_of(fetched)}
     manifest = store.read_manifest(folder)
     origin = manifest["origin"]
-    if spec.COMMIT.fullmatch(str(origin.get("commit", ""))):  # the branch may have moved since
+    if values.COMMIT.fullmatch(str(origin.get("commit", ""))):  # the branch may have moved since
         label = origin["source"]
         sources = [{**s, "revision": origin["commit"]} if f"hub {s.get('hub')}" == label else s for s in sources]
     fetcher = Fetcher(module, tuple(sorted(damaged)))

@@ -28,7 +28,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.llm import plan, renamed, rulebook, rules, spec  # noqa: E402 - found by the line above
+from ansible.module_utils.llm import plan, renamed, rulebook, rules, spec, values  # noqa: E402 - found by the line above
 
 NAMES = "docs/reference/names.txt"
 CITED = re.compile(r"experiment ([a-z0-9-]+)")  # as reasons of services do
@@ -280,9 +280,9 @@ def _below(name: str, key: spec.Key, defaults: Mapping[str, Any]) -> Iterator[di
         yield from _below(f"{place}.{inner}", entry, {})
 
 
-def _inside(name: str, check: spec.Check) -> tuple[str, spec.Check]:
+def _inside(name: str, check: values.Check) -> tuple[str, values.Check]:
     """Through lists and mappings by name to what their items are."""
-    while isinstance(check, (spec.ListOf, spec.MapOf)):
+    while isinstance(check, (values.ListOf, values.MapOf)):
         name, check = f"{name}.*", check.item
     return name, check
 
@@ -310,15 +310,15 @@ def _defaults(cls: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value or value is False}
 
 
-def accepts(check: spec.Check) -> str:
+def accepts(check: values.Check) -> str:
     """What a check accepts, in the words in which it refuses."""
-    if isinstance(check, spec.ListOf):
+    if isinstance(check, values.ListOf):
         return f"list, each {accepts(check.item)}"
-    if isinstance(check, spec.MapOf):
+    if isinstance(check, values.MapOf):
         return f"mapping of {check.what} to {accepts(check.item)}"
     if isinstance(check, (spec.Keys, spec.OneOf)):
         return "a mapping"
-    if check is spec.name:
+    if check is values.name:
         return "a name"
     return check(None).removeprefix("must be ").partition(", got ")[0]
 

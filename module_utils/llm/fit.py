@@ -33,7 +33,8 @@ from ansible.module_utils.llm.shapes import (
     version,
     weights,
 )
-from ansible.module_utils.llm.spec import GIB, Declared, Finding, Gpu, Model, Service, size_bytes
+from ansible.module_utils.llm.spec import GIB, Declared, Finding, Gpu, Model, Service
+from ansible.module_utils.llm.values import size_bytes
 
 PROFILES_ALL = (0, 32)  # from here on the engine's second model runner counts CUDA graphs and image encoders
 IMAGE_TOKENS = 16384  # largest image of Qwen3-VL: 16,777,216 pixels in patches of 16 x 16, four patches a token

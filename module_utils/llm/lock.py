@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from ansible.module_utils.llm import spec
+from ansible.module_utils.llm import spec, values
 
 PARTS = ("images", "models")
 BRANCH = "main"  # what a hub serves when no revision is named
@@ -31,12 +31,8 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-_REFERENCE = re.compile(
-    r"(?:(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9a-fA-F:]+\](?::[0-9]+)?)/)?"
-    r"(?P<path>[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
-)
-_MODEL = re.compile(r"(?P<repo>[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)?)@(?P<branch>[A-Za-z0-9._/-]+)")
+_REFERENCE = re.compile(values.REFERENCE)
+_MODEL = re.compile(rf"(?P<repo>{values.REPOSITORY})@(?P<branch>{values.BRANCH})")
 _PARAMETER = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s",]+))')
 _LATER = "Run it again later"
 _NETWORK = "Check the network, the proxy (https_proxy) and llm_ca_bundle, and run it again"
@@ -104,7 +100,7 @@ def _pinned_model(entry: Mapping[str, Any], lock: Lock) -> dict[str, Any]:
             source = {**source, "revision": commits.get(f"{source['hub']}@{branch}", branch)}
             first = first or source["revision"]
         sources.append(source)
-    locked = spec.COMMIT.fullmatch(first)
+    locked = values.COMMIT.fullmatch(first)
     return {"sources": sources, "revision": first} if locked else {"sources": sources}
 
 
@@ -121,7 +117,7 @@ def wanted(declared: spec.Declared, images: Iterable[str], models: Iterable[str]
         for position, source in enumerate(model.sources):
             more += [source["convert_with"]] if "convert_with" in source else []
             branch = source.get("revision", model.revision)
-            if "hub" in source and not spec.COMMIT.fullmatch(branch):
+            if "hub" in source and not values.COMMIT.fullmatch(branch):
                 branches.setdefault(f"{source['hub']}@{branch}", f"llm_models.{name}.sources.{position}.hub")
     seen: set[str] = set()
     todo = [*images, *more]
@@ -212,7 +208,7 @@ def _digest_at(base: str, reference: Reference, ask: Ask) -> str:
     if answer.status != 200:
         raise _refused_by_registry(answer.status)
     digest = answer.headers["docker-content-digest"]
-    if not spec.DIGEST.fullmatch(digest):
+    if not values.DIGEST.fullmatch(digest):
         raise Unresolved(f"the registry names the digest {digest[:80]!r}, which is none", _LATER)
     return digest
 
@@ -290,7 +286,7 @@ def model_commit(text: str, ask: Ask, endpoint: str = HUB, token: str = "") -> s
     if answer.status != 200:
         raise refused_by_hub(answer, f"{endpoint}/{repo}", bool(token))
     commit = _json(answer).get("sha")
-    if not isinstance(commit, str) or not spec.COMMIT.fullmatch(commit):
+    if not isinstance(commit, str) or not values.COMMIT.fullmatch(commit):
         remedy = f"Check that {endpoint} (llm_hub_endpoint) is a hub, and run it again"
         raise Unresolved("the hub's answer names no commit", remedy)
     return commit

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.llm import shapes
 from ansible.module_utils.llm.gpu import match
-from ansible.module_utils.llm.spec import GIB, Declared, Finding, Service, size_bytes
+from ansible.module_utils.llm.spec import GIB, Declared, Finding, Service
+from ansible.module_utils.llm.values import size_bytes
 
 COMMAND = "ansible-playbook site.yml"
 # Driver, CUDA context and communication of an engine, outside of what it reserves: 0.52 to 1.47 GiB measured (docs/fit.md).

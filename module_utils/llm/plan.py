@@ -120,7 +120,7 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
                     "Correct it, or add the GPU to llm_host_gpus",
                 )
             )
-    if len(set(service.gpus)) != len(service.gpus):
+    if len({placement.gpu_name(declared, g) for g in service.gpus}) != len(service.gpus):
         found.append(Finding("gpu-twice", "error", f"{key}.gpus", "names a GPU twice", "Name each GPU once"))
     image = declared.images[service.image]
     for flag in ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"):

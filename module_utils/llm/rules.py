@@ -17,7 +17,6 @@ from typing import Any
 from ansible.module_utils.llm import fit, gpu, rulebook, shapes
 from ansible.module_utils.llm.rulebook import Rule
 from ansible.module_utils.llm.spec import (
-    COMMIT,
     GIB,
     LIMITS,
     Declared,
@@ -26,8 +25,8 @@ from ansible.module_utils.llm.spec import (
     Service,
     did_you_mean,
     nearest,
-    size_bytes,
 )
+from ansible.module_utils.llm.values import COMMIT, size_bytes
 
 Facts = Mapping[str, Any]
 PAGE = "docs/reference/rules.md"

@@ -12,18 +12,29 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ansible.module_utils.llm import renamed
+from ansible.module_utils.llm import renamed, values
+from ansible.module_utils.llm.values import (
+    ENV_NAME,
+    FLAG,
+    NAME,
+    RULE,
+    SAFE_PATH,
+    Check,
+    ListOf,
+    MapOf,
+    boolean,
+    name,
+    number,
+    one_of,
+    prose,
+    said,
+    size,
+    size_bytes,
+    text,
+    whole,
+)
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
-FLAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
-RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
-UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 GIB = 2**30
-
 STATUSES = ("active", "fallback", "archived", "rejected")
 STATES = ("present", "stopped", "absent")
 QUANTIZATIONS = ("none", "awq", "gptq", "fp8")
@@ -217,184 +228,6 @@ class Declared:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks of one value. Each returns what is wrong as text ("" when nothing is).
-
-Check = Callable[[Any], str]
-
-
-def _said(value: Any) -> str:
-    text = repr(value if not isinstance(value, str) else str(value))
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({_kind(value)})"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "whole number"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "mapping"
-    return "list" if isinstance(value, (list, tuple)) else type(value).__name__
-
-
-def _anything(_: Any) -> str:
-    return ""
-
-
-def text(value: Any) -> str:
-    """Any non-empty text."""
-    return "" if isinstance(value, str) and value.strip() else f"must be text, got {_said(value)}"
-
-
-def name(value: Any) -> str:
-    """A name: lower case letters, digits and dashes, at most 48 (container and host names derive from it)."""
-    if isinstance(value, str) and NAME.fullmatch(value):
-        return ""
-    return f"must be lower case letters, digits and dashes, at most 48, got {_said(value)}"
-
-
-def boolean(value: Any) -> str:
-    """Either true or false."""
-    return "" if isinstance(value, bool) else f"must be true or false, got {_said(value)}"
-
-
-def whole(low: int, high: int) -> Check:
-    """A whole number in [low, high]."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return ""
-        return f"must be a whole number from {low} to {high}, got {_said(value)}"
-
-    return check
-
-
-def number(low: float, high: float) -> Check:
-    """A number in [low, high]."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
-            return ""
-        return f"must be a number from {low:g} to {high:g}, got {_said(value)}"
-
-    return check
-
-
-def one_of(*allowed: str) -> Check:
-    """One of the given words."""
-
-    def check(value: Any) -> str:
-        return "" if value in allowed else f"must be one of {', '.join(allowed)}, got {_said(value)}"
-
-    return check
-
-
-def size(value: Any) -> str:
-    """A size with a unit, such as `16g`, `512 MiB`."""
-    if isinstance(value, str) and SIZE.fullmatch(value.strip()) and size_bytes(value) > 0:
-        return ""
-    return f"must be a size with a unit such as 16g or 512m, got {_said(value)}"
-
-
-def size_bytes(value: str) -> int:
-    """Bytes of a size that `size` accepts; units are powers of 1024."""
-    match = SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r} is no size")
-    return int(float(match[1]) * UNITS[match[2].lower()])
-
-
-@dataclasses.dataclass(frozen=True)
-class ListOf:
-    """A list whose items pass `item`, with at least `least` of them."""
-
-    item: Check
-    least: int = 0
-
-    def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
-        if not isinstance(value, (list, tuple)):
-            return f"must be a list, got {_said(value)}"
-        if len(value) < self.least:
-            return f"must have at least {self.least} item{'s' if self.least > 1 else ''}"
-        for position, entry in enumerate(value):
-            if problem := self.item(entry):
-                return f"item {position + 1} {problem}"
-        return ""
-
-
-@dataclasses.dataclass(frozen=True)
-class MapOf:
-    """A mapping whose keys match `key` (in words: `what`) and whose values pass `item`."""
-
-    key: re.Pattern[str]
-    what: str
-    item: Check
-
-    def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
-        if not isinstance(value, Mapping):
-            return f"must be a mapping, got {_said(value)}"
-        for entry_key, entry in value.items():
-            if not isinstance(entry_key, str) or not self.key.fullmatch(entry_key):
-                return f"has {_said(entry_key)} where {self.what} is expected"
-            if problem := self.item(entry):
-                return f"has `{entry_key}`, which {problem}"
-        return ""
-
-
-def gpu_id(value: Any) -> str:
-    """A GPU: its index, or its UUID as nvidia-smi prints it."""
-    if isinstance(value, str) and value.startswith("GPU-"):
-        return ""
-    return "" if not whole(0, 63)(value) else f"must be a GPU index (0 to 63) or a UUID (GPU-...), got {_said(value)}"
-
-
-def scalar(value: Any) -> str:
-    """Text, a number, true or false."""
-    if isinstance(value, (str, int, float, bool)):
-        return ""
-    return f"must be text, a number, true or false, got {_said(value)}"
-
-
-def flag_value(value: Any) -> str:
-    """The value of an engine flag: scalar, list of scalars, or a mapping (written as JSON)."""
-    if isinstance(value, Mapping):
-        return ""
-    return ListOf(scalar, 1)(value) if isinstance(value, (list, tuple)) else scalar(value)
-
-
-def digest(value: Any) -> str:
-    """A digest: `sha256:` and 64 hex digits."""
-    good = isinstance(value, str) and DIGEST.fullmatch(value)
-    return "" if good else f"must be sha256: and 64 hex digits, got {_said(value)}"
-
-
-def commit(value: Any) -> str:
-    """A commit: 40 hex digits, quoted (some look like a number)."""
-    good = isinstance(value, str) and COMMIT.fullmatch(value)
-    return "" if good else f"must be 40 hex digits, quoted, got {_said(value)}"
-
-
-def why(value: Any) -> str:
-    """The reason for something, as text."""
-    return "" if isinstance(value, str) and value.strip() else f"must say why, as text, got {_said(value)}"
-
-
-def env_value(value: Any) -> str:
-    """The value of an environment variable. YAML's yes/no turn into booleans silently, so those must be quoted."""
-    if isinstance(value, bool):
-        return f'is {str(value).lower()}: write it as quoted text, such as "{int(value)}"'
-    return "" if isinstance(value, (str, int, float)) else f"must be text or a number, got {_said(value)}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Shapes: what each key takes, whether it must be there, what it is for, and what holds without it. The checks, the hints at
 # the nearest key and docs/reference all come from these tables.
 
@@ -450,10 +283,10 @@ def _patch_problem(value: Any) -> str:
 def _mla_problem(value: Any) -> str:
     """The parts of a model's config.json by which an engine chooses architecture and attention."""
     if not isinstance(value, Mapping):
-        return f"must be a mapping, as in a model's config.json, got {_said(value)}"
+        return f"must be a mapping, as in a model's config.json, got {said(value)}"
     if problem := ListOf(text, 1)(value.get("architectures")):
         return f"`architectures` {problem}"
-    return "" if not text(value.get("model_type")) else "must have `model_type`"
+    return "must have `model_type`" if text(value.get("model_type")) else values.json_value(value)
 
 
 def _recipe_problem(value: Any) -> str:
@@ -475,48 +308,54 @@ def pattern(value: Any) -> str:
 
 _PATCH: Shape = {
     "name": Key(name, True, "Name of the patch, for messages."),
-    "target": Key(text, True, "Python module or absolute path of the file to change."),
-    "lacks": Key(text, True, "Text whose absence makes the patch necessary."),
-    "after": Key(text, True, "Text that must be in the target exactly once."),
-    "insert": Key(text, True, "What goes right after it; it has the text of `lacks`."),
+    "target": Key(values.target, True, "Python module or absolute path of the file to change."),
+    "lacks": Key(prose, True, "Text whose absence makes the patch necessary."),
+    "after": Key(prose, True, "Text that must be in the target exactly once."),
+    "insert": Key(prose, True, "What goes right after it; it has the text of `lacks`."),
 }
 _FILE: Shape = {
-    "content": Key(text, True, "What the file contains."),
-    "mode": Key(text, False, "Its permissions in octal, as quoted text.", "0644"),
+    "content": Key(prose, True, "What the file contains."),
+    "mode": Key(values.mode, False, "Its permissions in octal, as quoted text.", "0644"),
 }
 _BUILD: Shape = {
     "base": Key(name, True, "Image of this catalog that the build starts from; it is made first when it is missing."),
-    "packages": Key(ListOf(text), False, "Packages that apt installs."),
-    "venv": Key(text, False, "Folder in the image of the Python environment that `pip` installs into.", "/opt/venv"),
-    "pip": Key(ListOf(text), False, "Python packages, as pip takes them; pin each."),
-    "pip_index": Key(text, False, "Address of a package index that pip asks besides its own."),
-    "pip_remove": Key(ListOf(text), False, "Python packages that come along and are removed again."),
+    "packages": Key(ListOf(values.debian), False, "Packages that apt installs."),
+    "venv": Key(
+        values.safe_path, False, "Folder in the image of the Python environment that `pip` installs into.", "/opt/venv"
+    ),
+    "pip": Key(ListOf(values.requirement), False, "Python packages, as pip takes them; pin each."),
+    "pip_index": Key(values.url, False, "Address of a package index that pip asks besides its own."),
+    "pip_remove": Key(ListOf(values.distribution), False, "Python packages that come along and are removed again."),
     "require": Key(
-        ListOf(text),
+        ListOf(values.requirement),
         False,
         "Requirements that the base's own Python must meet, within what its vLLM declares; installed only where it does not.",
     ),
-    "constraints": Key(ListOf(text), False, "Constraints of pip, for `pip` and `require`."),
+    "constraints": Key(ListOf(values.requirement), False, "Constraints of pip, for `pip` and `require`."),
     "patches": Key(
         ListOf(Keys(_PATCH, _patch_problem)),
         False,
         "Texts to put into files of the base, each only where its target lacks it.",
     ),
-    "files": Key(MapOf(re.compile(r"/.+"), "an absolute path", Keys(_FILE)), False, "Files of the image, by path."),
-    "env": Key(MapOf(ENV_NAME, "an environment name", env_value), False, "Environment of the image."),
+    "files": Key(
+        MapOf(SAFE_PATH, "an absolute path (letters, digits, ._@+-)", Keys(_FILE)),
+        False,
+        "Files of the image, by path.",
+    ),
+    "env": Key(MapOf(ENV_NAME, "an environment name", values.env_value), False, "Environment of the image."),
     "entrypoint": Key(
         ListOf(text), False, "Its entry point, when it is not that of the base. Engines are started with `vllm serve`."
     ),
     "command": Key(ListOf(text), False, "Its command, when it is not that of the base."),
-    "user": Key(text, False, "User that it runs as, when it is not that of the base."),
+    "user": Key(values.account, False, "User that it runs as, when it is not that of the base."),
 }
 _BOOTSTRAP: Shape = {
-    "suite": Key(text, True, "Release of Debian, such as `bookworm`."),
-    "packages": Key(ListOf(text), False, "Packages besides the smallest set."),
+    "suite": Key(values.suite, True, "Release of Debian, such as `bookworm`."),
+    "packages": Key(ListOf(values.debian), False, "Packages besides the smallest set."),
 }
 _IMAGE_SOURCES: Shape = {
-    "pull": Key(text, False, "Reference in a registry, with tag or digest."),
-    "archive": Key(text, False, "File on the host that `docker load` reads."),
+    "pull": Key(values.reference, False, "Reference in a registry, with tag or digest."),
+    "archive": Key(values.absolute, False, "File on the host that `docker load` reads."),
     "build": Key(Keys(_BUILD, _build_problem), False, "Steps from which it is built on the host."),
     "bootstrap": Key(
         Keys(_BOOTSTRAP), False, "A minimal Debian, made with debootstrap from the host's package mirror."
@@ -524,18 +363,18 @@ _IMAGE_SOURCES: Shape = {
 }
 _ENGINE: Shape = {
     "name": Key(one_of("vllm"), True, "The engine."),
-    "version": Key(text, True, "Its version, as quoted text."),
+    "version": Key(values.version, True, "Its version, as quoted text."),
 }
 _PROOFS: Shape = {
-    "imports": Key(ListOf(text), False, "Python modules that are imported without an error."),
-    "architectures": Key(ListOf(text), False, "Architectures of models that vLLM's registry has."),
+    "imports": Key(ListOf(values.dotted), False, "Python modules that are imported without an error."),
+    "architectures": Key(ListOf(values.word), False, "Architectures of models that vLLM's registry has."),
     "mla": Key(
         ListOf(_mla_problem),
         False,
         "Parts of a model's `config.json`, with `architectures` and `model_type`, for which vLLM's configuration says MLA.",
     ),
-    "tool_parsers": Key(ListOf(text), False, "Tool parsers that are registered and can be loaded."),
-    "reasoning_parsers": Key(ListOf(text), False, "Reasoning parsers, likewise."),
+    "tool_parsers": Key(ListOf(values.word), False, "Tool parsers that are registered and can be loaded."),
+    "reasoning_parsers": Key(ListOf(values.word), False, "Reasoning parsers, likewise."),
 }
 _IMAGE: Shape = {
     "sources": Key(
@@ -549,17 +388,17 @@ _IMAGE: Shape = {
         False,
         "GiB that it takes on disk, for a build without its base; the plan looks for that much room.",
     ),
-    "description": Key(text, False, "What it is for, in a few words."),
+    "description": Key(prose, False, "What it is for, in a few words."),
     "accept": Key(
-        MapOf(RULE, "the id of an advisory", why),
+        MapOf(RULE, "the id of an advisory", values.why),
         False,
         "Published weaknesses of its engine that you live with: id to reason, for all services that run it.",
     ),
 }
 _DATASET: Shape = {
-    "hub": Key(text, False, "Data set of the Hugging Face hub, `owner/name`."),
+    "hub": Key(values.repository, False, "Data set of the Hugging Face hub, `owner/name`."),
     "file": Key(
-        text,
+        values.absolute,
         False,
         "File on the host: text (`.txt`, `.md`), or a line or a row for each sample (`.jsonl`, `.parquet`) with `text` or "
         "`messages`.",
@@ -567,7 +406,7 @@ _DATASET: Shape = {
 }
 _DATASET_EXTRA: Shape = {
     "match": Key(text, False, "Pattern of the file in the `hub` data set; the first that matches. Required for one."),
-    "revision": Key(text, False, "Branch, tag or commit of the `hub` data set.", "main"),
+    "revision": Key(values.branch, False, "Branch, tag or commit of the `hub` data set.", "main"),
 }
 _QUALITY: Shape = {
     "samples": Key(whole(1, 10_000), True, "Pieces of text that are held out."),
@@ -598,31 +437,35 @@ _RECIPE: Shape = {
     "samples": Key(whole(1, 100_000), False, "Pieces of text to calibrate with."),
     "length": Key(whole(16, 1_000_000), False, "Tokens of a piece at most."),
     "seed": Key(whole(0, 2**31 - 1), False, "Decides which pieces calibrate and which are held out."),
-    "description": Key(text, False, "What it is for, in a few words."),
+    "description": Key(prose, False, "What it is for, in a few words."),
 }
 _QUANTIZE: Shape = {
     "model": Key(name, True, "Model of this catalog to start from."),
     "recipe": Key(name, True, "Recipe: a name in `llm_recipes`."),
 }
 _MODEL_SOURCES: Shape = {
-    "hub": Key(text, False, "Repository of the Hugging Face hub, `owner/name`."),
-    "package": Key(text, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
-    "path": Key(text, False, "Folder on the host, which is copied."),
-    "archive": Key(text, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."),
+    "hub": Key(values.repository, False, "Repository of the Hugging Face hub, `owner/name`."),
+    "package": Key(values.package, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
+    "path": Key(values.absolute, False, "Folder on the host, which is copied."),
+    "archive": Key(
+        values.absolute, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."
+    ),
     "quantize": Key(
         Keys(_QUANTIZE), False, "Another model and a recipe, to make it on the host; no other source beside it."
     ),
 }
 _MODEL_EXTRA: Shape = {
-    "revision": Key(text, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."),
-    "endpoint": Key(text, False, "Address of a mirror for this `hub` source. `llm_hub_token` is not sent there."),
+    "revision": Key(
+        values.branch, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."
+    ),
+    "endpoint": Key(values.url, False, "Address of a mirror for this `hub` source. `llm_hub_token` is not sent there."),
     "allow": Key(
         ListOf(text, 1),
         False,
         "Patterns of the files to fetch from this `hub` source. Without them, all but weights in formats that can run code.",
     ),
-    "sha256": Key(text, False, "SHA-256 of the `package` or `archive`; required for a `package`."),
-    "gguf": Key(text, False, "Path of the GGUF file in the `package`; required for one."),
+    "sha256": Key(values.sha256, False, "SHA-256 of the `package` or `archive`; required for a `package`."),
+    "gguf": Key(values.relative, False, "Path of the GGUF file in the `package`; required for one."),
     "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
 }
 _MODEL: Shape = {
@@ -631,11 +474,11 @@ _MODEL: Shape = {
         True,
         "Where it comes from, tried from top to bottom until one delivers.",
     ),
-    "revision": Key(text, False, "Branch, tag or commit."),
-    "description": Key(text, False, "What it is, in a few words."),
+    "revision": Key(values.branch, False, "Branch, tag or commit."),
+    "description": Key(prose, False, "What it is, in a few words."),
     "license": Key(text, False, "Its licence, as an SPDX identifier in lower case."),
-    "architecture": Key(text, False, "The first of `architectures` in its config.json."),
-    "family": Key(text, False, "Models of one family take the same parsers and prompts."),
+    "architecture": Key(values.word, False, "The first of `architectures` in its config.json."),
+    "family": Key(values.word, False, "Models of one family take the same parsers and prompts."),
     "size_gib": Key(number(0, 4000), False, "GiB that it takes on disk; the plan looks for that much room."),
     "context": Key(whole(1, 100_000_000), False, "Tokens of context that the model declares."),
     "vision": Key(boolean, False, "Whether it sees images. Without it, rules about images say nothing."),
@@ -647,10 +490,14 @@ _MODEL: Shape = {
     ),
 }
 _PLUGINS: Shape = {
-    "tool_parser": Key(text, False, "Registers the parser that the flag `tool-call-parser` names."),
-    "reasoning_parser": Key(text, False, "Registers the parser that the flag `reasoning-parser` names."),
-    "chat_template": Key(text, False, "Jinja template that turns messages into a prompt, instead of the model's own."),
-    "middleware": Key(ListOf(text), False, "ASGI middleware as `file:class`, in the order in which requests meet it."),
+    "tool_parser": Key(values.relative, False, "Registers the parser that the flag `tool-call-parser` names."),
+    "reasoning_parser": Key(values.relative, False, "Registers the parser that the flag `reasoning-parser` names."),
+    "chat_template": Key(
+        values.relative, False, "Jinja template that turns messages into a prompt, instead of the model's own."
+    ),
+    "middleware": Key(
+        ListOf(values.middleware), False, "ASGI middleware as `file:class`, in the order in which requests meet it."
+    ),
 }
 LIMITS: Shape = {
     "memory": Key(size, False, "Memory of the container. No limit without it."),
@@ -660,8 +507,8 @@ LIMITS: Shape = {
     "nofile": Key(whole(1024, 1_048_576), False, "Number of open files. Docker's own limit without it."),
 }
 _SMOKE: Shape = {
-    "question": Key(text, True, "What the service is asked.", "What is the capital of France?"),
-    "answer": Key(text, True, "What must be in the answer; upper and lower case count the same.", "Paris"),
+    "question": Key(prose, True, "What the service is asked.", "What is the capital of France?"),
+    "answer": Key(prose, True, "What must be in the answer; upper and lower case count the same.", "Paris"),
     "max_tokens": Key(
         whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
     ),
@@ -675,25 +522,27 @@ _SERVICE: Shape = {
     "image": Key(name, True, "Image that it runs in: a name in `llm_images`."),
     "model": Key(name, True, "Model that it serves: a name in `llm_models`."),
     "port": Key(whole(1, 65535), True, "Port that the gateway publishes for it."),
-    "served_model_name": Key(text, False, "What clients write as `model`. Without it, the name of the model."),
-    "gpus": Key(ListOf(gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."),
+    "served_model_name": Key(values.served, False, "What clients write as `model`. Without it, the name of the model."),
+    "gpus": Key(
+        ListOf(values.gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."
+    ),
     "hostname": Key(name, False, "Its name below `llm_domain`. Recorded; used by no part yet."),
     "status": Key(
         one_of(*STATUSES),
         False,
         "Active services run; a fallback runs when nothing active takes its port or GPUs; the others only when forced.",
     ),
-    "reason": Key(text, False, "Why it has its status; required for archived and rejected ones."),
+    "reason": Key(prose, False, "Why it has its status; required for archived and rejected ones."),
     "state": Key(one_of(*STATES), False, "Whether it is to run, to be kept stopped, or to be removed."),
-    "description": Key(text, False, "What it is for, in a few words."),
+    "description": Key(prose, False, "What it is for, in a few words."),
     "args": Key(
-        MapOf(FLAG, "an engine flag without its dashes", flag_value),
+        MapOf(FLAG, "an engine flag without its dashes", values.flag_value),
         False,
         "The engine's flags, under its own names. true is the bare flag, "
         "false `--no-<flag>`, a list its values one after the other, a mapping JSON.",
     ),
     "env": Key(
-        MapOf(ENV_NAME, "an environment name", env_value),
+        MapOf(ENV_NAME, "an environment name", values.env_value),
         False,
         "The engine's environment, beside what the project sets (caches, no calls home).",
     ),
@@ -702,7 +551,7 @@ _SERVICE: Shape = {
         False,
         "Files that the engine loads, from `files/` beside the inventory's hosts file, or `files/` of the project.",
     ),
-    "volumes": Key(ListOf(text), False, "More mounts, in Compose's short form (`/on/host:/in/container:ro`)."),
+    "volumes": Key(ListOf(values.mount), False, "More mounts, in Compose's short form (`/on/host:/in/container:ro`)."),
     "limits": Key(Keys(LIMITS), False, "What the container may take."),
     "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
@@ -710,20 +559,20 @@ _SERVICE: Shape = {
     "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
     "accept": Key(
-        MapOf(RULE, "the id of a rule", why),
+        MapOf(RULE, "the id of a rule", values.why),
         False,
         "Rules that it may break: id (docs/reference/rules.md) to the reason, which every plan shows.",
     ),
 }
 _GPU: Shape = {
     "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
-    "uuid": Key(text, False, "Its UUID there. With it a renumbered GPU keeps its services."),
+    "uuid": Key(values.uuid, False, "Its UUID there. With it a renumbered GPU keeps its services."),
     "model": Key(text, True, "Its product name there."),
     "memory": Key(size, True, "Its memory."),
 }
 SETTINGS: Shape = {
     "root": Key(
-        lambda v: text(v) or ("" if v.startswith("/") else f"must be an absolute path, got {_said(v)}"),
+        values.safe_path,
         False,
         "Folder of the project on the host; an absolute path.",
     ),
@@ -734,30 +583,30 @@ SETTINGS: Shape = {
         "How containers get GPUs: as CDI devices (`nvidia.com/gpu=0`), or by Docker's NVIDIA device driver.",
     ),
     "bind_address": Key(
-        text,
+        values.address,
         False,
         "Address of the published ports. Docker passes ufw by, so any but loopback is reachable from outside.",
     ),
     "domain": Key(
-        lambda v: "" if isinstance(v, str) else f"must be text, got {_said(v)}",
+        values.either("none", values.domain),
         False,
         "Domain of the services' host names. Recorded; used by no part yet.",
     ),
     "engine_uid": Key(whole(1, 4_294_967_293), False, "Numeric user of the engines."),
     "wheelhouse": Key(
-        lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
+        values.either("none", text),
         False,
         "Folder on the controller with Python packages that builds and pip look into first. "
         "group_vars/all/project.yml takes it from PIP_FIND_LINKS, if that is one folder.",
     ),
     "ca_bundle": Key(
-        lambda v: "" if isinstance(v, str) else f"must be a path or empty, got {_said(v)}",
+        values.either("none", text),
         False,
         "CA bundle on the controller that downloads and builds trust. "
         "group_vars/all/project.yml takes it from SSL_CERT_FILE, if that is a file.",
     ),
     "hub_endpoint": Key(
-        lambda v: "" if isinstance(v, str) else f"must be an address or empty, got {_said(v)}",
+        values.either("huggingface.co", values.url),
         False,
         "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
         "group_vars/all/project.yml takes it from HF_ENDPOINT.",
@@ -797,12 +646,12 @@ SETTINGS: Shape = {
 
 _LOCK: Shape = {
     "images": Key(
-        MapOf(re.compile(r"[^\s@]+"), "a reference without a digest", digest),
+        MapOf(re.compile(r"[^\s@]+"), "a reference without a digest", values.digest),
         False,
         "Digest of each reference that an image's `pull` names by its tag.",
     ),
     "models": Key(
-        MapOf(re.compile(r"[^\s@]+@\S+"), "a repository and a branch (owner/name@branch)", commit),
+        MapOf(re.compile(r"[^\s@]+@\S+"), "a repository and a branch (owner/name@branch)", values.commit),
         False,
         "Commit of each `owner/name@branch` that a model's `hub` and `revision` name.",
     ),
@@ -836,13 +685,13 @@ VARIABLES: Shape = {
     "llm_host_services": Key(ListOf(name), False, "Services that the host runs."),
     "llm_host_gpus": Key(ListOf(Keys(_GPU)), False, "GPUs of the host."),
     "llm_service_keys": Key(
-        MapOf(NAME, "the name of a service", text),
+        MapOf(NAME, "the name of a service", values.secret),
         False,
         "Client key of a service, by its name; from a vault. Without it a random one is made on the host.",
     ),
-    "llm_hub_token": Key(text, False, "Token of the Hugging Face hub, for gated models; from a vault."),
+    "llm_hub_token": Key(values.secret, False, "Token of the Hugging Face hub, for gated models; from a vault."),
     "llm_pip_mirror": Key(
-        text, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
+        values.secret_url, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
     ),
     "llm_report_dir": Key(
         text, False, "Folder on the controller for plan.json, verdict.json and their page.", "reports"
@@ -873,7 +722,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def shape_findings(value: Any, shape: Shape, key: str) -> list[Finding]:
     """Findings of a mapping against its shape: unknown and missing keys, values of the wrong kind."""
     if not isinstance(value, Mapping):
-        return [_mistyped(key, f"must be a mapping, got {_said(value)}", "Write keys below it")]
+        return [_mistyped(key, f"must be a mapping, got {said(value)}", "Write keys below it")]
     found = []
     for entry_key, entry in value.items():
         where = f"{key}.{entry_key}"
@@ -898,7 +747,7 @@ def value_findings(value: Any, check: Check, key: str) -> list[Finding]:
     if (
         isinstance(check, (ListOf, MapOf))
         and isinstance(check.item, (Keys, OneOf))
-        and not dataclasses.replace(check, item=_anything)(value)
+        and not dataclasses.replace(check, item=values.anything)(value)
     ):
         items = value.items() if isinstance(check, MapOf) else enumerate(value)
         return [f for part, item in items for f in value_findings(item, check.item, f"{key}.{part}")]
@@ -941,8 +790,62 @@ def merge(ours: Any, theirs: Any) -> Any:
     return theirs
 
 
+def catalog(kind: str, ours: Any, theirs: Any) -> tuple[Any, list[Finding]]:
+    """`theirs` merged over `ours`, and findings of what is no mapping; a variable with nothing below it counts as empty.
+
+    Without this, `false` or `0` in place of a catalog would count as an empty one.
+    """
+    found, given = [], []
+    for variable, value in ((f"llm_{kind}", ours), (f"llm_{kind}_custom", theirs)):
+        if value is not None and not isinstance(value, Mapping):
+            found.append(_mistyped(variable, f"must be a mapping by name, got {said(value)}", "Write names below it"))
+        given.append(value if isinstance(value, Mapping) else {})
+    return merge(*given), found
+
+
+def service_keys(given: Any, services: Iterable[str]) -> tuple[dict[str, str], list[Finding]]:
+    """Keys of services by name, and findings; the keys themselves are in no message."""
+    if given is None:
+        return {}, []
+    variable = "llm_service_keys"
+    if not isinstance(given, Mapping):  # what it is instead is not shown: it may hold keys
+        message, remedy = "must be a mapping of service to key", "Write names of services below it"
+        return {}, [Finding("mistyped", "error", variable, message, remedy)]
+    known, found = list(services), []
+    for service, key in given.items():
+        if service not in known:
+            message, remedy = "names no service", did_you_mean(service, known)
+            found.append(Finding("unknown-service", "error", f"{variable}.{service}", message, remedy))
+        elif problem := values.secret(key):
+            remedy = "Quote it; YAML makes a boolean of yes, a number of digits"
+            found.append(Finding("mistyped", "error", f"{variable}.{service}", problem, remedy))
+    return {} if found else dict(given), found
+
+
+OTHERS = ("llm_hub_token", "llm_pip_mirror", "llm_report_dir")  # variables that are neither catalogs nor settings
+
+
+def variable_findings(given: Mapping[str, Any]) -> list[Finding]:
+    """Findings of OTHERS, by full name; empty text and nothing stand for what is not given."""
+    found = []
+    for variable in OTHERS:
+        if (value := given.get(variable)) is not None and value != "":
+            found += value_findings(value, VARIABLES[variable].check, variable)
+    return found
+
+
 def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
     found = []
+    plugins = entry.get("plugins") or {}
+    files = [str(plugins[k]) for k in ("tool_parser", "reasoning_parser", "chat_template") if k in plugins]
+    files += dict.fromkeys(str(m).rpartition(":")[0] for m in plugins.get("middleware", ()))
+    for what, inside, where in (
+        ("file name", [f.rpartition("/")[2] for f in files], "plugins"),
+        ("place in the container", [v.split(":")[1] for v in entry.get("volumes", ())], "volumes"),
+    ):
+        if twice := next((x for x in inside if inside.count(x) > 1), ""):
+            message = f"has two entries with the {what} `{twice}`, and the second would cover the first"
+            found.append(Finding("covered", "error", f"{key}.{where}", message, "Rename or remove one"))
     for owned, given, what in ((OWNED_FLAGS, "args", "flag"), (OWNED_ENV, "env", "variable")):
         for used in entry.get(given) or {}:
             canonical = used.replace("_", "-") if given == "args" else used
@@ -957,7 +860,7 @@ def _service_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
     utilization = (entry.get("args") or {}).get("gpu-memory-utilization")
     # Rules judge its range; what is no number at all cannot be added up.
     if utilization is not None and number(-1e9, 1e9)(utilization):
-        problem = f"must be a number, got {_said(utilization)}"
+        problem = f"must be a number, got {said(utilization)}"
         remedy = "It is a share of a GPU's memory, such as 0.9"
         found.append(Finding("mistyped", "error", f"{key}.args.gpu-memory-utilization", problem, remedy))
     if entry.get("status") in ("archived", "rejected") and not entry.get("reason"):
@@ -989,7 +892,7 @@ def _catalog(
                 "mistyped",
                 "error",
                 variable,
-                f"must be a mapping by name, got {_said(catalog)}",
+                f"must be a mapping by name, got {said(catalog)}",
                 "Write names below it",
             )
         ]
@@ -1030,11 +933,12 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
     gpus = raw.get("gpus", [])
     if not isinstance(gpus, (list, tuple)):
         found.append(
-            Finding("mistyped", "error", "llm_host_gpus", f"must be a list, got {_said(gpus)}", "List the GPUs")
+            Finding("mistyped", "error", "llm_host_gpus", f"must be a list, got {said(gpus)}", "List the GPUs")
         )
         gpus = []
     for position, gpu in enumerate(gpus):
         found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}")
+    found += _gpus_twice(gpus)
     host_services = raw.get("host_services", [])
     if problem := ListOf(name)(host_services):
         found.append(Finding("mistyped", "error", "llm_host_services", problem, "List names of services"))
@@ -1061,6 +965,20 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         ),
         found,
     )
+
+
+def _gpus_twice(gpus: Iterable[Any]) -> list[Finding]:
+    """GPUs that are listed more than once; entries that are no mapping are found elsewhere."""
+    found, seen = [], set()
+    for position, gpu in enumerate(gpus):
+        for part in ("index", "uuid"):
+            value = gpu.get(part) if isinstance(gpu, Mapping) else None
+            if isinstance(value, (int, str)) and (part, value) in seen:
+                message = f"is {value}, which another GPU of this host has"
+                found.append(_mistyped(f"llm_host_gpus.{position}.{part}", message, "List each GPU once"))
+            if isinstance(value, (int, str)):
+                seen.add((part, value))
+    return found
 
 
 def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ansible.module_utils.llm import fit, placement
 from ansible.module_utils.llm.gpu import match
-from ansible.module_utils.llm.spec import GIB, Declared, Finding, size_bytes
+from ansible.module_utils.llm.spec import GIB, Declared, Finding
+from ansible.module_utils.llm.values import size_bytes
 
 WIDTH = 112  # Ansible indents a message by 8
 BAR = 20

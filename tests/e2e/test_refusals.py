@@ -58,7 +58,7 @@ DECLARED: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "keys-without-services": (
         "llm_service_keys: [sk-a-secret]",
-        ("llm_service_keys: must be a mapping of service to key. Write names of services below it",),
+        ("llm_service_keys ({file}:1): must be a mapping of service to key. Write names of services below it",),
     ),
     "unknown-image": (
         """\

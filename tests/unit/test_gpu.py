@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import gpu, gpu_host, spec
+from ansible.module_utils.llm import gpu, gpu_host, spec, values
 
 DATA = Path(__file__).parent / "data" / "nvidia-smi"
 GIB = 2**30
@@ -267,7 +267,7 @@ def test_what_needs_a_restart_of_the_engine() -> None:
 
 
 def declared(index: int, uuid: str = "", model: str = "H100 80GB HBM3", memory: str = "80 GiB") -> spec.Gpu:
-    return spec.Gpu(index, model, spec.size_bytes(memory), uuid)
+    return spec.Gpu(index, model, values.size_bytes(memory), uuid)
 
 
 def differing(*gpus: spec.Gpu, recording: str = "h100x2.xml") -> list[tuple[int, str, str]]:

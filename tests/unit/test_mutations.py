@@ -7,8 +7,10 @@ comes again; `CASE` is the number to look at.
 import copy
 import functools
 import importlib.util
+import ipaddress
 import json
 import math
+import posixpath
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.llm import spec, table
+from ansible.module_utils.llm import images, spec, table
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
@@ -53,6 +55,14 @@ GARBAGE: tuple[Any, ...] = (
     "\u202eevil",
     "x" * 5000,
     "../../etc",
+    "..",
+    "/",
+    "/a/../b",
+    "--trust-remote-code",
+    "x; RUN echo",
+    "/a:/model",
+    "a:b:c:d",
+    "01",
     "{{ nothing }}",
     "$HOME",
     "-1",
@@ -71,6 +81,8 @@ GARBAGE: tuple[Any, ...] = (
     {1: 2},
     {True: "yes"},
     {"": ""},
+    {"a": math.nan},
+    {"a": yaml.safe_load("2026-11-25")},
     ["GPU-"],
     [-1],
     [64],
@@ -272,16 +284,107 @@ def test_a_mutated_declaration_is_valid_or_refused(tmp_path: Path) -> None:
     assert refused > CASES // 2  # else the mutations are too tame
 
 
+# What comes out of an accepted declaration, in the words of those who read it: Docker, Compose, the engine's command line.
+FLAG = re.compile(r"--[A-Za-z0-9][A-Za-z0-9._-]*")
+PATH = re.compile(r"(/[^/\0\n:]+)+")
+MEMORY = re.compile(r"(\d+(\.\d+)?) ?([kKmMgGtT])[iI]?[bB]?")
+DOCKERFILE = re.compile(r"(FROM|SHELL|ENV|RUN|COPY|USER|CMD|ENTRYPOINT) \S.*| && \S.*|[^ ].*\\")
+YAMLISH = {"None", "True", "False", "nan", "inf", "-inf", "", "null"}
+
+
 def valid(plan: dict[str, Any], said: str) -> None:
-    """What an accepted declaration must be able to do: be shown, be written, be run by Compose."""
+    """What an accepted declaration must be able to do: be shown, be written, be run by Compose, with nothing odd in it."""
     json.dumps(plan, allow_nan=False)
     assert all(len(line) <= table.WIDTH for line in plan["table"].splitlines()), said
+    assert plan["table"].replace("\n", "").isprintable(), said
+    settings = plan["settings"]
+    assert PATH.fullmatch(settings["root"]) and ".." not in settings["root"].split("/"), said
+    assert ipaddress.ip_address(settings["bind_address"]).version == 4, said
     for service in plan["services"].values():
         written = yaml.safe_load(service["files"]["compose.yml"])
-        engine = written["services"]["engine"]
-        assert all(isinstance(word, str) for word in engine["command"]), said
-        assert all(isinstance(text, str) for text in engine["environment"].values()), said
+        composed(written, f"{settings['root']}/", said)
         assert 1 <= service["port"] <= 65535 and re.fullmatch(r"llm-[a-z0-9-]+", service["container"]), said
+        assert re.fullmatch(r"\S+", service["served_model_name"]), said
+    for model in plan["models"]:
+        inside = f"{settings['root']}/models/{model['name']}/"
+        assert model["folder"].startswith(inside), said
+        assert re.fullmatch(r"[\w.-]*\w[\w.-]*", model["folder"].removeprefix(inside)), said
+        assert model["folder"] == posixpath.normpath(model["folder"]), said
+    for image in plan["images"]:
+        made(image, said)
+
+
+def composed(document: dict[str, Any], root: str, said: str) -> None:
+    """A compose file whose every value is one that Compose and the engine take for what it says."""
+    assert YAMLISH.isdisjoint(map(str, keys(document))), said
+    engine = document["services"]["engine"]
+    assert reference(engine["image"]), said
+    flag = ""
+    for word in engine["command"][1:]:
+        assert isinstance(word, str) and word.isprintable() and word not in YAMLISH, (said, word)
+        if word.startswith("-") and not re.fullmatch(r"-[0-9.].*", word):
+            assert FLAG.fullmatch(word), (said, word)
+            flag = word
+        assert flag, (said, word)
+        if word.startswith("{"):
+            assert all(isinstance(v, (str, int, float, bool, type(None))) for v in leaves(json.loads(word))), said
+    for name, text in engine["environment"].items():
+        assert re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII), said
+        assert isinstance(text, str) and (text == "" or text.isprintable()), (said, text)
+    mounts = [m.split(":") if isinstance(m, str) else [m["source"], m["target"]] for m in engine["volumes"]]
+    assert len({m[1] for m in mounts}) == len(mounts), said
+    assert all(PATH.fullmatch(p) and posixpath.normpath(p) == p for m in mounts for p in m[:2]), (said, mounts)
+    assert all(set(m[2].split(",")) <= {"ro", "rw", "z", "Z"} for m in mounts if len(m) == 3), (said, mounts)
+    assert all(m["source"].startswith(root) for m in engine["volumes"] if not isinstance(m, str)), said
+    for memory in (engine["shm_size"], engine.get("mem_limit", "1g")):
+        found = MEMORY.fullmatch(memory)
+        assert found and 2**20 < float(found[1]) * 1024 ** ("kmgt".index(found[3].lower()) + 1) < 2**63, (said, memory)
+    devices = engine.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    ids = [i for device in devices for i in device["device_ids"]]
+    assert len(set(ids)) == len(ids), (said, ids)
+    assert all(re.fullmatch(r"(nvidia\.com/gpu=)?(\d+|GPU-[\w-]+)", i) for i in ids), (said, ids)
+
+
+def made(image: dict[str, Any], said: str) -> None:
+    """An image whose sources Docker, debootstrap and a Dockerfile take for what they say."""
+    assert reference(image["ref"]), (said, image["ref"])
+    for source in image["sources"]:
+        if "pull" in source:
+            assert reference(source["pull"]), (said, source)
+        if "build" in source:
+            lines = images.dockerfile(source["build"], "base", images.Lent()).splitlines()
+            assert all(DOCKERFILE.fullmatch(line) and line.isprintable() for line in lines), (said, lines)
+            env = next((line for line in lines if line.startswith("ENV ")), "")
+            assert not {w.partition("=")[2].strip('"') for w in env.split()[1:]} & {"None", "True", "False", "nan"}, (
+                said
+            )
+    for base in image["bases"]:
+        made(base, said)
+
+
+def reference(text: str) -> bool:
+    """Whether Docker takes it for an image (distribution/reference), as far as catalogs need it."""
+    name, _, digest = text.partition("@")
+    path, _, tag = name.rpartition(":") if ":" in name.rpartition("/")[2] else (name, "", "latest")
+    return bool(
+        re.fullmatch(r"([a-z0-9._-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*", path)
+        and re.fullmatch(r"\w[\w.-]{0,127}", tag, re.ASCII)
+        and re.fullmatch(r"(sha256:[0-9a-f]{64})?", digest)
+    )
+
+
+def keys(value: Any) -> Iterator[Any]:
+    for path in places(value):
+        if isinstance(parent(value, path), dict):
+            yield path[-1]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if inner is None:
+        yield value
+    for entry in inner or ():
+        yield from leaves(entry)
 
 
 def test_the_declarations_that_are_mutated_are_valid(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Declarations: what is accepted, and that everything else is refused with key and remedy."""
 
 import copy
+import datetime
+import math
 import re
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import spec
+from ansible.module_utils.llm import spec, values
 
 GOOD: dict[str, Any] = {
     "images": {
@@ -27,6 +29,15 @@ GOOD: dict[str, Any] = {
     "gpus": [{"index": 0, "model": "NVIDIA GeForce RTX 4090", "memory": "24 GiB"}],
     "settings": {"accelerator": "cpu"},
 }
+
+# Each would write a line of its own into a Dockerfile, or run a command.
+BUILDS: tuple[dict[str, Any], ...] = (
+    {"base": "cpu", "packages": ["curl\nUSER root"]},
+    {"base": "cpu", "pip": ["x==1\nUSER root"]},
+    {"base": "cpu", "user": "root\nRUN x"},
+    {"base": "cpu", "env": {"A": "1\nRUN x"}},
+    {"base": "cpu", "venv": "/opt/$(x)"},
+)
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
@@ -192,6 +203,63 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
         ("recipes.w4.quality", ..., "missing-key", "llm_recipes.w4.quality", "is missing"),
         ("recipes.w4.quality.perplexity", 0.9, "mistyped", "llm_recipes.w4.quality.perplexity", "from 1 to 100"),
         ("models.tiny.vision", "yes", "mistyped", "llm_models.tiny.vision", "true or false"),
+        ("models.tiny.revision", "..", "mistyped", "llm_models.tiny.revision", "a branch, tag or commit"),
+        ("models.tiny.revision", "a/../b", "mistyped", "llm_models.tiny.revision", "a branch, tag or commit"),
+        ("models.tiny.sources", [{"path": "models/x"}], "mistyped", "llm_models.tiny.sources.0.path", "absolute"),
+        ("models.tiny.sources", [{"hub": "a b"}], "mistyped", "llm_models.tiny.sources.0.hub", "owner/name"),
+        ("images.cpu.sources", [{"pull": "x y:1"}], "mistyped", "llm_images.cpu.sources.0.pull", "repository[:tag]"),
+        ("images.cpu.engine.version", "new", "mistyped", "llm_images.cpu.engine.version", "0.33.0"),
+        *(
+            (
+                "images.cpu.sources",
+                [{"build": build}],
+                "mistyped",
+                f"llm_images.cpu.sources.0.build.{list(build)[1]}",
+                "got",
+            )
+            for build in BUILDS
+        ),
+        ("services.one.args", {"seed": math.nan}, "mistyped", "llm_services.one.args", "nan (number)"),
+        ("services.one.args", {"seed": 10**30}, "mistyped", "llm_services.one.args", "whole number"),
+        (
+            "services.one.args",
+            {"dtype": "--trust-remote-code"},
+            "mistyped",
+            "llm_services.one.args",
+            "begins with a dash",
+        ),
+        ("services.one.args", {"stop": [True]}, "mistyped", "llm_services.one.args", "boolean"),
+        ("services.one.args", {"x": datetime.date(2026, 11, 25)}, "mistyped", "llm_services.one.args", "date"),
+        ("services.one.args", {"x": {"a": [math.inf]}}, "mistyped", "llm_services.one.args", "inf (number)"),
+        ("services.one.args", {"x": {True: 1}}, "mistyped", "llm_services.one.args", "quote it"),
+        ("services.one.env", {"A": "1\n2"}, "mistyped", "llm_services.one.env", "one line"),
+        ("services.one.volumes", ["data:/data"], "mistyped", "llm_services.one.volumes", "both absolute"),
+        ("services.one.volumes", ["/a:/b:rx"], "mistyped", "llm_services.one.volumes", "option 'rx'"),
+        ("services.one.volumes", ["/a:/model/x"], "mistyped", "llm_services.one.volumes", "over /model"),
+        ("services.one.volumes", ["/a:/x", "/b:/x"], "covered", "llm_services.one.volumes", "`/x`"),
+        ("services.one.plugins", {"tool_parser": "../x.py"}, "mistyped", "llm_services.one.plugins.tool_parser", ".."),
+        (
+            "services.one.plugins",
+            {"middleware": ["a-b.py:C"]},
+            "mistyped",
+            "llm_services.one.plugins.middleware",
+            "file:class",
+        ),
+        (
+            "services.one.plugins",
+            {"tool_parser": "a/x.py", "reasoning_parser": "b/x.py"},
+            "covered",
+            "llm_services.one.plugins",
+            "`x.py`",
+        ),
+        ("services.one.limits", {"memory": "1k"}, "mistyped", "llm_services.one.limits.memory", "at least 6m"),
+        ("services.one.served_model_name", "a b", "mistyped", "llm_services.one.served_model_name", "one word"),
+        ("services.one.description", "\u202eevil", "mistyped", "llm_services.one.description", "must be text"),
+        ("gpus", [{"index": 0, "model": "x", "memory": "24g"}] * 2, "mistyped", "llm_host_gpus.1.index", "another GPU"),
+        ("settings.bind_address", "everywhere", "mistyped", "llm_bind_address", "IPv4"),
+        ("settings.domain", "a..b", "mistyped", "llm_domain", "a domain"),
+        ("settings.root", "/opt/../etc", "mistyped", "llm_root", "without .."),
+        ("settings.hub_endpoint", "hub.example.org", "mistyped", "llm_hub_endpoint", "https://"),
         ("host_services", ["two"], "unknown-service", "llm_host_services", "not declared"),
         ("host_services", ["one", "one"], "listed-twice", "llm_host_services", "twice"),
         ("host_services", "one", "mistyped", "llm_host_services", "list"),
@@ -216,6 +284,49 @@ def test_a_key_that_a_method_has_no_use_for_is_refused() -> None:
     assert "`group_size`" in spec.parse(raw)[1][0].message
 
 
+@pytest.mark.parametrize(
+    ("given", "key", "says"),
+    [
+        (["sk-secret"], "llm_service_keys", "must be a mapping of service to key"),
+        (False, "llm_service_keys", "must be a mapping of service to key"),
+        ({"one": True}, "llm_service_keys.one", "got boolean (not shown)"),
+        ({"one": 12345}, "llm_service_keys.one", "got whole number (not shown)"),
+        ({"one": math.nan}, "llm_service_keys.one", "got number (not shown)"),
+        ({"one": ["sk-secret"]}, "llm_service_keys.one", "got list (not shown)"),
+        ({"one": "sk-secret\n"}, "llm_service_keys.one", "got text (not shown)"),
+        ({"tow": "sk-secret"}, "llm_service_keys.tow", "names no service"),
+    ],
+)
+def test_keys_that_are_none_are_refused_and_not_shown(given: Any, key: str, says: str) -> None:
+    keys, (finding,) = spec.service_keys(given, ["one"])
+    assert keys == {} and finding.key == key and says in finding.message and finding.remedy
+    assert "secret" not in finding.text() and "12345" not in finding.text()
+
+
+def test_a_key_is_taken_as_it_is() -> None:
+    assert spec.service_keys({"one": "sk-abc"}, ["one"]) == ({"one": "sk-abc"}, [])
+    assert spec.service_keys(None, ["one"]) == ({}, [])
+
+
+@pytest.mark.parametrize("value", [False, 0, "", []])
+def test_what_is_no_mapping_does_not_count_as_an_empty_catalog(value: Any) -> None:
+    _, (ours,) = spec.catalog("services", value, None)
+    _, (theirs,) = spec.catalog("services", {}, value)
+    assert (ours.key, theirs.key) == ("llm_services", "llm_services_custom")
+    assert spec.catalog("services", {"a": 1}, None) == ({"a": 1}, [])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("llm_hub_token", 5), ("llm_hub_token", "hf_x y"), ("llm_pip_mirror", "pypi"), ("llm_report_dir", True)],
+)
+def test_other_variables_are_checked(variable: str, value: Any) -> None:
+    (finding,) = spec.variable_findings({variable: value})
+    assert finding.key == variable and finding.remedy
+    assert variable == "llm_report_dir" or str(value) not in finding.message
+    assert spec.variable_findings(dict.fromkeys(spec.OTHERS)) == []
+
+
 def test_a_near_name_is_suggested() -> None:
     _, findings = spec.parse(broken("services.one.gpu", [0]))
     assert "`gpus`" in findings[0].remedy
@@ -231,7 +342,7 @@ def test_merge_is_recursive_and_replaces_lists() -> None:
     ("text", "wanted"), [("16g", 16 * 2**30), ("512 MiB", 2**29), ("1.5GiB", 3 * 2**29), ("1 TB", 2**40)]
 )
 def test_sizes(text: str, wanted: int) -> None:
-    assert spec.size_bytes(text) == wanted
+    assert values.size_bytes(text) == wanted
 
 
 def described(shape: spec.Shape, place: str) -> list[str]:
@@ -243,7 +354,7 @@ def described(shape: spec.Shape, place: str) -> list[str]:
             found.append(here)
             continue
         check: Any = entry.check
-        while isinstance(check, (spec.ListOf, spec.MapOf)):
+        while isinstance(check, (values.ListOf, values.MapOf)):
             check = check.item
         if isinstance(check, spec.Keys):
             found += described(check.shape, here)
@@ -255,7 +366,7 @@ def described(shape: spec.Shape, place: str) -> list[str]:
 def test_every_key_is_described() -> None:
     assert described({**spec.VARIABLES, **spec.SETTINGS}, "") == []
     assert described(
-        {"a": spec.Key(spec.ListOf(spec.Keys({"b": spec.Key(spec.text, True, "")})), False, "An a.")}, ""
+        {"a": spec.Key(values.ListOf(spec.Keys({"b": spec.Key(values.text, True, "")})), False, "An a.")}, ""
     ) == [".a.b"]
 
 
