@@ -12,6 +12,7 @@ import ansible.module_utils
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 # Ansible serves module_utils/ to modules only; action plugins run in its own process and need the folder on the path.
 PROJECT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,10 @@ class ActionModule(ActionBase):
         _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]
         if errors and options["refuse"]:
+            # Ansible shows the message of a failed task twice, so the table is no part of it.
+            Display().display(
+                "\n".join([f"{host} as declared", *table.plan_table(declared, judged, fits, errors=False), ""])
+            )
             return self._refused(result, host, judged, origins)
         rendered = plan.releases(declared, facts, plugins)
         result["plan"] = {
@@ -274,9 +279,9 @@ class ActionModule(ActionBase):
         self, result: dict[str, Any], host: str, judged: Mapping[str, list[spec.Finding]], origins: Mapping[str, str]
     ) -> dict[str, Any]:
         found = [_with_file(f, origins) for findings in judged.values() for f in findings if f.severity == "error"]
-        lines = "\n".join(f"  - {f.text()}" for f in found)
         count = f"{len(found)} problem{'s' if len(found) != 1 else ''}"
-        result.update(failed=True, msg=f"{host}: refused, {count}; nothing was touched.\n{lines}")
+        lines = [f"{host}: refused, {count}; nothing was touched.", *(f"  - {f.text()}" for f in found)]
+        result.update(failed=True, msg="\n".join(lines))
         return result
 
 

@@ -91,9 +91,16 @@ def bar(parts: Sequence[tuple[str, float]], total: float) -> str:
 
 
 def plan_table(
-    declared: Declared, findings: Mapping[str, Sequence[Finding]], fits: Mapping[str, fit.Fit] | None = None
+    declared: Declared,
+    findings: Mapping[str, Sequence[Finding]],
+    fits: Mapping[str, fit.Fit] | None = None,
+    errors: bool = True,
 ) -> list[str]:
-    """Services with their memory and verdict, and GPUs with what is reserved of them."""
+    """Services with their memory and verdict, and GPUs with what is reserved of them.
+
+    errors: whether findings that refuse are told here too; a refusal lists them below the table, with their files.
+    """
+    told = {s: [f for f in found if errors or f.severity != "error"] for s, found in findings.items()}
     placed = placement.place(declared)
     rows = []
     for name in declared.host_services:
@@ -102,12 +109,12 @@ def plan_table(
         estimate = (fits or {}).get(name)
         cells = [name, numbers(placement.gpu_name(declared, g) for g in service.gpus), str(service.port)]
         cells += [*_memory(declared, name, estimate), _verdict(declared, placed, name, own)]
-        rows.append(Row(cells, [_said(f) for f in own]))
+        rows.append(Row(cells, [_said(f) for f in told.get(name, [])]))
     if not rows:
-        return ["No service: llm_host_services lists none.", *_host_lines(findings)]
+        return ["No service: llm_host_services lists none.", *_host_lines(told)]
     head = ("service", "GPUs", "port", "memory", "weights", "KV", "KV tokens", "verdict")
     lines = [*render(head, rows, right=("weights", "KV", "KV tokens")), "", *textwrap.wrap(LEGEND, WIDTH)]
-    return [*lines, *gpu_table(declared, placed), *_host_lines(findings)]
+    return [*lines, *gpu_table(declared, placed), *_host_lines(told)]
 
 
 def _host_lines(findings: Mapping[str, Sequence[Finding]]) -> list[str]:

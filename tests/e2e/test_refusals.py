@@ -140,6 +140,9 @@ def test_a_box_is_refused_without_being_asked(playbook: Playbook, case: str) -> 
     run = playbook("-i", "inventory/rtx4090x3", "playbooks/validate.yml", "-e", custom).refused()
     run.says("rtx4090x3: refused, ", "nothing was touched.", *words)
     assert run.count("unreachable") == 0 and run.tasks == ["Judge the declaration"]
+    table, _, problems = run.stdout.partition("rtx4090x3: refused, ")
+    row = next(line.split() for line in table.splitlines() if line.startswith(f"{next(iter(changes))} "))
+    assert row[-1] == "refuse" and words[0] in " ".join(problems.split()), "first the table, then the problems"
     service = json.loads((run.report / "plan.json").read_text(encoding="utf-8"))["services"][next(iter(changes))]
     assert service["verdict"] == "refuse" and all(f["key"] and f["remedy"] for f in service["findings"])
 

@@ -24,6 +24,14 @@ def test_a_service_has_one_line_and_its_reasons_below() -> None:
     assert next(line for line in lines if line.startswith("GPU 2")).endswith("0.88  mini-zwz 0.88")
 
 
+def test_a_refusal_shows_the_table_and_lists_what_refuses_below_it() -> None:
+    declared = catalogs.declared("rtx4090x3", force=["mini-solo"])
+    wrong = plan.judge(declared)
+    text = "\n".join(table.plan_table(declared, wrong, errors=False))
+    assert next(line for line in text.splitlines() if line.startswith("mini-zwz")).endswith("refuse")
+    assert "error:" not in text and "error: clashes with `mini-solo`" in "\n".join(shown(declared))
+
+
 def test_fifty_services_with_long_names_and_reasons_stay_within_the_width() -> None:
     services = {
         f"{'a-name-of-a-service-that-is-as-long-as-may-be'[:40]}-{i:03}": small(f"h{i}", 6000 + i, gpus=[i])
