@@ -112,6 +112,10 @@ class ActionModule(ActionBase):
         if facts and facts["docker"]["running"] is not None:
             for service, found in plan.look_at_host(declared, facts, running, selection.stages).items():
                 judged.setdefault(service, []).extend(found)
+        rendered = plan.releases(declared, facts, plugins)
+        if facts:
+            for service, found in plan.stranger_findings(declared, facts, running, rendered).items():
+                judged.setdefault(service, []).extend(found)
         known, unreadable = self._known(declared, variables, facts)
         judged[""] += unreadable
         fits = plan.estimates(declared, known, facts)
@@ -132,7 +136,6 @@ class ActionModule(ActionBase):
                 "\n".join([f"{host} as declared", *table.plan_table(declared, judged, fits, errors=False), ""])
             )
             return self._refused(result, host, judged, origins)
-        rendered = plan.releases(declared, facts, plugins)
         result["plan"] = {
             **document,
             "report_dir": str(reports),

@@ -97,6 +97,9 @@ ansible_facts:
         containers:
           description: Engines - id, name, service, release, state, status, image_id, made_of, ip.
           type: list
+        strangers:
+          description: Containers that are not ours and have a name like ours, or write to folders - name, image, state, writes.
+          type: list
         published:
           description: Port to the name of the container that publishes it.
           type: dict
@@ -232,6 +235,7 @@ def main() -> None:
         "image_records": records,
         "release_images": host.release_images(root / "services"),
         "containers": engines,
+        "strangers": host.strangers(containers, compose.PREFIX, compose.LABELS),
         "published": published,
         "listening": host.listening(wanted["ports"]),
         "releases": {s: host.release(root / "services" / s, ids) for s in wanted["services"]},

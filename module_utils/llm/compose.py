@@ -20,7 +20,9 @@ from ansible.module_utils.llm.spec import LIMITS, Declared, Gpu, Image, Model, S
 NETWORK = "llm"
 FRONT_NETWORK = "llm-front"
 NETWORKS = {NETWORK: True, FRONT_NETWORK: False}  # whether it is internal: engines have no way out
-GATEWAY = "llm-gateway"
+PREFIX = "llm-"  # names of our containers begin with it
+LABELS = ("llm.service", "llm.gateway")  # each of them has one
+GATEWAY = f"{PREFIX}gateway"
 GATEWAY_IMAGE = "haproxy"  # its name in the catalog
 ENGINE_PORT = 8000
 SECRET = "/run/secrets/engine.yml"  # noqa: S105 - a path
@@ -50,7 +52,7 @@ class Release:
 
 def container_name(service: str, release: str) -> str:
     """One name per release, so that two releases of a service can run side by side."""
-    return f"llm-{service}-{release[:8]}"
+    return f"{PREFIX}{service}-{release[:8]}"
 
 
 def service_dir(settings: Settings, service: str) -> str:

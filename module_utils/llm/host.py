@@ -90,6 +90,23 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
     return sorted(engines, key=lambda e: e["name"]), published
 
 
+def strangers(listed: Iterable[Mapping[str, Any]], prefix: str, own: Collection[str]) -> list[dict[str, Any]]:
+    """From Docker's list of all containers those that are not ours, and could be in our way: [{name, image, state, writes}].
+
+    prefix: of our names. own: labels of which ours have one. writes: folders of the host that a running one may write to.
+    """
+    found = []
+    for entry in listed:
+        if {*own} & {*(entry.get("Labels") or {})}:
+            continue
+        name = entry["Names"][0].lstrip("/") if entry.get("Names") else entry["Id"][:12]
+        mounts = entry.get("Mounts") or [] if entry["State"] == "running" else []
+        writes = sorted(m["Source"] for m in mounts if m.get("Type") == "bind" and m.get("RW"))
+        if name.startswith(prefix) or writes:
+            found.append({"name": name, "image": entry.get("Image", ""), "state": entry["State"], "writes": writes})
+    return found
+
+
 def image_ids(listed: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> dict[str, str]:
     """Ids of the wanted references that are there: {reference: id}."""
     ids: dict[str, str] = {}

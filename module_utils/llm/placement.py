@@ -100,19 +100,25 @@ def clashes(one: Claim, other: Claim) -> list[Clash]:
             found.append(Clash("gpus", f"together they reserve more than GPU {gpu} has ({shares})"))
     if one.hostname and one.hostname == other.hostname:
         found.append(Clash("hostname", f"both are to answer as `{one.hostname}`"))
-    for path in one.writes:
-        for theirs in other.writes:
-            if path == theirs or path.startswith(f"{theirs}/") or theirs.startswith(f"{path}/"):
-                where = f"`{path}`" if path == theirs else f"`{path}` and `{theirs}`"
-                found.append(Clash("volumes", f"both may write to {where}"))
+    for path, theirs in shared(one.writes, other.writes):
+        where = f"`{path}`" if path == theirs else f"`{path}` and `{theirs}`"
+        found.append(Clash("volumes", f"both may write to {where}"))
     return found
+
+
+def shared(ours: Iterable[str], theirs: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of folders that are the same, or one inside the other."""
+    pairs = [(one, other) for one in ours for other in theirs]
+    return [
+        (a, b) for a, b in pairs if a == b or a.startswith(f"{b.rstrip('/')}/") or b.startswith(f"{a.rstrip('/')}/")
+    ]
 
 
 def _crowd(one: Claim, others: Sequence[Claim]) -> str:
     """A GPU that holds the others, and not one more; "" when there is none."""
     for gpu, own in one.shares.items():
         sharers = [o for o in others if gpu in o.shares]
-        if not beyond(o.shares[gpu] for o in sharers) and beyond((own, *(o.shares[gpu] for o in sharers))):
+        if sharers and not beyond(o.shares[gpu] for o in sharers) and beyond((own, *(o.shares[gpu] for o in sharers))):
             names = ", ".join(f"{o.service} {o.shares[gpu]:g}" for o in sharers)
             return f"GPU {gpu} has no room for its {own:g} beside {names}"
     return ""
@@ -261,7 +267,8 @@ def _clash_findings(
     if not found:
         for gpu in one.shares:
             sharers = [c for c in claims.values() if gpu in c.shares]
-            if beyond(c.shares[gpu] for c in sharers):
+            # What one asks for alone beyond a whole GPU is for the rules to say: no other can give way to it.
+            if len(sharers) > 1 and beyond(c.shares[gpu] for c in sharers):
                 names = ", ".join(f"{c.service} {c.shares[gpu]:g}" for c in sharers)
                 total = sum(c.shares[gpu] for c in sharers)
                 message = f"GPU {gpu} is reserved beyond its memory: {names}, together {total:.2f}"

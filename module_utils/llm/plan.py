@@ -292,6 +292,33 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
     return found
 
 
+def stranger_findings(
+    declared: Declared, facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]
+) -> Findings:
+    """Containers of others that have the name of one that is to be made, or write where a service writes."""
+    found: Findings = {"": []}
+    wanted = {rendered[s].container: s for s in services}
+    claims = {s: placement.claim(declared, declared.services[s]) for s in services}
+    for other in facts.get("strangers", ()):
+        who = f"container `{other['name']}` ({other['image']}, {other['state']}), which is not of this project,"
+        if other["name"] in (*wanted, compose.GATEWAY):
+            service = wanted.get(other["name"], "")
+            key = f"llm_services.{service}" if service else "the gateway"
+            message = f"{who} has the name that {f'this release of `{service}`' if service else 'the gateway'} gets"
+            remedy = f"Rename it (`docker rename {other['name']} NAME`), or remove it"
+            found.setdefault(service, []).append(Finding("name-taken", "error", key, message, remedy))
+        for name, claim in claims.items():
+            for path, theirs in placement.shared(claim.writes, other["writes"]):
+                where = f"`{path}`" if path == theirs else f"`{theirs}`, and this service to `{path}`"
+                message, remedy = (
+                    f"{who} may write to {where}",
+                    "Stop it, mount it read-only, or give each its own folder",
+                )
+                key = f"llm_services.{name}.volumes"
+                found.setdefault(name, []).append(Finding("volume-shared", "warn", key, message, remedy))
+    return found
+
+
 def _docker_findings(docker: Mapping[str, Any]) -> list[Finding]:
     """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here."""
     if not docker["named"] or docker["running"]:

@@ -213,7 +213,8 @@ RULES: tuple[Rule, ...] = (
         when={"ranks": ">1", "shm.gib": "<4"},
         at="limits.shm_size",
         message="leaves {ranks} processes {shm.gib} GiB of shared memory",
-        reason="ranks exchange tensors through it; the operator's engines on two GPUs run with 16 GiB",
+        reason="ranks exchange tensors through it; the operator's engines on two GPUs run with 16 GiB. That less than 4 GiB is too "
+        "little is a guess: nothing between was tried",
         remedy="Set `limits.shm_size: 16g`",
         source=(OPERATOR,),
         example={"gpus": 2, "args": {"tensor-parallel-size": 2}, "service": {"limits": {"shm_size": "1g"}}},
@@ -485,7 +486,9 @@ GONE: tuple[Gone, ...] = (
 # ---------------------------------------------------------------------------------------------------------------------
 # Published weaknesses.
 
-_ADVISORIES = "https://github.com/vllm-project/vllm/security/advisories"
+# What was at hand when this was written.
+_UNREAD = "only its id and the version that ends it are known here, so read the advisory"
+_CRAFTED = "a crafted request does harm; more is not known here, so read the advisory"
 ADVISORIES: tuple[Advisory, ...] = (
     Advisory(
         "CVE-2026-24779",
@@ -494,17 +497,17 @@ ADVISORIES: tuple[Advisory, ...] = (
     ),
     Advisory("CVE-2026-25960", "0.17", "the same, past the fix of CVE-2026-24779"),
     Advisory("CVE-2026-27893", "0.18", "code of a model's repository runs although it was not allowed"),
-    Advisory("GHSA-v97p-wpxp-px84", "0.21", "see the advisory"),
+    Advisory("GHSA-v97p-wpxp-px84", "0.21", _UNREAD),
     Advisory("CVE-2026-48746", "0.22", "a crafted Host header passes by the API key"),
     Advisory("CVE-2026-47155", "0.22", "a pinned revision is not applied to every file"),
     Advisory("CVE-2026-41523", "0.22", "checks are gone where Python runs with -O"),
     Advisory("PYSEC-2026-2303", "0.24", "embeddings sent as a prompt end the engine"),
-    Advisory("GHSA-fpch-3xrf-7q96", "0.28", "see the advisory"),
+    Advisory("GHSA-fpch-3xrf-7q96", "0.28", _UNREAD),
     Advisory("CVE-2026-100650", "0.29", "media are read whole before their limits are looked at"),
-    Advisory("CVE-2026-105754", "0.30", "a crafted request does harm"),
-    Advisory("CVE-2026-105757", "0.30", "a crafted request does harm"),
-    Advisory("CVE-2026-105760", "0.30", "a crafted request does harm"),
-    Advisory("GHSA-5r3c-5x4v-8gjh", "0.33", "see the advisory"),
+    Advisory("CVE-2026-105754", "0.30", _CRAFTED),
+    Advisory("CVE-2026-105757", "0.30", _CRAFTED),
+    Advisory("CVE-2026-105760", "0.30", _CRAFTED),
+    Advisory("GHSA-5r3c-5x4v-8gjh", "0.33", _UNREAD),
 )
 
 

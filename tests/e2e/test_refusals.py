@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.demo import MODEL, SERVICE, Playbook, declare, model_folder
+from tests.e2e.demo import MODEL, SERVICE, Machine, Playbook, declare, model_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("untouched")]
 
@@ -217,6 +218,26 @@ def test_a_truncated_model_file(playbook: Playbook, tmp_path: Path, file: str) -
     )
     host_refused(playbook, "site.yml", "-e", f"llm_root={tmp_path}", *declare(port=PORT), words=words)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models"]
+
+
+def test_a_name_that_a_strangers_container_has(playbook: Playbook, machine: Machine) -> None:
+    predicted = playbook("site.yml", "--check", "--diff", *declare(args={"max-model-len": 1111})).passed()
+    released = re.search(rf"/{SERVICE}/releases/([0-9a-f]{{12}})/compose.yml", predicted.stdout)
+    assert released
+    name = f"llm-{SERVICE}-{released[1][:8]}"
+    stranger = machine.docker.containers.create(
+        machine.engine().attrs["Image"], ["sleep", "1"], entrypoint=[], name=name
+    )
+    try:
+        words = (
+            f"llm_services.{SERVICE} ",
+            f"container `{name}`",
+            "created), which is not of this project",
+            "docker rename",
+        )
+        host_refused(playbook, "site.yml", *declare(args={"max-model-len": 1111}), words=words)
+    finally:
+        stranger.remove()
 
 
 @pytest.mark.fault(18, "pid and process are named")

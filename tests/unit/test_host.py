@@ -36,6 +36,21 @@ def test_engines_and_published_ports_are_read_from_the_list() -> None:
     assert published == {"5010": "web"}
 
 
+def test_strangers_are_those_with_names_like_ours_or_that_write_somewhere() -> None:
+    binds = [
+        {"Type": "bind", "Source": "/data", "RW": True},
+        {"Type": "bind", "Source": "/etc", "RW": False},
+        {"Type": "volume", "Source": "/var/lib/docker/volumes/x", "RW": True},
+    ]
+    web = {**LISTED[1], "Image": "nginx:1", "Mounts": binds}
+    taken = {**LISTED[1], "Image": "nginx:1", "Names": ["/llm-gateway"], "State": "exited", "Mounts": binds}
+    found = host.strangers([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
+    assert found == [
+        {"name": "web", "image": "nginx:1", "state": "running", "writes": ["/data"]},
+        {"name": "llm-gateway", "image": "nginx:1", "state": "exited", "writes": []},
+    ]
+
+
 @pytest.mark.parametrize(
     ("reference", "tags", "digests"),
     [

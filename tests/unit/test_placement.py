@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import placement, plan, spec
+from ansible.module_utils.llm import placement, plan, rules, spec
 
 from tests import catalogs
 from tests.unit.test_plan import converged, errors, host, ids, work
@@ -123,6 +123,17 @@ def test_a_gpu_is_the_same_by_index_and_by_uuid() -> None:
     gpus[2] = {**gpus[2], "uuid": "GPU-2"}
     services = {"a": small("a", 1), "b": small("b", 2, gpus=["GPU-2"], args={"gpu-memory-utilization": 0.6})}
     assert "clash-gpus" in ids(plan.judge(box(services, host_gpus=gpus)), "a")
+
+
+def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_place() -> None:
+    greedy = {"greedy": small("greedy", 1, args={"gpu-memory-utilization": 1.4})}
+    assert plan.judge(box(greedy))["greedy"] == []
+    (found,) = [f for f in rules.judge(box(greedy), {}, ["greedy"], {}).findings["greedy"] if f.severity == "error"]
+    assert (found.id, found.key) == ("range-gpu-memory-utilization", "llm_services.greedy.args.gpu-memory-utilization")
+    assert "llm_switch" not in found.remedy
+    greedy["greedy"]["status"] = "fallback"
+    elsewhere = {"other": small("other", 2, gpus=[0])}
+    assert placement.deployed(box({**elsewhere, **greedy})) == ("other", "greedy"), "it waits for nobody on another GPU"
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,32 @@ def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
     assert [r["name"] for r in reasons] == ["api key"] and "sk-" not in str(reasons)
 
 
+def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
+    raw = catalogs.raw("demo")
+    raw["services"]["micro-cpu"]["volumes"] = ["/data/models:/extra"]
+    declared, _ = spec.parse(raw)
+    assert declared is not None
+    facts = host(declared)
+    release = plan.releases(declared, facts, {})
+    stranger = {"image": "nginx:1", "state": "exited", "writes": []}
+    facts["strangers"] = [
+        {**stranger, "name": release["micro-cpu"].container},
+        {**stranger, "name": "llm-gateway"},
+        {**stranger, "name": "backup", "state": "running", "writes": ["/data"]},
+        {**stranger, "name": "llm-micro-cpu-of-somebody", "writes": ["/database"]},
+    ]
+    found = plan.stranger_findings(declared, facts, ["micro-cpu"], release)
+    name, volume = found["micro-cpu"]
+    (gateway,) = found[""]
+    assert (name.id, name.severity, name.key) == ("name-taken", "error", "llm_services.micro-cpu")
+    assert f"`{release['micro-cpu'].container}` (nginx:1, exited)" in name.message and "`micro-cpu`" in name.message
+    assert (gateway.id, gateway.severity) == ("name-taken", "error") and "the gateway" in gateway.message
+    assert (volume.id, volume.severity, volume.key) == ("volume-shared", "warn", "llm_services.micro-cpu.volumes")
+    assert "`backup` (nginx:1, running)" in volume.message
+    assert "may write to `/data`, and this service to `/data/models`" in volume.message
+    assert plan.stranger_findings(declared, host(declared), ["micro-cpu"], release) == {"": []}
+
+
 @pytest.mark.parametrize(
     ("changes", "place", "finding", "says"),
     [
