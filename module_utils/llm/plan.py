@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, deploy, fit, images, placement
+from ansible.module_utils.llm import compose, deploy, fit, images, placement, quantize
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
@@ -86,21 +86,12 @@ def judge(declared: Declared, command: str = placement.COMMAND) -> Findings:
             key, message = f"llm_services.{service.name}.status", f"is {service.status}: {service.reason}"
             found[service.name].append(Finding(f"status-{service.status}", "error", key, message, remedy))
     for name in placement.deployed(declared):
-        found[name] += _source_findings(declared, declared.services[name])
+        found[name] += quantize.judge(declared, declared.models[declared.services[name].model])
         found[name] += _gpu_findings(declared, declared.services[name])
         found[name] += deploy.findings(declared.services[name])
     for name, more in placement.findings(declared, command).items():
         found.setdefault(name, []).extend(more)
     return found
-
-
-def _source_findings(declared: Declared, service: Service) -> list[Finding]:
-    model = declared.models[service.model]
-    if all("quantize" in source for source in model.sources):
-        message = f"`{model.name}` is to be quantized on the host, which this version does not carry out"
-        remedy = f"Make it elsewhere, and add a `path` source to llm_models_custom.{model.name}"
-        return [Finding("quantize-pending", "warn", f"llm_services.{service.name}.model", message, remedy)]
-    return []
 
 
 def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
@@ -185,11 +176,8 @@ def needed_images(declared: Declared, services: Iterable[str]) -> tuple[str, ...
 
 def host_models(declared: Declared) -> tuple[str, ...]:
     """Models that services of the host have, whatever their status, and those that they are made of."""
-    found = list(needed_models(declared, declared.host_services))
-    for name in found:  # grows while it is read
-        made_of = [s["quantize"]["model"] for s in declared.models[name].sources if "quantize" in s]
-        found += [m for m in made_of if m not in found]
-    return tuple(found)
+    found = needed_models(declared, declared.host_services)
+    return tuple(dict.fromkeys([*found, *quantize.sources(declared, found)]))
 
 
 def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
@@ -199,8 +187,13 @@ def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...
 
 
 def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[str]) -> tuple[str, ...]:
-    """Of `services` and their gateway: images that are not there, or not proven to hold what is declared of them."""
+    """Of `services` and their gateway: images that are not there, or not proven to hold what is declared of them.
+
+    With the one to quantize in, while a model of theirs is still to be made.
+    """
+    services = tuple(services)
     wanted = [*needed_images(declared, services)]
+    wanted += quantize.images(declared, needed_models(declared, services), facts)
     if wanted and compose.GATEWAY_IMAGE in declared.images:
         wanted.append(compose.GATEWAY_IMAGE)
     return tuple(dict.fromkeys(i for i in wanted if not _is_made(declared.images[i], facts)))
@@ -231,6 +224,7 @@ def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] =
     """
     wanted = {declared.services[s].image for s in declared.host_services}
     wanted |= {compose.GATEWAY_IMAGE} & set(declared.images)
+    wanted |= set(quantize.images(declared, host_models(declared)))
     wanted |= {base for image in wanted for base in _bases(declared, image)}
     needed = {str(_image_id(declared.images[i], facts)) for i in wanted}
     soon = set(upcoming)
@@ -265,7 +259,9 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         )
     # An engine that is only stopped may have them all; it is started and asked again.
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
-    wanted = [declared.images[i] for i in needed_images(declared, services)] if asked else []
+    models = needed_models(declared, services)
+    tools = quantize.images(declared, models, facts)
+    wanted = [declared.images[i] for i in (*needed_images(declared, services), *tools)] if asked else []
     missing_images = _missing(declared, facts, [i for i in wanted if not _image_id(i, facts)])
     for service, finding in _held_findings(declared, facts, services):
         found.setdefault(service, []).append(finding)
@@ -273,7 +269,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         found.setdefault(service, []).append(finding)
     found[""] += _network_findings(facts["networks"])
     missing_models = []
-    for name in needed_models(declared, services):
+    for name in (*quantize.sources(declared, models, facts), *models):
         model, state = declared.models[name], facts["models"].get(name, {})
         folder = compose.model_dir(declared.settings, model)
         if state.get("problem"):
@@ -282,10 +278,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
         elif not state.get("present"):
             missing_models.append(model)
-            if all("quantize" in source for source in model.sources):
-                message = f"is not in {folder}, and quantizing is not carried out by this version"
-                remedy = f"Make it elsewhere, and add a `path` source to llm_models_custom.{name}"
-                found[""].append(Finding("model-unmade", "error", f"llm_models.{name}", message, remedy))
+    found[""] += quantize.findings(declared, facts, models)
     found[""] += _disk_findings(facts, missing_images, missing_models)
     if declared.settings.offline:
         found[""] += _offline_findings(declared, facts, missing_images, missing_models)
@@ -646,6 +639,7 @@ def status(
             "port": service.port,
             "model": service.served_model_name,
             "image": _image_status(declared.images[service.image], facts),
+            **_made(facts, service),
             "act": "nothing to do",
         }
         if service.gpus and facts.get("gpu"):
@@ -660,6 +654,12 @@ def status(
             entry["findings"] = own
         found[name] = entry
     return found
+
+
+def _made(facts: Facts, service: Service) -> dict[str, str]:
+    """What the model of a service was made of here, and what that cost."""
+    made = facts["models"].get(service.model, {}).get("made") or {}
+    return {"quantized": quantize.summary(made)} if "quality" in made else {}
 
 
 def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Mapping[str, Any]]) -> list[str]:

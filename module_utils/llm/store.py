@@ -10,11 +10,12 @@ import fnmatch
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import artifacts
+from ansible.module_utils.llm import artifacts, files
 
 SPARE = 16 * 2**20  # bytes that stay free beside a model: its manifest, and what file systems keep to themselves
 PARTS = ".parts"  # in a partial folder: files that are not whole yet
@@ -26,6 +27,11 @@ def partial(folder: Path, *identity: Any) -> Path:
     """Folder in which a model is put together from one source. identity: what makes that source, its commit included."""
     mark = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return folder.with_name(f".{folder.name}.{mark}.partial")
+
+
+def aside(folder: Path) -> Path:
+    """Where a model that was made and is not good enough waits for somebody to decide."""
+    return folder.with_name(f".{folder.name}.refused")
 
 
 def partials(folder: Path) -> list[Path]:
@@ -94,6 +100,27 @@ def verified(path: Path, entry: Mapping[str, Any]) -> str:
     return found if entry.get("sha256") in (None, found) else ""
 
 
+def settle(
+    place: Path,
+    folder: Path,
+    origin: dict[str, Any],
+    say: Callable[[str], None] = lambda _: None,
+    known: Mapping[str, str] | None = None,
+) -> str:
+    """List what was put together in `place` in a manifest, and give it its name; returns the digest. known: see make_manifest."""
+    manifest = artifacts.make_manifest(place, origin, say, known)
+    files.write(place / artifacts.MANIFEST, artifacts.manifest_text(manifest))
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    old = folder.with_name(f".{folder.name}.damaged.partial")
+    if folder.exists():  # a repair of the folder as a whole: engines keep the files that they have open
+        folder.rename(old)
+    place.rename(folder)
+    for left in partials(folder):
+        shutil.rmtree(left)
+    return str(manifest["digest"])
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a model folder. Raises Broken."""
     try:
@@ -144,10 +171,10 @@ def damage(folder: Path, deep: bool = False, say: Callable[[str], None] = lambda
 
 
 def stored(models: Path) -> list[dict[str, Any]]:
-    """All that lies in the folder of the models: [{name, revision, folder, bytes, partial}]."""
+    """All that lies in the folder of the models: [{name, revision, folder, bytes, partial}]; partial: not, or not yet, a model."""
     found = []
     for place in sorted(p for p in models.glob("*/*") if p.is_dir() and not p.is_symlink()):
-        hidden = re.fullmatch(r"\.(?P<revision>.+?)(?:\.[0-9a-f]{8})?\.partial", place.name)
+        hidden = re.fullmatch(r"\.(?P<revision>.+?)(?:\.[0-9a-f]{8})?\.(?:partial|refused)", place.name)
         if place.name.startswith(".") and not hidden:
             continue
         found.append(

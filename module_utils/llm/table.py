@@ -201,7 +201,8 @@ def status_table(
         cells = [name, entry["declared"], entry["real"], entry["release"], entry["proven"], str(entry["port"])]
         cells.append(entry["act"])
         todo = [f"{entry['act']}: {text}" for text in entry.get("a run would", [])]
-        below = [f"image {entry['image']}", *todo, *(_said(f) for f in findings.get(name, []))]
+        made = [f"model {entry['quantized']}"] if "quantized" in entry else []
+        below = [f"image {entry['image']}", *made, *todo, *(_said(f) for f in findings.get(name, []))]
         rows.append(Row(cells, below))
     if not rows:
         lines = ["No service: llm_host_services lists none."]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose, placement, plan, spec
+from ansible.module_utils.llm import compose, placement, plan, quantize, spec
 
 from tests import catalogs
 
@@ -23,7 +23,11 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
         "owned_images": [],
         "image_records": {},
         "release_images": {},
-        "models": {m: {"present": True, "digest": "d", "problem": "", "bytes": 1} for m in declared.models},
+        "models": {
+            m: {"present": True, "digest": "d", "problem": "", "bytes": 1}
+            | ({"made": catalogs.made(declared, m)} if quantize.made_of(declared.models[m]) else {})
+            for m in declared.models
+        },
         "disk": {
             "root": {"path": "/opt/llm", "device": 1, "free": 2**40},
             "docker": {"path": "/var/lib/docker", "device": 1, "free": 2**40},
@@ -94,7 +98,7 @@ def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
     assert placement.deployed(declared) == ("medium-glm", "mini-zwz")
     findings = plan.judge(declared)
     assert not errors(findings)
-    assert ids(findings, "mini-zwz") == {"quantize-pending"}
+    assert not ids(findings, "mini-zwz")
     assert ids(findings, "mini-solo") == {"standby"}
 
 
@@ -346,14 +350,6 @@ def test_an_engine_that_is_no_longer_wanted_must_give_way_first() -> None:
     assert "`mini-zwz` still runs" in found[0].message and "llm_prune=true" in found[0].remedy
     pruning = catalogs.declared("rtx4090x3", host_services=["mini-solo"], prune=True)
     assert not any(plan.look_at_host(pruning, facts, ["mini-solo"]).values())
-
-
-def test_a_model_that_has_to_be_quantized_elsewhere_is_refused_while_it_is_missing() -> None:
-    declared = catalogs.declared("rtx4090x3")
-    facts = host(declared)
-    assert not any(plan.look_at_host(declared, facts, ["mini-zwz"]).values())
-    del facts["models"]["zwz-8b-awq"]
-    assert [f.id for f in plan.look_at_host(declared, facts, ["mini-zwz"])[""]] == ["model-unmade"]
 
 
 def test_the_document_has_the_promised_shape() -> None:

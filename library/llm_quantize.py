@@ -1,0 +1,507 @@
+#!/usr/bin/python
+"""Have a model on the host that is made of another one, proven and measured."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_quantize
+short_description: Quantize a model by a recipe, prove the result and measure it
+description:
+  - Runs llm-compressor in a container without network, with the source read-only. The result is put together beside its final
+    place. It gets its name only when every module that is to be packed is packed, every tensor that the recipe leaves alone has
+    the bytes of the source, and perplexity and KL divergence on text that was held out are within the recipe's limits.
+  - A result beyond the limits is set aside, in a hidden folder beside the final one, and refused with the numbers; with higher
+    limits it is taken as it is.
+  - An interrupted run leaves nothing that the next one minds; it begins anew.
+options:
+  name:
+    description: Name of the model in the catalog.
+    type: str
+    required: true
+  folder:
+    description: Final folder on the host; its name is the mark of what the model is made of.
+    type: path
+    required: true
+  state:
+    description:
+      - C(present) makes a model that is not there. C(repaired) makes one anew whose files are damaged, and returns what it found
+        as M(llm_model) does.
+    type: str
+    choices: [present, repaired]
+    default: present
+  depth:
+    description: How to look for damage; C(quick) at sizes, headers and index, C(deep) at the SHA-256 of every file as well.
+    type: str
+    choices: [quick, deep]
+    default: quick
+  source:
+    description: The model that it is made of.
+    type: dict
+    required: true
+    suboptions:
+      name: {description: Its name., type: str, required: true}
+      folder: {description: Its folder on the host., type: path, required: true}
+  recipe:
+    description:
+      - The recipe, with C(name), C(method), C(targets), C(ignore), C(group_size), C(samples), C(length), C(dataset), C(seed),
+        C(quality).
+    type: dict
+    required: true
+  image:
+    description: Reference of the image with llm-compressor.
+    type: str
+    required: true
+  devices:
+    description: Docker's arguments for a GPU; none for the CPU.
+    type: list
+    elements: str
+    default: []
+  program:
+    description: The program that runs in the container; role model_store brings it.
+    type: path
+    required: true
+  hub_endpoint:
+    description: Address of the hub, or of a mirror that stands for it.
+    type: str
+    default: https://huggingface.co
+  hub_token:
+    description: Token for gated data sets.
+    type: str
+  offline:
+    description: Don't ask the hub.
+    type: bool
+    default: false
+  engine_uid:
+    description: Numeric user that the container runs as.
+    type: int
+    default: 64000
+  progress_file:
+    description: File for progress lines; filled in by the action plugin.
+    type: path
+attributes:
+  check_mode:
+    description: Says what would be made, of what, and how.
+    support: full
+  diff_mode:
+    description: Names the folder and the recipe.
+    support: full
+  idempotent:
+    description: A model that is there and of this recipe is left alone.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: A model in 4 bit
+  llm_quantize:
+    name: zwz-8b-awq
+    folder: /opt/llm/models/zwz-8b-awq/2f1d0b9ac7e4
+    source: {name: zwz-8b, folder: /opt/llm/models/zwz-8b/main}
+    recipe:
+      name: gptq-w4a16
+      method: gptq
+      targets: [Linear]
+      ignore: [lm_head, "re:.*visual.*", "re:.*merger.*"]
+      group_size: 128
+      samples: 512
+      length: 4096
+      seed: 42
+      dataset: {file: /srv/text/chats.jsonl}
+      quality: {samples: 32, perplexity: 1.08, kl: 0.1}
+    image: llm/llm-compressor:0-1a2b3c4d
+    devices: [--device, nvidia.com/gpu=2]
+    program: /opt/llm/models/.quantize_model.py
+  vars:
+    ansible_python_interpreter: /opt/llm/venv/bin/python
+"""
+
+RETURN = r"""
+digest:
+  description: Digest over the checksums of all files, empty in check mode.
+  returned: always
+  type: str
+made:
+  description: What was made, of what, and what it cost; as it is in the manifest. Empty when nothing was.
+  returned: always
+  type: dict
+ok:
+  description: Whether the model is whole now.
+  returned: with state C(repaired)
+  type: bool
+verdict:
+  description: What was found, as M(llm_model) returns it.
+  returned: with state C(repaired)
+  type: dict
+"""
+
+import fnmatch
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import artifacts, host, lock, quantize, store
+from ansible.module_utils.llm.progress import Progress
+
+LOOK_EVERY = 2.0  # seconds between two looks at what the container prints
+TAIL = 8192  # bytes of its output that are looked at
+HEAD = 2**20  # bytes of a text that are looked at
+
+
+class Failed(Exception):
+    """What keeps a model from being made; the text says why, and what to do."""
+
+
+class Maker:
+    """Makes one model."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.folder = Path(module.params["folder"])
+        self.source = Path(module.params["source"]["folder"])
+        self.recipe: dict[str, Any] = module.params["recipe"]
+        self.progress = Progress(module.params["progress_file"])
+        self.place = store.partial(self.folder, "quantize")
+
+    # -- before anything is touched -------------------------------------------------------------------------------------
+
+    def check(self) -> dict[str, Any]:
+        """What the source is: {digest, bytes, config}. Raises Failed when it cannot be quantized here."""
+        of = self.module.params["source"]["name"]
+        state = artifacts.look(self.source)
+        if not state["present"]:
+            raise Failed(f"its source {of} is not in {self.source}. `site.yml --tags models` fetches it")
+        if state["problem"]:
+            raise Failed(
+                f"its source {of} is damaged: {state['problem']}. playbooks/verify_models.yml -e llm_repair=true"
+            )
+        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
+        if config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config"):
+            raise Failed(f"its source {of} is quantized already. Declare the model in its full precision as the source")
+        need, free = quantize.memory_need(state["bytes"], config, self.recipe), host.memory()["available"] or 0
+        if need > free:
+            raise Failed(f"{quantize.no_memory(need, free)}. {quantize.NO_MEMORY}")
+        self.memory = free - quantize.SPARE // 2
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        room = shutil.disk_usage(self.folder.parent).free
+        if problem := store.no_room(state["bytes"], room, str(self.folder.parent)):
+            raise Failed(problem)
+        if (file := self.recipe["dataset"].get("file")) and (problem := _unreadable(Path(file))):
+            raise Failed(f"the text {file} {problem}. {self._where()}")
+        return {"digest": state["digest"], "bytes": state["bytes"], "tied": bool(config.get("tie_word_embeddings"))}
+
+    def _where(self) -> str:
+        return f"Correct llm_recipes.{self.recipe['name']}.dataset, or bring another file"
+
+    # -- making it ------------------------------------------------------------------------------------------------------
+
+    def make(self) -> tuple[dict[str, Any], Path]:
+        """Make the model, and prove it. Returns what was made, and the folder that it lies in."""
+        source = self.check()
+        wanted = quantize.container(self.folder.name)
+        self._remove(wanted)
+        shutil.rmtree(self.place, ignore_errors=True)
+        for path in (self.place, self.place / "out", self.place / "text"):
+            path.mkdir(parents=True)
+        text = self._text()
+        shutil.copy(self.module.params["program"], self.place / quantize.PROGRAM)
+        job = {"source": "/source", "text": f"/job/text/{text['file']}", "out": "/job/out", "recipe": self.recipe}
+        (self.place / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        uid = self.module.params["engine_uid"]
+        for path in (self.place, *self.place.rglob("*")):
+            os.chown(path, uid, uid)
+        began = time.monotonic()
+        try:
+            result = self._run(wanted, uid)
+        finally:
+            self._remove(wanted)
+        out = self.place / "out"
+        for path in (self.place, *self.place.rglob("*")):  # who serves it must not be able to change it
+            os.chown(path, 0, 0)
+        proof = self._prove(out, result, source["tied"])
+        recipe = {k: v for k, v in self.recipe.items() if k not in ("name", "quality")}
+        made = {
+            "of": self.module.params["source"]["name"],
+            "source_digest": source["digest"],
+            "source_bytes": source["bytes"],
+            "recipe": self.recipe["name"],
+            "settings": recipe,
+            "mark": self.folder.name,
+            "image": self.module.params["image"],
+            "text": text,
+            "packed": len(proof.packed),
+            "untouched": len(proof.compare),
+            "scaled": len(result["smoothed"]),
+            "wall_seconds": round(time.monotonic() - began, 1),
+            **{k: result[k] for k in ("versions", "quality", "pieces", "peaks", "device", "seconds")},
+        }
+        return made, out
+
+    def _text(self) -> dict[str, Any]:
+        """Bring the text; returns {file, sha256} of it, with the commit of a data set."""
+        dataset = self.recipe["dataset"]
+        if "file" in dataset:
+            file = Path(dataset["file"])
+            shutil.copyfile(file, self.place / "text" / file.name)
+            more: dict[str, Any] = {}
+        else:
+            file, more = self._from_hub(dataset)
+            if problem := _unreadable(file):
+                raise Failed(f"{file.name} of the data set {dataset['hub']} {problem}. {self._where()}")
+        return {"file": file.name, "sha256": artifacts.sha256(self.place / "text" / file.name), **more}
+
+    def _from_hub(self, dataset: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        if self.module.params["offline"]:
+            raise Failed(f"the data set {dataset['hub']} needs the network, and llm_offline is set. {self._where()}")
+        # Read when the library is imported: no saved token of the user, no bars, nothing in the user's home.
+        for switch in ("IMPLICIT_TOKEN", "PROGRESS_BARS", "TELEMETRY"):
+            os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
+        os.environ["HF_HOME"] = str(self.place / "hub")
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise Failed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
+        endpoint, token = self.module.params["hub_endpoint"], self.module.params["hub_token"] or False
+        self.progress.say("fetch text", dataset["hub"])
+        try:
+            api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
+            info = api.dataset_info(dataset["hub"], revision=dataset.get("revision", "main"), timeout=10)
+            names = sorted(s.rfilename for s in info.siblings or () if fnmatch.fnmatch(s.rfilename, dataset["match"]))
+            if not names:
+                raise Failed(f"the data set {dataset['hub']} has no file {dataset['match']}. {self._where()}")
+            found = huggingface_hub.hf_hub_download(
+                dataset["hub"],
+                names[0],
+                repo_type="dataset",
+                revision=info.sha,
+                local_dir=self.place / "hub" / "files",
+                endpoint=endpoint,
+                token=token,
+            )
+        except Failed:
+            raise
+        except Exception as error:  # the library raises many kinds; their texts may show signed addresses
+            status = getattr(getattr(error, "response", None), "status_code", type(error).__name__)
+            message = f"the data set {dataset['hub']} cannot be had from {endpoint} ({status})"
+            raise Failed(f"{message}. Check name, network and llm_hub_token, or name a file on the host") from error
+        file = self.place / "text" / Path(names[0]).name
+        shutil.move(found, file)
+        shutil.rmtree(self.place / "hub", ignore_errors=True)
+        return file, {"commit": info.sha}
+
+    def _run(self, name: str, uid: int) -> dict[str, Any]:
+        """Run the program, passing on where it is; returns what it wrote."""
+        params = self.module.params
+        argv = quantize.argv(
+            name, params["image"], str(self.place), str(self.source), uid, self.memory, params["devices"]
+        )
+        log, done = self.place / "output.log", threading.Event()
+        (self.place / "watched").touch()
+        watcher = threading.Thread(target=self._watch, args=(log, done), daemon=True)
+        watcher.start()
+        # A shell sends the output to the log, which run_command alone would hold back until the end.
+        command = 'log="$1"; shift; exec "$@" >"$log" 2>&1'
+        try:
+            rc, _, _ = self.module.run_command(["/bin/sh", "-c", command, "sh", str(log), *argv])
+        finally:
+            done.set()
+            watcher.join()
+        try:
+            result: dict[str, Any] = json.loads((self.place / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            result = {}
+        if rc == 137:
+            raise Failed(
+                f"the container was killed: it wanted more than {store.size(self.memory)}. {quantize.NO_MEMORY}"
+            )
+        if error := result.get("error"):
+            about = f"the text {self.recipe['dataset'].get('file', self.recipe['dataset'].get('hub'))}"
+            what = about if "pieces of" in error or "be read" in error or "column" in error else "its source"
+            raise Failed(f"{what} {error}")
+        if rc or not result:
+            lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+            raise Failed(f"llm-compressor ended with {rc}: {lines[-1][:400] if lines else 'it said nothing'}")
+        return result
+
+    def _watch(self, log: Path, done: threading.Event) -> None:
+        """Pass on where the program is, and let it know that somebody waits."""
+        pace, shown = quantize.Pace(), None
+        while not done.wait(LOOK_EVERY):
+            os.utime(self.place / "watched")
+            try:
+                with log.open("rb") as stream:
+                    stream.seek(max(0, log.stat().st_size - TAIL))
+                    line = pace.line(stream.read().decode("utf-8", "replace"), time.monotonic())
+            except OSError:
+                continue
+            if line and line != shown:
+                self.progress.say(*line)
+                shown = line
+
+    def _prove(self, out: Path, result: dict[str, Any], tied: bool) -> quantize.Proof:
+        """Every module packed that is to be, every tensor as it was that is not. Raises Failed."""
+        self.progress.say("prove", "tensors that must be as they were")
+        artifacts.check_folder(out)
+        before, after = artifacts.tensors(self.source), artifacts.tensors(out)
+        proof = quantize.prove(before, after, result, self.recipe["method"], tied)
+        changed = [n for n in proof.compare if not artifacts.same_bytes(self.source, before[n], out, after[n])]
+        if problems := [*proof.problems, *(f"{n} has other bytes than in the source" for n in changed)]:
+            more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise Failed(
+                f"the result is not what the recipe says: {'; '.join(problems[:5])}{more}. Report it, with the versions "
+                f"{result['versions']}"
+            )
+        return proof
+
+    def _remove(self, container: str) -> None:
+        """What an interrupted run has left at work."""
+        self.module.run_command(["docker", "rm", "--force", container])
+
+    def accept(self, made: dict[str, Any], out: Path) -> str:
+        """Give a result its name, or set it aside and raise Failed. Returns its digest."""
+        origin = {"source": f"quantize {made['of']}", "revision": self.folder.name, "made": made}
+        say = lambda name: self.progress.say("verify", name)  # noqa: E731
+        if why := quantize.beyond(made["quality"], self.recipe["quality"]):
+            aside = store.aside(self.folder)
+            shutil.rmtree(aside, ignore_errors=True)
+            store.settle(out, aside, origin, say)
+            raise Failed(f"{quantize.refusal(self.recipe['name'], why, str(aside))}. {quantize.REMEDY}")
+        return store.settle(out, self.folder, origin, say)
+
+    def clean(self) -> None:
+        """Remove what is put together."""
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _unreadable(file: Path) -> str:
+    """What is wrong with a file of text."""
+    try:
+        with file.open("rb") as stream:
+            return quantize.text_problem(file.name, stream.read(HEAD), file.stat().st_size)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _aside(maker: Maker) -> dict[str, Any] | None:
+    """What was made before by the same recipe, and was not good enough then."""
+    try:
+        made: dict[str, Any] = store.read_manifest(store.aside(maker.folder))["origin"]["made"]
+    except (artifacts.Broken, KeyError):
+        return None
+    return made if made.get("mark") == maker.folder.name else None
+
+
+def make(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
+    """Make a model that is not there, or take one whose limits were raised."""
+    folder, recipe = maker.folder, maker.recipe
+    how = recipe["method"] + (f", groups of {recipe['group_size']}" if recipe["method"] != "fp8-dynamic" else "")
+    before = _aside(maker)
+    if before and (why := quantize.beyond(before["quality"], recipe["quality"])):
+        raise Failed(f"{quantize.refusal(recipe['name'], why, str(store.aside(folder)))}. {quantize.REMEDY}")
+    said = "set aside before, and within the limits now" if before else f"from {module.params['source']['name']}: {how}"
+    result: dict[str, Any] = {
+        "changed": True,
+        "digest": "",
+        "made": {},
+        "diff": {"before": "", "after": f"{folder} ({recipe['name']}, {said})\n"},
+    }
+    if module.check_mode:
+        return result
+    try:
+        if before:
+            if damaged := store.damage(store.aside(folder), deep=True):
+                raise Failed(
+                    f"{store.aside(folder)} is damaged: {next(iter(damaged.values()))}. Remove it, and it is made anew"
+                )
+            store.aside(folder).rename(folder)
+            return {**result, "digest": store.read_manifest(folder)["digest"], "made": before}
+        made, out = maker.make()
+        digest = maker.accept(made, out)
+    finally:
+        maker.clean()
+    result["diff"]["after"] += f"{quantize.summary(made)}\n"
+    return {**result, "digest": digest, "made": made}
+
+
+def present(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
+    """Have the model."""
+    state = artifacts.look(maker.folder)
+    if state["problem"]:
+        raise Failed(
+            f"{maker.folder} is damaged: {state['problem']}. Run playbooks/verify_models.yml with -e llm_repair=true"
+        )
+    if not state["present"]:
+        return make(module, maker)
+    if problem := quantize.foreign(state.get("made"), maker.folder.name):
+        raise Failed(f"what lies in {maker.folder} {problem}. Remove the folder, and it is made anew")
+    return {"changed": False, "digest": state["digest"], "made": {}}
+
+
+def repaired(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
+    """Look at the model, and make it anew if it is damaged: what quantizing gives is not the same bit for bit everywhere."""
+    result: dict[str, Any] = {"changed": False, "digest": "", "made": {}}
+    if not maker.folder.is_dir():
+        damaged = {artifacts.MANIFEST: f"{maker.folder} is not there. `site.yml --tags models` makes it"}
+    else:
+        damaged = store.damage(
+            maker.folder, module.params["depth"] == "deep", lambda t: maker.progress.say("verify", t)
+        )
+        if not damaged:
+            result["digest"] = store.read_manifest(maker.folder)["digest"]
+        else:
+            result = make(module, maker)
+    again = sorted(damaged) if result["digest"] and damaged else []
+    found = {
+        "ok": bool(result["digest"]),
+        "depth": module.params["depth"],
+        "digest": result["digest"],
+        "damaged": damaged,
+    }
+    verdict = {**found, "repaired": again, "source": f"quantize {module.params['source']['name']}" if again else ""}
+    return {**result, "ok": found["ok"], "verdict": {module.params["name"]: verdict}}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "folder": {"type": "path", "required": True},
+            "state": {"type": "str", "choices": ["present", "repaired"], "default": "present"},
+            "depth": {"type": "str", "choices": ["quick", "deep"], "default": "quick"},
+            "source": {
+                "type": "dict",
+                "required": True,
+                "options": {"name": {"type": "str", "required": True}, "folder": {"type": "path", "required": True}},
+            },
+            "recipe": {"type": "dict", "required": True},
+            "image": {"type": "str", "required": True},
+            "devices": {"type": "list", "elements": "str", "default": []},
+            "program": {"type": "path", "required": True},
+            "hub_endpoint": {"type": "str", "default": lock.HUB},
+            "hub_token": {"type": "str", "no_log": True},
+            "offline": {"type": "bool", "default": False},
+            "engine_uid": {"type": "int", "default": 64000},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    maker = Maker(module)
+    act = {"present": present, "repaired": repaired}[module.params["state"]]
+    try:
+        result = act(module, maker)
+    except (Failed, artifacts.Broken) as failure:
+        module.fail_json(msg=f"llm_models.{module.params['name']}: {failure}")
+    except OSError as error:
+        module.fail_json(
+            msg=f"llm_models.{module.params['name']}: {error.filename or maker.folder}: {error.strerror}. Check the disk"
+        )
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

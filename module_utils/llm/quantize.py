@@ -1,0 +1,372 @@
+"""Models that are made on the host: of which other model, by which recipe, with which tools, and whether the result is good.
+
+No I/O; module llm_quantize acts. What a model is made of has a hash, its mark, which is the model's revision: another recipe is
+another folder, and whatever serves the old one keeps it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.gpu import match
+from ansible.module_utils.llm.placement import deployed
+from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Settings
+from ansible.module_utils.llm.store import size
+
+IMAGES = {"cpu": "llm-compressor-cpu", "nvidia": "llm-compressor"}  # by accelerator of the host: names in the catalog
+SPARE = 2 * GIB  # of memory: Python with its libraries, and what the host keeps
+PROGRAM = "quantize_model.py"
+
+Facts = Mapping[str, Any]
+
+
+def made_of(model: Model) -> tuple[str, str] | None:
+    """(model, recipe) that a model is made of, None for one that is fetched."""
+    wanted = next((s["quantize"] for s in model.sources if "quantize" in s), None)
+    return (wanted["model"], wanted["recipe"]) if wanted else None
+
+
+def image(declared: Declared) -> Image | None:
+    """The image in which this host quantizes."""
+    return declared.images.get(IMAGES[declared.settings.accelerator])
+
+
+def settled(declared: Declared) -> Declared:
+    """The declaration with the mark of what each made model is made of as its revision. Branches must be locked before."""
+    made = {n: dataclasses.replace(m, revision=mark(declared, m)) for n, m in declared.models.items() if made_of(m)}
+    return dataclasses.replace(declared, models={**declared.models, **made})
+
+
+def mark(declared: Declared, model: Model) -> str:
+    """12 hex digits over source and its revision, recipe and tools. Limits of quality make no other result."""
+    origin = made_of(model)
+    assert origin  # noqa: S101 - asked of made models only
+    source, tools = declared.models[origin[0]], image(declared)
+    covered = {
+        "source": {"name": source.name, "sources": list(source.sources), "revision": source.revision},
+        "recipe": settings(declared, model),
+        "tools": compose.image_ref(tools) if tools else "",
+    }
+    return compose.digest(covered)[:12]
+
+
+def settings(declared: Declared, model: Model) -> dict[str, Any]:
+    """A recipe as far as it makes the result: without name, description and limits."""
+    origin = made_of(model)
+    assert origin  # noqa: S101
+    whole: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(declared.recipes[origin[1]])))
+    return {k: v for k, v in whole.items() if k not in ("name", "description", "quality")}
+
+
+def sources(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
+    """Models that `models` are made of; with facts only those that are needed for what is not there."""
+    have = (facts or {}).get("models", {})
+    origins = [made_of(declared.models[m]) for m in models if not have.get(m, {}).get("present")]
+    return tuple(dict.fromkeys(o[0] for o in origins if o))
+
+
+def images(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
+    """The image to quantize in, if any of `models` is to be made; with facts only if it is not there."""
+    tools = image(declared)
+    return (tools.name,) if tools and sources(declared, models, facts) else ()
+
+
+def job(declared: Declared, model: Model) -> dict[str, Any]:
+    """What module llm_quantize takes, beside name and folder."""
+    origin = made_of(model)
+    assert origin  # noqa: S101
+    tools = image(declared)
+    return {
+        "source": {"name": origin[0], "folder": compose.model_dir(declared.settings, declared.models[origin[0]])},
+        "recipe": {
+            "name": origin[1],
+            **settings(declared, model),
+            "quality": dict(declared.recipes[origin[1]].quality),
+        },
+        "image": compose.image_ref(tools) if tools else "",
+        "devices": devices(declared.settings, _gpu(declared, model)),
+    }
+
+
+def _gpu(declared: Declared, model: Model) -> int | str | None:
+    """The GPU that is to serve it, which is one that may be taken for it."""
+    gpus = [
+        g for s in deployed(declared) if declared.services[s].model == model.name for g in declared.services[s].gpus
+    ]
+    return gpus[0] if gpus and declared.settings.accelerator == "nvidia" else None
+
+
+def devices(settings: Settings, gpu: int | str | None) -> list[str]:
+    """Docker's arguments for one GPU."""
+    if gpu is None:
+        return []
+    return ["--device", f"nvidia.com/gpu={gpu}"] if settings.gpu_runtime == "cdi" else ["--gpus", f'"device={gpu}"']
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is wrong.
+
+
+def judge(declared: Declared, model: Model) -> list[Finding]:
+    """Findings about a made model, from the declaration alone."""
+    if not made_of(model) or image(declared):
+        return []
+    wanted = IMAGES[declared.settings.accelerator]
+    message, remedy = "is needed to quantize on this host, and is not declared", "Take it back into the catalog"
+    return [Finding("quantize-image", "error", f"llm_images.{wanted}", message, remedy)]
+
+
+def findings(declared: Declared, facts: Facts, models: Iterable[str]) -> list[Finding]:
+    """Findings about those of `models` that are made: what is there is something else, or not good enough; or no room."""
+    found = []
+    for name in models:
+        model = declared.models[name]
+        origin = made_of(model)
+        state = facts["models"].get(name, {})
+        if not origin or state.get("problem"):
+            continue
+        key, folder = f"llm_models.{name}", compose.model_dir(declared.settings, model)
+        limits = declared.recipes[origin[1]].quality
+        if state.get("present"):
+            if problem := foreign(state.get("made"), model.revision):
+                remedy = "Remove the folder, and it is made anew"
+                found.append(Finding("model-foreign", "error", key, f"what lies in {folder} {problem}", remedy))
+            elif why := beyond(state["made"]["quality"], limits):
+                message = f"lost more by `{origin[1]}` than llm_recipes.{origin[1]}.quality allows: {'; '.join(why)}"
+                found.append(Finding("model-quality", "error", key, message, "Raise the limits, or change the recipe"))
+        elif (aside := state.get("refused")) and (why := beyond(aside["quality"], limits)):
+            found.append(Finding("model-refused", "error", key, refusal(origin[1], why, state["aside"]), REMEDY))
+        elif not aside:
+            found += _room(declared, facts, model)
+    return found
+
+
+REMEDY = "Raise the limits, and it is taken as it is; or change the recipe; or remove that folder, and it is made anew"
+
+
+def refusal(recipe: str, why: Iterable[str], aside: str) -> str:
+    """A result that lost too much."""
+    return f"was made by `{recipe}`, and refused: {'; '.join(why)}. It is set aside in {aside}"
+
+
+def _room(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
+    """Memory for what is still to be made; the module knows more exactly, once the source is there."""
+    origin = made_of(model)
+    source = declared.models[origin[0]] if origin else model
+    key, need = f"llm_models.{model.name}", int(source.size_gib * 1.5 * GIB) + SPARE
+    free = (facts.get("memory") or {}).get("available")
+    if free is not None and need > free:
+        return [Finding("quantize-memory", "error", key, no_memory(need, free), NO_MEMORY)]
+    gpu = _gpu(declared, model)
+    seen = (facts.get("gpu") or {}).get("gpus", [])
+    entry = next((g for g in declared.gpus if gpu in (g.index, g.uuid)), None)
+    one = match(entry, seen) if entry else None
+    need = int(source.size_gib * 1.1 * GIB) + SPARE
+    if one and one["free"] is not None and one["free"] < need:
+        message = f"GPU {gpu} has {size(one['free'])} free, and quantizing {source.name} takes about {size(need)} of it"
+        remedy = "Stop what serves there (playbooks/stop.yml --tags SERVICE), and run again"
+        return [Finding("quantize-gpu", "error", key, message, remedy)]
+    return []
+
+
+NO_MEMORY = "Stop what runs beside it, quantize with fewer or shorter samples, or on another host and bring the result"
+
+
+def no_memory(need: int, free: int) -> str:
+    """More memory is needed than there is."""
+    return f"quantizing takes about {size(need)} of memory, and {size(free)} are free; nothing was touched"
+
+
+def memory_need(source: int, config: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
+    """Bytes of memory that quantizing takes, at most: the model, what flows between its layers, and logits of one piece.
+
+    source: bytes of its weights.
+    """
+    text = config.get("text_config") or config
+    flow = 0 if recipe["method"] == "fp8-dynamic" else 2 * recipe["samples"] * recipe["length"] * text["hidden_size"]
+    return int(source * 1.5 + flow + 2 * recipe["length"] * text["vocab_size"] + SPARE)
+
+
+def foreign(made: Mapping[str, Any] | None, wanted: str) -> str:
+    """Why what is there is not what is wanted; "" when it is."""
+    if not made or "quality" not in made:
+        return "was not made by this project"
+    if made.get("mark") != wanted:
+        return f"was made of {made.get('of')} by another recipe ({made.get('recipe')}, {made.get('mark')}; wanted {wanted})"
+    return ""
+
+
+def beyond(quality: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
+    """What a result lost beyond the limits, with the numbers."""
+    ratio = quality["perplexity"] / quality["perplexity_source"]
+    why = []
+    if ratio > limits["perplexity"]:
+        before, after = quality["perplexity_source"], quality["perplexity"]
+        why.append(
+            f"perplexity {after:.2f} after {before:.2f}, {ratio:.3f} times as much; allowed is {limits['perplexity']:g}"
+        )
+    if quality["kl"] > limits["kl"]:
+        why.append(f"KL divergence {quality['kl']:.4f} nats a token; allowed is {limits['kl']:g}")
+    return why
+
+
+def summary(made: Mapping[str, Any]) -> str:
+    """What was made, and what it cost, in one line."""
+    quality = made["quality"]
+    ratio = quality["perplexity"] / quality["perplexity_source"]
+    return (
+        f"{made['of']} by {made['recipe']}: {made['packed']} modules packed, {made['untouched']} tensors untouched; perplexity "
+        f"{quality['perplexity_source']:.2f} -> {quality['perplexity']:.2f} (x {ratio:.3f}), KL {quality['kl']:.4f} nats a token, "
+        f"same next token {100 * quality['same_top']:.1f} % (of {quality['tokens']} held out)"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running it.
+
+
+def container(wanted: str) -> str:
+    """Name of the container that makes a model: one a mark, so that what was interrupted is found again."""
+    return f"llm-quantize-{wanted}"
+
+
+def argv(
+    name: str, image: str, place: str, source: str, uid: int, memory: int, devices: Iterable[str] = ()
+) -> list[str]:
+    """Docker's command: no network, no rights, the source read-only, and less weight than what serves. memory: bytes at most."""
+    command = ["docker", "run", "--rm", "--init", "--name", name, "--network", "none", "--user", f"{uid}:{uid}"]
+    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--cpu-shares", "256"]
+    command += ["--memory", str(memory), "--memory-swap", str(memory), "--tmpfs", "/tmp:exec,mode=1777"]  # noqa: S108
+    for variable in ("HOME=/tmp", "HF_HUB_OFFLINE=1", "PYTHONUNBUFFERED=1", "TOKENIZERS_PARALLELISM=false"):
+        command += ["--env", variable]
+    command += ["--volume", f"{source}:/source:ro", "--volume", f"{place}:/job", *devices]
+    return [*command, "--entrypoint", "python3", image, f"/job/{PROGRAM}", "/job"]
+
+
+_STEP = re.compile(
+    r"^@ (?P<phase>[a-z ]+?) (?P<done>\d+)/(?P<total>\d+)$|\((?P<layer>\d+)/(?P<layers>\d+)\): ", re.MULTILINE
+)
+
+
+@dataclasses.dataclass
+class Pace:
+    """From what the program prints to a line of progress: where it is, and how long that goes on."""
+
+    phase: str = ""
+    since: float = 0.0
+    first: int = 0
+
+    def line(self, output: str, now: float) -> tuple[str, str] | None:
+        """(phase, message) of the newest step in an output, None before the first. now: seconds of any clock."""
+        steps = list(_STEP.finditer(output.replace("\r", "\n")))
+        if not steps:
+            return None
+        last = steps[-1]
+        if last["phase"]:
+            phase, done, total = last["phase"], int(last["done"]), int(last["total"])
+        else:
+            phase, done, total = "quantize", int(last["layer"]) - 1, int(last["layers"])
+        if phase != self.phase:
+            self.phase, self.since, self.first = phase, now, done
+        if total < 2:
+            return phase, ""
+        what = "layer" if phase == "quantize" else "piece"
+        text = f"{what} {done + 1} of {total}"
+        if done > self.first:
+            left = int((now - self.since) / (done - self.first) * (total - done))
+            text += f", {left // 60}:{left % 60:02d} left"
+        return phase, text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text to calibrate with.
+
+
+def text_problem(name: str, start: bytes, total: int) -> str:
+    """What is wrong with a file of text, from its first bytes; "" when nothing is to be seen. total: its size in bytes."""
+    suffix = name.rpartition(".")[2].lower()
+    if suffix not in ("txt", "md", "jsonl", "parquet"):
+        return "is no .txt, .md, .jsonl or .parquet file"
+    if not total or not start.strip():
+        return "is empty"
+    if suffix == "parquet":
+        return "" if start.startswith(b"PAR1") else "is no Parquet file: it does not begin with PAR1"
+    try:
+        # The decoder holds back a character that is cut off at the end, and accepts it only of a part of the file.
+        said = codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) == total)
+    except UnicodeDecodeError:
+        return "is not text in UTF-8"
+    if "\0" in said:
+        return "is not text: it has zero bytes"
+    if suffix == "jsonl":
+        try:
+            row = json.loads(said.splitlines()[0])
+        except ValueError:
+            return "" if "\n" not in said and len(start) != total else "has a first line that is no JSON"
+        if not isinstance(row, Mapping) or not ({"text", "messages"} & set(row)):
+            return "has neither `text` nor `messages` in its first line"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Proving the result.
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What headers say of a result. compare: tensors whose bytes must be those of the source; problems: [] for a good one."""
+
+    packed: tuple[str, ...]
+    compare: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def prove(
+    source: Mapping[str, Mapping[str, Any]],
+    result: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, Iterable[str]],
+    method: str,
+    tied: bool = False,
+) -> Proof:
+    """Whether every module that is to be packed is, and what is left of the others.
+
+    source, result: tensors by name, {dtype, shape}. names: modules that are to be packed, and those that AWQ scales (`smoothed`).
+    tied: whether the head is the embedding, and so need not be stored.
+    """
+    wanted, smoothed = set(names["packed"]), set(names["smoothed"])
+    packed, compare, problems, accounted = [], [], [], set()
+    for name, tensor in source.items():
+        module, _, part = name.rpartition(".")
+        if module in wanted and part == "weight":
+            made = f"{name}_packed" if method != "fp8-dynamic" else name
+            good = {f"{name}_scale", made} <= set(result)
+            if good and (method != "fp8-dynamic" or result[made]["dtype"] == "F8_E4M3"):
+                packed.append(module)
+            else:
+                problems.append(f"{module} is not packed")
+            continue
+        if name not in result:
+            if not (tied and module.endswith("lm_head")):
+                problems.append(f"{name} is missing")
+            continue
+        accounted.add(name)
+        if (result[name]["dtype"], result[name]["shape"]) != (tensor["dtype"], tensor["shape"]):
+            problems.append(
+                f"{name} is {result[name]['dtype']} {result[name]['shape']} instead of {tensor['dtype']} {tensor['shape']}"
+            )
+        elif module not in smoothed and not (method == "awq" and module in wanted):
+            compare.append(name)
+    problems += [
+        f"{module} is not in the source's files"
+        for module in sorted(wanted - set(packed))
+        if f"{module}.weight" not in source
+    ]
+    strangers = [n for n in result if n not in accounted and n.rpartition(".")[0] not in wanted]
+    problems += [f"{name} was added" for name in sorted(strangers)]
+    return Proof(tuple(packed), tuple(compare), tuple(problems))

@@ -1,0 +1,287 @@
+"""Models that are made here: what decides which one it is, what is asked of the result, and what is refused."""
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import artifacts, plan, quantize, spec, store
+
+from tests import catalogs
+from tests.unit.test_plan import host
+
+BOX = catalogs.declared("rtx4090x3")
+MODEL = BOX.models["zwz-8b-awq"]
+
+
+def changed(**recipe: Any) -> spec.Declared:
+    """The box with another recipe for its model."""
+    own = dataclasses.replace(BOX.recipes["awq-w4a16"], **recipe)
+    return quantize.settled(dataclasses.replace(BOX, recipes={**BOX.recipes, "awq-w4a16": own}))
+
+
+# -- what a model is ---------------------------------------------------------------------------------------------------
+
+
+def test_the_mark_is_the_revision_and_covers_source_recipe_and_tools() -> None:
+    assert len(MODEL.revision) == 12 and MODEL.revision == quantize.mark(BOX, MODEL)
+    source = dataclasses.replace(BOX.models["zwz-8b"], revision="0" * 40)
+    other_source = quantize.settled(dataclasses.replace(BOX, models={**BOX.models, "zwz-8b": source}))
+    tools = dataclasses.replace(BOX.images["llm-compressor"], sources=({"pull": "x/y:2"},))
+    other_tools = quantize.settled(dataclasses.replace(BOX, images={**BOX.images, "llm-compressor": tools}))
+    other = [changed(samples=64), changed(seed=1), changed(ignore=("lm_head",)), changed(dataset={"file": "/t.txt"})]
+    marks = {d.models["zwz-8b-awq"].revision for d in (BOX, other_source, other_tools, *other)}
+    assert len(marks) == 7
+
+
+def test_limits_and_words_make_no_other_model() -> None:
+    same = changed(quality={"samples": 64, "perplexity": 2, "kl": 1}, description="other words")
+    assert same.models["zwz-8b-awq"].revision == MODEL.revision
+
+
+def test_a_model_that_is_missing_brings_its_source_and_the_image() -> None:
+    facts = host(BOX)
+    wanted = ["mini-zwz"]
+    assert not quantize.sources(BOX, ["zwz-8b-awq"], facts)
+    assert plan.images_to_make(BOX, facts, wanted) == ()
+    del facts["models"]["zwz-8b-awq"], facts["images"][BOX_IMAGE]
+    assert quantize.sources(BOX, ["zwz-8b-awq", "qwen3-1-7b"], facts) == ("zwz-8b",)
+    assert plan.images_to_make(BOX, facts, wanted) == ("llm-compressor",)
+    assert plan.host_models(BOX)[-1] == "zwz-8b"
+
+
+BOX_IMAGE = quantize.job(BOX, MODEL)["image"]
+
+
+def test_the_job_names_all_that_the_module_takes() -> None:
+    job = quantize.job(BOX, MODEL)
+    assert job["source"] == {"name": "zwz-8b", "folder": "/opt/llm/models/zwz-8b/main"}
+    assert job["recipe"]["name"] == "awq-w4a16" and "re:.*visual.*" in job["recipe"]["ignore"]
+    assert job["devices"] == ["--device", "nvidia.com/gpu=2"]
+    plain = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, gpu_runtime="nvidia"))
+    assert quantize.job(plain, MODEL)["devices"] == ["--gpus", '"device=2"']
+
+
+def test_the_container_has_no_network_no_rights_and_a_source_that_it_cannot_write() -> None:
+    argv = quantize.argv("n", "i", "/place", "/models/big", 64000, 2**30)
+    text = " ".join(argv)
+    assert "--network none" in text and "--cap-drop ALL" in text and "--volume /models/big:/source:ro" in text
+    assert argv[argv.index("--memory") + 1] == argv[argv.index("--memory-swap") + 1] == str(2**30)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def found(facts: dict[str, Any], declared: spec.Declared = BOX) -> dict[str, str]:
+    """Findings about the model of mini-zwz: id to text."""
+    return {f.id: f.text() for f in quantize.findings(declared, facts, ["zwz-8b-awq"])}
+
+
+@pytest.mark.parametrize(
+    ("state", "finding", "says"),
+    [
+        ({}, None, ""),
+        ({"made": None}, "model-foreign", "not made by this project"),
+        ({"made": {**catalogs.made(BOX, "zwz-8b-awq"), "mark": "0123456789ab"}}, "model-foreign", "by another recipe"),
+        (
+            {"made": catalogs.made(BOX, "zwz-8b-awq", perplexity=9.0)},
+            "model-quality",
+            "1.125 times as much; allowed is 1.08",
+        ),
+        ({"made": catalogs.made(BOX, "zwz-8b-awq", kl=0.2)}, "model-quality", "KL divergence 0.2000 nats"),
+        ({"problem": "model.safetensors is cut off"}, None, ""),  # told as `model-broken`
+    ],
+)
+def test_what_lies_there_must_be_what_is_declared_and_good_enough(state: Any, finding: str | None, says: str) -> None:
+    facts = host(BOX)
+    facts["models"]["zwz-8b-awq"].update(state)
+    texts = found(facts)
+    assert list(texts) == ([finding] if finding else [])
+    assert not finding or says in texts[finding]
+
+
+def test_what_was_refused_stays_refused_until_the_limits_are_raised() -> None:
+    facts = host(BOX)
+    facts["models"]["zwz-8b-awq"] = {
+        "present": False,
+        "refused": catalogs.made(BOX, "zwz-8b-awq", perplexity=9.0),
+        "aside": "/opt/llm/models/zwz-8b-awq/.1.refused",
+    }
+    text = found(facts)["model-refused"]
+    assert "perplexity 9.00 after 8.00" in text and "/.1.refused" in text and "Raise the limits" in text
+    assert not found(facts, changed(quality={"samples": 8, "perplexity": 1.2, "kl": 0.1}))
+
+
+@pytest.mark.parametrize(("available", "refused"), [(10, True), (40, False)])
+def test_too_little_memory_is_found_before_anything_is_fetched(available: int, refused: bool) -> None:
+    facts = host(BOX, memory={"total": 64 * spec.GIB, "available": available * spec.GIB})
+    del facts["models"]["zwz-8b-awq"]
+    assert ("quantize-memory" in found(facts)) == refused
+
+
+def test_a_gpu_that_is_taken_is_found() -> None:
+    one = {
+        "index": 2,
+        "uuid": "GPU-2",
+        "model": "NVIDIA GeForce RTX 4090",
+        "memory": 24 * spec.GIB,
+        "free": 4 * spec.GIB,
+    }
+    facts = host(BOX, gpu={"trouble": None, "gpus": [one]})
+    del facts["models"]["zwz-8b-awq"]
+    assert "GPU 2 has 4.0 GiB free" in found(facts)["quantize-gpu"]
+
+
+def test_an_image_that_is_not_declared_is_named() -> None:
+    without = dataclasses.replace(BOX, images={n: i for n, i in BOX.images.items() if n != "llm-compressor"})
+    without = quantize.settled(without)
+    assert [f.key for f in quantize.judge(without, without.models["zwz-8b-awq"])] == ["llm_images.llm-compressor"]
+    assert not quantize.judge(without, without.models["zwz-8b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", b"Words.\n", ""),
+        ("a.md", b"W\xc3\xb6rter", ""),
+        ("a.md", b"W\xc3", "UTF-8"),
+        ("a.txt", b"", "empty"),
+        ("a.txt", b" \n\n", "empty"),
+        ("a.txt", b"\x00\x01\x02", "zero bytes"),
+        ("a.txt", b"\xff\xfe\x00a", "UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n', ""),
+        ("a.jsonl", b'{"messages": []}', ""),
+        ("a.jsonl", b'{"prompt": "a"}\n', "neither `text` nor `messages`"),
+        ("a.jsonl", b"[1]\n", "neither"),
+        ("a.jsonl", b"{\n", "no JSON"),
+        ("a.parquet", b"PAR1 and so on", ""),
+        ("a.parquet", b"nonsense", "PAR1"),
+        ("a.bin", b"text", "no .txt"),
+    ],
+)
+def test_text_that_cannot_be_used_is_named(name: str, content: bytes, says: str) -> None:
+    problem = quantize.text_problem(name, content, len(content))
+    assert (says in problem) if says else not problem
+
+
+def test_a_character_that_is_cut_off_by_looking_at_the_start_only_is_no_fault() -> None:
+    assert not quantize.text_problem("a.txt", "Wörter".encode()[:2], 100)
+
+
+# -- how far it is -----------------------------------------------------------------------------------------------------
+
+
+def test_progress_says_layer_and_time_left() -> None:
+    pace = quantize.Pace()
+    assert pace.line("Loading weights: 10%", 0) is None
+    assert pace.line("@ load 0/1\n", 1) == ("load", "")
+    assert pace.line("@ load 0/1\n@ measure source 0/8\n", 2) == ("measure source", "piece 1 of 8")
+    assert pace.line("(1/31): Calibrating:   0%|\r(1/31): Calibrating:  50%|", 10) == ("quantize", "layer 1 of 31")
+    assert pace.line("(3/31): Propagating: 12%| noise\nGPTQ | METRIC", 30) == ("quantize", "layer 3 of 31, 4:50 left")
+
+
+# -- the proof ---------------------------------------------------------------------------------------------------------
+
+SOURCE = {
+    "model.embed.weight": ("BF16", [8, 4]),
+    "model.norm.weight": ("BF16", [4]),
+    "model.layers.0.q_proj.weight": ("BF16", [4, 4]),
+    "model.layers.0.q_proj.bias": ("BF16", [4]),
+    "model.visual.qkv.weight": ("BF16", [4, 4]),
+    "lm_head.weight": ("BF16", [8, 4]),
+}
+NAMES = {"packed": ["model.layers.0.q_proj"], "smoothed": []}
+
+
+def tensors(given: dict[str, tuple[str, list[int]]]) -> dict[str, dict[str, Any]]:
+    return {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in given.items()}
+
+
+def result(**more: Any) -> dict[str, dict[str, Any]]:
+    """SOURCE, packed; `more` changes it by the name of a tensor with dots as underscores, None removes one."""
+    made: dict[str, Any] = {k: v for k, v in SOURCE.items() if k != "model.layers.0.q_proj.weight"}
+    made["model.layers.0.q_proj.weight_packed"] = ("I32", [4, 1])
+    made["model.layers.0.q_proj.weight_scale"] = ("BF16", [4, 1])
+    for name, value in more.items():
+        real = next((k for k in made if k.replace(".", "_") == name), name)
+        made[real] = value
+    return tensors({k: v for k, v in made.items() if v is not None})
+
+
+def test_a_good_result_is_packed_and_everything_else_is_compared() -> None:
+    proof = quantize.prove(tensors(SOURCE), result(), NAMES, "gptq")
+    assert proof.packed == ("model.layers.0.q_proj",) and not proof.problems
+    assert set(proof.compare) == set(SOURCE) - {"model.layers.0.q_proj.weight"}
+
+
+def test_awq_may_scale_norms_and_the_bias_of_what_it_packs_and_nothing_else() -> None:
+    names = {**NAMES, "smoothed": ["model.norm"]}
+    proof = quantize.prove(tensors(SOURCE), result(), names, "awq")
+    assert set(SOURCE) - set(proof.compare) == {
+        "model.layers.0.q_proj.weight",
+        "model.layers.0.q_proj.bias",
+        "model.norm.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_layers_0_q_proj_weight_packed": None}, "model.layers.0.q_proj is not packed"),
+        ({"model_visual_qkv_weight": None}, "model.visual.qkv.weight is missing"),
+        ({"model_visual_qkv_weight": ("F16", [4, 4])}, "is F16 [4, 4] instead of BF16"),
+        ({"lm_head_weight": None}, "lm_head.weight is missing"),
+        ({"stranger.weight": ("BF16", [1])}, "stranger.weight was added"),
+    ],
+)
+def test_a_result_that_is_not_what_the_recipe_says_is_found(change: dict[str, Any], says: str) -> None:
+    proof = quantize.prove(tensors(SOURCE), result(**change), NAMES, "gptq")
+    assert len(proof.problems) == 1 and says in proof.problems[0]
+
+
+def test_a_head_that_is_the_embedding_need_not_be_stored() -> None:
+    assert not quantize.prove(tensors(SOURCE), result(lm_head_weight=None), NAMES, "gptq", tied=True).problems
+
+
+def test_fp8_keeps_the_name_and_changes_the_type() -> None:
+    fp8 = result(model_layers_0_q_proj_weight_packed=None)
+    fp8 |= tensors({"model.layers.0.q_proj.weight": ("F8_E4M3", [4, 4])})
+    assert not quantize.prove(tensors(SOURCE), fp8, NAMES, "fp8-dynamic").problems
+    fp8 |= tensors({"model.layers.0.q_proj.weight": ("BF16", [4, 4])})
+    assert quantize.prove(tensors(SOURCE), fp8, NAMES, "fp8-dynamic").problems == (
+        "model.layers.0.q_proj is not packed",
+    )
+
+
+def safetensors(path: Path, **given: bytes) -> None:
+    """A file with tensors of single bytes."""
+    header, at = {}, 0
+    for name, data in given.items():
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    raw = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + b"".join(given.values()))
+
+
+def test_tensors_are_compared_by_their_bytes_wherever_they_lie(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    safetensors(one / "a.safetensors", x=b"12345", y=b"678")
+    safetensors(other / "1.safetensors", y=b"678")
+    safetensors(other / "2.safetensors", z=b"0", x=b"12x45")
+    a, b = artifacts.tensors(one), artifacts.tensors(other)
+    assert artifacts.same_bytes(one, a["y"], other, b["y"])
+    assert not artifacts.same_bytes(one, a["x"], other, b["x"])
+    assert not artifacts.same_bytes(one, a["x"], other, b["y"])
+
+
+def test_what_is_set_aside_is_pruned_like_what_is_on_its_way(tmp_path: Path) -> None:
+    folder = tmp_path / "small" / "0123456789ab"
+    store.aside(folder).mkdir(parents=True)
+    (entry,) = store.stored(tmp_path)
+    assert entry["partial"] and entry["revision"] == folder.name
+    assert store.unneeded([entry], [str(folder)], []) == []
+    assert store.unneeded([entry], [], []) == [entry]
