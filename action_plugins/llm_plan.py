@@ -27,6 +27,7 @@ from ansible.module_utils.llm import (
     fit,
     lease,
     lock,
+    observe,
     placement,
     plan,
     preflight,
@@ -163,6 +164,7 @@ class ActionModule(ActionBase):
                 s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
             },
             "host": _host_wants(declared),
+            "supervisor": _plain(observe.plan(declared)),
             "gateway_image": compose.image_ref(declared.images[compose.GATEWAY_IMAGE])
             if compose.GATEWAY_IMAGE in declared.images
             else "",
@@ -321,7 +323,7 @@ def _command(variables: Mapping[str, Any]) -> str:
 
 def _from_command_line(key: str, value: Any) -> Any:
     """Values given with -e NAME=VALUE are text: turn them into what the setting wants."""
-    if key in ("offline", "prune", "repair") and isinstance(value, str):
+    if key in ("offline", "prune", "repair", "supervisor") and isinstance(value, str):
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
     if key == "engine_uid" and isinstance(value, str) and value.isdigit():
         return int(value)

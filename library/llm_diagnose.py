@@ -85,26 +85,21 @@ missing:
 """
 
 import http.client
-import json
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import diagnostics, docker_api, files
+from ansible.module_utils.llm import diagnostics, docker_api
 
 METRICS_TIMEOUT = 3.0
 GPU_TIMEOUT = 20  # nvidia-smi hangs when a GPU has fallen off its bus
 
 
-def known_secrets(place: Path) -> list[str]:
-    """The keys of a release: its log could hold one."""
-    keys = (files.read(place / "secrets" / name).strip() for name in ("client-key",))
-    return [key for key in keys if key]
-
-
-def read_metrics(inspected: dict[str, Any], port: int) -> str:
+def read_metrics(inspected: Mapping[str, Any], port: int) -> str:
     """What the engine says at /metrics; OSError with the reason when it says nothing."""
+    if not inspected:
+        raise OSError("there is no container")
     state = inspected.get("State") or {}
     if not state.get("Running") or state.get("Paused"):
         raise OSError(f"the container is {state.get('Status') or 'not running'}")
@@ -136,61 +131,6 @@ def read_gpu(module: AnsibleModule) -> str:
     return str(out)
 
 
-def state_of(inspected: dict[str, Any]) -> dict[str, Any]:
-    """The container's state in short."""
-    state = inspected.get("State") or {}
-    return {
-        "status": state.get("Status"),
-        "exit_code": state.get("ExitCode"),
-        "oom_killed": bool(state.get("OOMKilled")),
-        "restarts": inspected.get("RestartCount"),
-    }
-
-
-def collect(module: AnsibleModule) -> tuple[str, dict[str, str]]:
-    """Collect and write. Returns the folder and what is missing."""
-    params = module.params
-    service = Path(params["folder"])
-    secrets = known_secrets(service / "releases" / params["release"])
-    parts: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    inspected: dict[str, Any] = {}
-
-    def attempt(name: str, read: Any) -> None:
-        try:
-            parts[name] = read()
-        except Exception as error:  # noqa: BLE001 - one part that cannot be had must not cost the others
-            missing[name] = str(error) or type(error).__name__
-
-    def inspection() -> str:
-        inspected.update(docker_api.inspect(params["container"]))
-        return json.dumps(diagnostics.masked(inspected, secrets), indent=1, sort_keys=True) + "\n"
-
-    def log() -> str:
-        lines = docker_api.logs(params["container"], tail=diagnostics.LOG_LINES)
-        lines.sort(key=lambda line: line.at)
-        return "".join(f"{line.text}\n" for line in lines)
-
-    attempt("inspect.json", inspection)
-    attempt("log.txt", log)
-    if inspected:
-        attempt("metrics.txt", lambda: read_metrics(inspected, params["port"]))
-    attempt("gpu.txt", lambda: read_gpu(module))
-    at = time.time()
-    cause = {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
-        **{key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")},
-        "state": state_of(inspected) if inspected else {},
-        "missing": missing,
-    }
-    place = service / diagnostics.FOLDER / diagnostics.folder_name(at, params["release"])
-    try:
-        written = diagnostics.write(place, diagnostics.collected(cause, parts, secrets), params["keep"])
-    except OSError as error:
-        return "", {**missing, str(place): error.strerror or str(error)}
-    return str(written), missing
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -208,7 +148,16 @@ def main() -> None:
     )
     if module.check_mode:
         module.exit_json(changed=False, folder="", missing={})
-    folder, missing = collect(module)
+    params = module.params
+    folder, missing = diagnostics.collect(
+        Path(params["folder"]),
+        {key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")},
+        {
+            "metrics.txt": lambda inspected: read_metrics(inspected, params["port"]),
+            "gpu.txt": lambda _: read_gpu(module),
+        },
+        params["keep"],
+    )
     module.exit_json(changed=bool(folder), folder=folder, missing=missing)
 
 

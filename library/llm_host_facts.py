@@ -147,6 +147,9 @@ ansible_facts:
             - trouble (null, or id, message, remedy), driver, cuda, gpus (see module_utils/llm/gpu.py).
             - toolkit (package to version and held), cdi (file, driver, devices), refresher, runtime, proof.
           type: dict
+        supervisor:
+          description: Checksums of the supervisor's files, its container's state, and the checksum of what it was started with.
+          type: dict
         gateway:
           description: Checksums of the gateway's files, what it has loaded, and its container's state.
           type: dict
@@ -250,6 +253,7 @@ def main() -> None:
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
+        "supervisor": host.supervisor(root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR),
         "gateway": {
             "files": {n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg")},
             "loaded": host.first_line(root / "gateway" / "loaded"),

@@ -18,11 +18,11 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import files
+from ansible.module_utils.llm import docker_api, files
 from ansible.module_utils.llm.engine import redact
 
 FOLDER = "diagnostics"
@@ -114,3 +114,64 @@ def collected(cause: Mapping[str, Any], parts: Mapping[str, str], secrets: Seque
     """The files to write: bounded, without secrets, with cause.json."""
     found = {name: bounded(redact(text, secrets), end=name == "log.txt") for name, text in parts.items()}
     return {**found, CAUSE: json.dumps(masked(cause, secrets), indent=1, sort_keys=True, ensure_ascii=False) + "\n"}
+
+
+def secrets_of(release: Path) -> list[str]:
+    """The keys of a release (its folder): its log could hold one."""
+    key = files.read(release / "secrets" / "client-key").strip()
+    return [key] if key else []
+
+
+def collect(
+    service: Path,
+    about: Mapping[str, Any],
+    more: Mapping[str, Callable[[Mapping[str, Any]], str]],
+    keep: int = KEPT,
+) -> tuple[str, dict[str, str]]:
+    """Collect what explains an engine, and write it below the service's folder. Never fails.
+
+    about: {service, release, container, step, cause, verdict}. more: further files, name to what reads them; it gets Docker's
+    inspection ({} when there is none), and raises OSError with the reason when it has nothing. Returns the folder ("" when it
+    could not be written), and what is missing.
+    """
+    secrets = secrets_of(service / "releases" / about["release"])
+    parts: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    inspected: dict[str, Any] = {}
+
+    def inspection(_: Mapping[str, Any]) -> str:
+        inspected.update(docker_api.inspect(about["container"]))
+        return json.dumps(masked(inspected, secrets), indent=1, sort_keys=True) + "\n"
+
+    def log(_: Mapping[str, Any]) -> str:
+        lines = sorted(docker_api.logs(about["container"], tail=LOG_LINES), key=lambda line: line.at)
+        return "".join(f"{line.text}\n" for line in lines)
+
+    for name, read in {"inspect.json": inspection, "log.txt": log, **more}.items():
+        try:
+            parts[name] = read(inspected)
+        except Exception as error:  # noqa: BLE001 - one part that cannot be had must not cost the others
+            missing[name] = str(error) or type(error).__name__
+    at = time.time()
+    cause = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        **about,
+        "state": state_of(inspected) if inspected else {},
+        "missing": missing,
+    }
+    place = service / FOLDER / folder_name(at, about["release"])
+    try:
+        return str(write(place, collected(cause, parts, secrets), keep)), missing
+    except OSError as error:
+        return "", {**missing, str(place): error.strerror or str(error)}
+
+
+def state_of(inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """The container's state in short."""
+    state = inspected.get("State") or {}
+    return {
+        "status": state.get("Status"),
+        "exit_code": state.get("ExitCode"),
+        "oom_killed": bool(state.get("OOMKilled")),
+        "restarts": inspected.get("RestartCount"),
+    }

@@ -307,6 +307,17 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
+def supervisor(folder: Path, containers: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """{files: path to checksum, state, loaded}: the supervisor's files, its container's state and its label llm.supervisor."""
+    places = [folder / "compose.yml", folder / "config.json", *sorted((folder / "app").rglob("*.py"))]
+    found = next((c for c in containers if f"/{name}" in (c.get("Names") or [])), None)
+    return {
+        "files": {str(p.relative_to(folder)): file_sha256(p) for p in places if p.is_file()},
+        "state": found["State"] if found else "absent",
+        "loaded": (found.get("Labels") or {}).get("llm.supervisor", "") if found else "",
+    }
+
+
 def fingerprint(path: Path) -> str | None:
     """Short hash of a key file's content (see plan.fingerprint), None when there is no key."""
     try:

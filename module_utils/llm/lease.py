@@ -171,6 +171,23 @@ def release(path: Path, run: str) -> bool:
         return bool(found["run"] == run)
 
 
+@contextlib.contextmanager
+def no_run_begins(path: Path, service: str) -> Iterator[str]:
+    """Let runs that want the host wait for the caller's few seconds of work on a service.
+
+    Yields who changes the service already, "" when nobody does: then, and only then, it may be touched.
+    """
+    with _locked(path):
+        yield holder(path, service)
+
+
+def holder(path: Path, service: str) -> str:
+    """Which run changes a service of this host now, "" when none does."""
+    found = read(path)
+    live = found["run"] and found["expires"] > time.time() and service in found["services"]
+    return f"{found['holder']} (pid {found['pid']})" if live else ""
+
+
 def at_work(path: Path) -> TextIO:
     """Let the next run wait for this module as long as the answer is kept: modules in the background outlive their run."""
     stream = _place(path, "work").open("a")

@@ -16,7 +16,7 @@ from ansible.module_utils.llm.gpu import differences, label, match, runtime_prob
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
 
-STAGES = ("validate", "host", "images", "models", "services", "gateway", "verify")
+STAGES = ("validate", "host", "images", "models", "services", "gateway", "observe", "verify")
 # Molecule skips these in every run, whether or not anything carries them.
 MOLECULE_TAGS = ("molecule-notest", "notest", "molecule-idempotence-notest")
 Fits = Mapping[str, fit.Fit]  # by service

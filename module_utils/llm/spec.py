@@ -177,6 +177,7 @@ class Service:
     smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warmup: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     accept: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    liveness: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def flag(self, name: str, default: Any = None) -> Any:
         """The value of one engine flag, or the engine's own default as given by the caller."""
@@ -206,6 +207,9 @@ class Settings:
     wheelhouse: str = ""
     ca_bundle: str = ""
     hub_endpoint: str = ""
+    supervisor: bool = True
+    supervisor_interval: int = 5
+    supervisor_recoveries: int = 3
     offline: bool = False
     prune: bool = False
     verify: str = "quick"
@@ -518,6 +522,21 @@ _WARMUP: Shape = {
         ListOf(whole(1, 10_000_000)), True, "Sizes of prompts in tokens; each is sent twice after the boot."
     ),
 }
+LIVENESS: Shape = {
+    "progress_timeout": Key(
+        whole(10, 86_400), False, "Seconds without a token, with work in flight, after which the engine hangs.", 60
+    ),
+    "freeze_timeout": Key(
+        whole(10, 86_400),
+        False,
+        "Seconds without an answer and without processor time after which its server hangs.",
+        30,
+    ),
+    "probe_every": Key(
+        whole(0, 86_400), False, "Seconds without work after which a short generation is asked for; 0 for never.", 900
+    ),
+    "recover": Key(boolean, False, "Whether it is restarted when it hangs; false only reports it.", True),
+}
 _SERVICE: Shape = {
     "image": Key(name, True, "Image that it runs in: a name in `llm_images`."),
     "model": Key(name, True, "Model that it serves: a name in `llm_models`."),
@@ -563,6 +582,7 @@ _SERVICE: Shape = {
         False,
         "Rules that it may break: id (docs/reference/rules.md) to the reason, which every plan shows.",
     ),
+    "liveness": Key(Keys(LIVENESS), False, "When it counts as hung, and whether it is brought back then."),
 }
 _GPU: Shape = {
     "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
@@ -610,6 +630,11 @@ SETTINGS: Shape = {
         False,
         "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
         "group_vars/all/project.yml takes it from HF_ENDPOINT.",
+    ),
+    "supervisor": Key(boolean, False, "Watch the engines of the host, and bring back those that hang."),
+    "supervisor_interval": Key(whole(2, 300), False, "Seconds between two looks at an engine."),
+    "supervisor_recoveries": Key(
+        whole(0, 100), False, "Recoveries of a service within an hour after which it is stopped instead."
     ),
     "offline": Key(
         boolean, False, "The host has no network: what is missing and only the network has is refused at once."

@@ -55,6 +55,31 @@ def test_taking_again_renews_and_counts_once(place: Path) -> None:
     assert (second["since"], second["generation"], second["services"]) == (first["since"], 1, ["a", "b"])
 
 
+def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path) -> None:
+    assert lease.holder(place, "a") == ""
+    lease.take(place, {**me(), "holder": "ops@box", "pid": 7}, ["a"], 0)
+    assert (lease.holder(place, "a"), lease.holder(place, "b")) == ("ops@box (pid 7)", "")
+    with lease.no_run_begins(place, "a") as who:
+        assert who == "ops@box (pid 7)"
+    age(place, lease.VALID)
+    assert lease.holder(place, "a") == ""
+
+
+def test_a_run_waits_for_a_recovery_that_is_at_work(place: Path) -> None:
+    code = "import json, sys; from pathlib import Path; from ansible.module_utils.llm import lease;"
+    code += "print(1, flush=True); lease.take(Path(sys.argv[1]), json.loads(sys.argv[2]), ['a'], 0); print(2)"
+    argv = [sys.executable, "-c", f"import ansible.module_utils as m; m.__path__.append({str(MODULE_UTILS)!r}); {code}"]
+    with lease.no_run_begins(place, "a") as who:
+        run = subprocess.Popen([*argv, str(place), json.dumps(me())], stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None and run.stdout.readline() == "1\n"
+        # It is seen to wait for the lock, and not only to be slow.
+        while Path(f"/proc/{run.pid}/wchan").read_text() != "locks_lock_inode_wait":
+            assert run.poll() is None and lease.read(place)["run"] == ""
+            time.sleep(0.01)
+        assert who == ""
+    assert run.communicate(timeout=60)[0] == "2\n" and run.returncode == 0
+
+
 def test_a_second_run_is_told_who_has_it(place: Path, other: dict[str, Any]) -> None:
     lease.take(place, other, ["chat"], 0)
     before = place.read_text()

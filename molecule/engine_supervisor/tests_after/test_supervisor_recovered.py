@@ -1,0 +1,39 @@
+"""What hung is another container of the same settings, with diagnostics; a service that is only reported is let be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from testinfra.host import Host
+
+
+def events(host: Host) -> list[dict[str, Any]]:
+    lines = host.file("/opt/llm/supervisor/events.jsonl").content_string.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_both_were_recreated_once_of_the_same_settings(host: Host) -> None:
+    before = host.check_output("cat /root/engines").split()
+    for service, old in zip(("chat", "other"), before, strict=True):
+        found = json.loads(host.check_output(f"docker inspect llm-{service}-01234567"))[0]
+        assert found["Id"] != old and found["State"]["Running"]
+        assert found["Config"]["Labels"]["llm.service"] == service
+        assert found["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+        (recovery,) = [e for e in events(host) if (e["event"], e["service"]) == ("recovery", service)]
+        assert (recovery["action"], recovery["problem"]) == ("recreate", "")
+    assert "llm-chat-01234567-new" not in host.check_output("docker ps --all --format '{{.Names}}'")
+
+
+def test_diagnostics_were_kept_before(host: Host) -> None:
+    (recovery, *_) = [e for e in events(host) if e["event"] == "recovery"]
+    kept = host.file(recovery["diagnostics"])
+    assert set(kept.listdir()) == {"cause.json", "inspect.json", "log.txt", "metrics.txt"}
+    cause = json.loads(host.file(f"{recovery['diagnostics']}/cause.json").content_string)
+    assert cause["step"] == "supervised: wedged" and "no token for" in cause["cause"]
+
+
+def test_what_it_did_is_counted_over_its_own_restart(host: Host) -> None:
+    assert [e["event"] for e in events(host)].count("begun") == 2, "another configuration, another start"
+    metrics = host.file("/opt/llm/supervisor/metrics.prom").content_string
+    assert 'llm_supervisor_recoveries_total{service="chat",action="recreate"} 1' in metrics

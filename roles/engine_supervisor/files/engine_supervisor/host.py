@@ -1,0 +1,181 @@
+"""What is read from the host and done on it: Docker, metrics, processes, files."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.llm import docker_api, files
+
+PORT = 8000
+SCRAPE_TIMEOUT = 5.0
+STOP_GRACE = 5
+"""Seconds: an engine that hangs finishes nothing, and clients wait."""
+RIVALS = ("watchtower", "autoheal", "ouroboros")
+"""Words in names of containers that restart others, and in labels that ask them to."""
+_ESTABLISHED = "01"
+_STARTS_OURS = re.compile(r"^Exec\w+\s*=.*\bllm-[\w-]+", re.MULTILINE)
+
+
+def scrape(address: str) -> tuple[str, str]:
+    """(answered, refused, timeout or failed; text) of an engine's metrics."""
+    connection = http.client.HTTPConnection(address, PORT, timeout=SCRAPE_TIMEOUT)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+        return ("answered" if answer.status == 200 else "failed"), text
+    except ConnectionRefusedError:
+        return "refused", ""
+    except TimeoutError:
+        return "timeout", ""
+    except (OSError, http.client.HTTPException):
+        return "failed", ""
+    finally:
+        connection.close()
+
+
+def generate(address: str, model: str, key: str, timeout: float) -> int:
+    """HTTP status of a short generation, 0 without one. More than 16 tokens: a few can come from one step."""
+    connection = http.client.HTTPConnection(address, PORT, timeout=timeout)
+    body = {"model": model, "prompt": "One, two, three,", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    try:
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def connected(first: int, proc: Path = Path("/proc")) -> int:
+    """Connections to the engine's port that are open, in the network of a container; first: its first process."""
+    rows = [line.split() for line in files.read(proc / str(first) / "net" / "tcp").splitlines()[1:]]
+    return sum(row[1].endswith(f":{PORT:04X}") and row[3] == _ESTABLISHED for row in rows)
+
+
+def wakeups(first: int, proc: Path = Path("/proc")) -> int | None:
+    """Grows whenever the API server's main thread gets the processor; None when that cannot be read.
+
+    first: process number of the container's first process, which is an init with the server below it, or the server.
+    """
+    try:
+        below = [p for p in proc.iterdir() if p.name.isdigit() and _parent(p) == first]
+        return sum(_ran(process) for process in below or [proc / str(first)])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _stat(process: Path) -> list[str]:
+    # The name of a process may hold blanks and parentheses.
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int(_stat(process)[1])
+    except (OSError, IndexError):  # it ended meanwhile
+        return -1
+
+
+def _ran(process: Path) -> int:
+    thread = process / "task" / process.name
+    status = (thread / "status").read_text(encoding="utf-8", errors="replace")
+    switches = sum(int(line.split()[1]) for line in status.splitlines() if "voluntary_ctxt_switches" in line)
+    ticks = _stat(thread)[11:13]
+    return switches + sum(int(t) for t in ticks)
+
+
+def gave_up(inspected: Mapping[str, Any]) -> bool:
+    """Whether a container ended by itself and its restart policy will not start it again; False when somebody stopped it.
+
+    To be asked soon after the end: Docker forgets who stopped what.
+    """
+    state, policy = inspected["State"], inspected["HostConfig"]["RestartPolicy"]
+    if state["Status"] not in ("exited", "dead") or not state["ExitCode"] or policy["Name"] != "on-failure":
+        return False
+    if inspected["RestartCount"] < policy["MaximumRetryCount"]:
+        return False
+    ended = docker_api.parse_time(state["FinishedAt"]) / 1e9
+    filters = {"container": [inspected["Id"]], "event": ["kill", "stop"]}
+    since, until = f"{ended - 120:.0f}", f"{min(ended + 5, time.time()):.0f}"
+    return not docker_api.get("/events", filters=filters, since=since, until=until)
+
+
+def rivals(listed: Iterable[Mapping[str, Any]], units: Path) -> dict[str, str]:
+    """Others that restart containers: name to why. listed: Docker's containers; units: folder of systemd's units."""
+    found = {}
+    for entry in listed:
+        name = entry["Names"][0].lstrip("/") if entry.get("Names") else entry["Id"][:12]
+        word = next((w for w in RIVALS if w in f"{name} {entry.get('Image', '')}".lower()), "")
+        labels = entry.get("Labels") or {}
+        if word and entry.get("State") == "running":
+            found[name] = f"is a {word}, which restarts containers too"
+        elif "llm.service" in labels and any(w in label.lower() for label in labels for w in RIVALS):
+            found[name] = "has a label that asks another program to restart it"
+    for unit in sorted(units.glob("*.service")):
+        if _STARTS_OURS.search(files.read(unit)):
+            found[unit.name] = "is a systemd unit that starts containers of this project"
+    return found
+
+
+def policy(inspected: Mapping[str, Any]) -> str:
+    """Why Docker's own restart policy of an engine is another authority, "" when it is the one of this project."""
+    name = inspected["HostConfig"]["RestartPolicy"]["Name"]
+    return f"has Docker's restart policy {name}, which never gives up" if name in ("always", "unless-stopped") else ""
+
+
+def restart(inspected: Mapping[str, Any]) -> None:
+    """Restart a container; one that is frozen is killed after the grace."""
+    docker_api.post(f"/containers/{inspected['Id']}/restart?t={STOP_GRACE}", timeout=120)
+
+
+def stop(inspected: Mapping[str, Any]) -> None:
+    """Stop a container, which Docker's restart policy then lets be."""
+    docker_api.post(f"/containers/{inspected['Id']}/stop?t={STOP_GRACE}", timeout=120)
+
+
+def recreate(inspected: Mapping[str, Any]) -> None:
+    """A new container of the same settings in the place of one. It is made first: what cannot be made costs nothing."""
+    name, old = inspected["Name"].lstrip("/"), inspected["Id"]
+    staged = f"{name}-new"
+    with contextlib.suppress(docker_api.NotFound):  # left when this program was killed here
+        docker_api.delete(f"/containers/{staged}?force=1")
+    body = successor(inspected, _named(inspected["Config"]["Image"]))
+    docker_api.post(f"/containers/create?name={staged}", body)
+    stop(inspected)
+    docker_api.delete(f"/containers/{old}?force=1")
+    docker_api.post(f"/containers/{staged}/rename?name={name}")
+    docker_api.post(f"/containers/{name}/start")
+
+
+def successor(inspected: Mapping[str, Any], named: str) -> dict[str, Any]:
+    """Body of the call that makes the same container again. named: id of the image that its image's name means by now."""
+    own = inspected["Id"][:12]  # Docker's default for what was not given
+    config = {k: v for k, v in inspected["Config"].items() if k != "Hostname" or v != own}
+    if named != inspected["Image"]:
+        config["Image"] = inspected["Image"]
+    networks = {
+        network: {"Aliases": [a for a in given.get("Aliases") or [] if a != own]}
+        for network, given in inspected["NetworkSettings"]["Networks"].items()
+    }
+    return {**config, "HostConfig": inspected["HostConfig"], "NetworkingConfig": {"EndpointsConfig": networks}}
+
+
+def _named(image: str) -> str:
+    try:
+        return str(docker_api.get(f"/images/{image}/json")["Id"])
+    except docker_api.NotFound:
+        return ""
+
+
+RECOVERIES = {"restart": restart, "recreate": recreate, "stop": stop}

@@ -1,0 +1,251 @@
+"""The real engine of the demo, hung, killed and busy under the supervisor: what becomes of it, and of what clients get."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.demo import ENDPOINT, MODEL, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, request
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
+
+EVENTS = ROOT / "supervisor/events.jsonl"
+SLOWEST = 600.0
+"""Seconds after which a test gives up; how long it took is in the table of faults."""
+
+
+class Supervised:
+    """What the supervisor says since the test began, and the engine's processes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.begin = EVENTS.stat().st_size
+        self.engine = machine.engine()
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Events of one kind about the service."""
+        with EVENTS.open("rb") as stream:
+            stream.seek(self.begin)
+            found = [json.loads(line) for line in stream.read().splitlines()]
+        return [e for e in found if (e["event"], e["service"]) == (event, SERVICE)]
+
+    def process(self, name: str) -> int:
+        """Process number of a process of the engine, by the beginning of its name."""
+        pids = [int(row[0]) for row in self.engine.top(ps_args="-eo pid")["Processes"]]
+        (found,) = [p for p in pids if Path(f"/proc/{p}/comm").read_text().startswith(name)]
+        return found
+
+    def recovered(self) -> None:
+        """Wait for a right answer at the door."""
+        await_(lambda: answers(self.machine), "the service does not answer again")
+
+    def recovery(self) -> dict[str, Any]:
+        """The one recovery, when it is done."""
+        await_(lambda: self.events("recovery"), "the supervisor does nothing")
+        (found,) = self.events("recovery")
+        assert not found["problem"]
+        return found
+
+
+def await_(condition: Callable[[], object], otherwise: str) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + SLOWEST
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.2)
+
+
+def answers(machine: Machine) -> bool:
+    """Whether the service gives the right answer within some seconds."""
+    client = machine.client().with_options(timeout=20)
+    with suppress(openai.APIError):
+        asked: Any = [{"role": "user", "content": QUESTION}]
+        completion = client.chat.completions.create(model=MODEL, messages=asked, temperature=0, max_tokens=16)
+        return "Paris" in (completion.choices[0].message.content or "")
+    return False
+
+
+class Stream:
+    """A client that reads one long answer, which never ends by itself within a test's time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.read, self.error = 0, ""
+        self.client = machine.client().with_options(timeout=SLOWEST)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        await_(lambda: self.read > 3 or not self.thread.is_alive(), "the stream does not begin")
+
+    def _run(self) -> None:
+        try:
+            stream = self.client.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": QUESTION}],
+                max_tokens=1900,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            for _ in stream:
+                self.read += 1
+        except Exception as error:  # noqa: BLE001 - the client's own, and those of what is below it
+            self.error = type(error).__name__
+
+    def ended(self) -> None:
+        """Check that it ends, and not as if all were well."""
+        self.thread.join(SLOWEST)
+        assert not self.thread.is_alive() and self.error, f"ended well after {self.read} pieces"
+
+
+@pytest.fixture
+def supervised(machine: Machine) -> Iterator[Supervised]:
+    found = Supervised(machine)
+    assert machine.docker.containers.get("llm-supervisor").status == "running"
+    yield found
+    # Whatever was stopped goes on, or the engine could not be stopped in time.
+    with suppress(OSError, ValueError):
+        os.kill(found.process("VLLM::EngineCor"), signal.SIGCONT)
+
+
+@contextmanager
+def timed(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """From the fault to the first right answer, for the table."""
+    begin = time.monotonic()
+    yield
+    record_property("recovery_seconds", round(time.monotonic() - begin, 1))
+
+
+def hang(supervised: Supervised) -> None:
+    """Freeze the engine core with a request in flight; see that nothing else notices, and that it comes back as another."""
+    stream = Stream(supervised.machine)
+    os.kill(supervised.process("VLLM::EngineCor"), signal.SIGSTOP)
+    assert request(ENDPOINT.replace("/v1", "/health"))[0] == 200, "its health says that all is well"
+    recovery = supervised.recovery()
+    stream.ended()
+    supervised.recovered()
+    assert (recovery["action"], recovery["verdict"]) == ("recreate", "wedged")
+    engine = supervised.machine.engine()
+    assert engine.id != supervised.engine.id and engine.name == supervised.engine.name
+    assert engine.attrs["Image"] == supervised.engine.attrs["Image"]
+    kept = {path.name: path.read_text(encoding="utf-8") for path in Path(recovery["diagnostics"]).iterdir()}
+    assert set(kept) >= {"cause.json", "inspect.json", "log.txt", "metrics.txt"}
+    assert "no token for" in json.loads(kept["cause.json"])["cause"]
+    assert supervised.machine.key not in "".join(kept.values())
+
+
+@pytest.mark.fault(2, "stopped under a stream, with 20 s declared")
+def test_an_engine_core_that_hangs_is_recreated_after_the_declared_time(
+    playbook: Playbook, supervised: Supervised, record_property: Callable[[str, object], None]
+) -> None:
+    playbook("site.yml", *declare(liveness={"progress_timeout": 20})).passed()
+    with timed(record_property):
+        hang(supervised)
+    assert playbook("site.yml", *declare(liveness={"progress_timeout": 20})).passed().changed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault(2, "stopped under a stream, with nothing declared")
+def test_an_engine_core_that_hangs_is_recreated(
+    supervised: Supervised, record_property: Callable[[str, object], None]
+) -> None:
+    with timed(record_property):
+        hang(supervised)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3, "the container is paused")
+def test_a_frozen_server_is_restarted(supervised: Supervised, record_property: Callable[[str, object], None]) -> None:
+    with timed(record_property):
+        supervised.engine.pause()
+        recovery = supervised.recovery()
+        supervised.recovered()
+    assert (recovery["action"], recovery["verdict"]) == ("restart", "frozen")
+    assert supervised.machine.engine().id == supervised.engine.id
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3, "the API server alone is stopped")
+def test_a_server_that_is_stopped_is_restarted(
+    supervised: Supervised, record_property: Callable[[str, object], None]
+) -> None:
+    with timed(record_property):
+        os.kill(supervised.process("vllm"), signal.SIGSTOP)
+        recovery = supervised.recovery()
+        supervised.recovered()
+    assert (recovery["action"], recovery["verdict"]) == ("restart", "frozen")
+
+
+def killed(supervised: Supervised, process: str, record_property: Callable[[str, object], None]) -> None:
+    """Kill a process of the engine under a stream; see that Docker restarts it, and that the supervisor only says so."""
+    stream = Stream(supervised.machine)
+    with timed(record_property):
+        os.kill(supervised.process(process), signal.SIGKILL)
+        stream.ended()
+        supervised.recovered()
+    await_(lambda: supervised.events("restarted"), "the supervisor does not notice")
+    (restarted,) = supervised.events("restarted")
+    assert restarted["by"] == "Docker's restart policy" and not supervised.events("recovery")
+    assert supervised.machine.engine().id == supervised.engine.id
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, "killed under a stream")
+def test_an_engine_core_that_is_killed_costs_one_restart(
+    supervised: Supervised, record_property: Callable[[str, object], None]
+) -> None:
+    killed(supervised, "VLLM::EngineCor", record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(4, "killed under a stream")
+def test_a_server_that_is_killed_costs_one_restart(
+    supervised: Supervised, record_property: Callable[[str, object], None]
+) -> None:
+    killed(supervised, "vllm", record_property)
+
+
+def test_what_an_operator_stops_stays_stopped(playbook: Playbook, supervised: Supervised) -> None:
+    playbook("playbooks/stop.yml").passed()
+
+    def seen() -> bool:
+        return any(e["verdict"] == "stopped" for e in supervised.events("verdict"))
+
+    await_(seen, "the supervisor does not see it")
+    looks = ROOT / "supervisor/metrics.prom"
+    for _ in range(3):
+        before = looks.stat().st_ino
+        await_(lambda before=before: looks.stat().st_ino != before, "the supervisor has ended")  # type: ignore[misc]
+    assert supervised.machine.engine().status == "exited" and not supervised.events("recovery")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(5, "16 clients at once for 5 minutes")
+def test_an_engine_that_is_saturated_is_let_be(supervised: Supervised) -> None:
+    over, done = threading.Event(), []
+
+    def ask(number: int) -> None:
+        client = supervised.machine.client().with_options(timeout=SLOWEST)
+        while not over.is_set():
+            completion = client.completions.create(
+                model=MODEL, prompt=f"{number} " * 200, max_tokens=300, extra_body={"ignore_eos": True}
+            )
+            done.append(completion.usage.completion_tokens if completion.usage else 0)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    over.wait(300)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert done and set(done) == {300}, "an answer was cut"
+    assert not supervised.events("recovery") and not supervised.events("restarted")
+    assert supervised.machine.engine().attrs["State"]["StartedAt"] == supervised.engine.attrs["State"]["StartedAt"]

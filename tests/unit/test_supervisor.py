@@ -1,0 +1,188 @@
+"""What the supervisor concludes from sequences of looks, and what it does about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm.engine import parse_metrics
+from engine_supervisor import core, host
+
+RULES = core.Rules(progress_timeout=90, freeze_timeout=30, boot_timeout=1800, probe_every=900, recover=True)
+Looks = list[core.Look]
+
+
+def seen(at: float, step: float = 1, in_flight: float = 1, **more: object) -> core.Look:
+    """A look at a running engine that has come as far as `step`."""
+    engines = {"0": core.Work(in_flight, (step,))}
+    values = {"status": "running", "run": "a", "scrape": "answered", "engines": engines, **more}
+    return core.Look(at=at, **values)  # type: ignore[arg-type]
+
+
+def verdicts(looks: Looks, rules: core.Rules = RULES) -> list[str]:
+    memory = core.Memory()
+    return [core.judge(memory, look, rules)[0] for look in looks]
+
+
+def test_recorded_metrics_are_read() -> None:
+    text = (Path(__file__).parent / "data/engine/metrics.txt").read_text()
+    found, asleep = core.works(parse_metrics(text))
+    assert set(found) == {"0"} and len(found["0"].progress) == 3 and not asleep
+
+
+def test_work_without_a_token_is_a_hang_after_the_declared_time_and_no_sooner() -> None:
+    found = verdicts([seen(at) for at in range(0, 130, 10)])
+    assert found[:9] == ["busy"] * 9 and found[9:] == ["wedged"] * 4
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [seen(at, step=at) for at in range(0, 2000, 10)],  # saturated
+        [seen(at, in_flight=0) for at in range(0, 2000, 10)],  # idle
+        [seen(0), seen(50), seen(95, step=2), seen(150, step=2)],  # slow
+        [seen(0), seen(5000), seen(5010), seen(5020)],  # the machine slept
+        [seen(5000), seen(10), seen(20), seen(30)],  # a clock that went back
+        [seen(at, asleep=True) for at in range(0, 2000, 10)],
+        [seen(0), *[seen(at, scrape="failed") for at in range(10, 2000, 10)]],  # a failed scrape alone
+        [seen(0), *[seen(at, scrape="timeout", wakeups=at) for at in range(10, 2000, 10)]],  # slow, and alive
+        [seen(0), *[seen(at, scrape="timeout") for at in range(10, 2000, 10)]],  # nothing known of its processes
+        [seen(at, scrape="refused") for at in range(0, 1800, 10)],  # boots
+        [seen(0), *[seen(at, status="exited") for at in range(10, 2000, 10)]],  # stopped by somebody
+    ],
+)
+def test_what_may_live_is_let_be(looks: Looks) -> None:
+    assert not set(verdicts(looks)) & set(core.ACTIONS)
+
+
+def test_one_core_of_several_that_hangs_is_found() -> None:
+    looks = [seen(at, engines={"0": core.Work(1, (at,)), "1": core.Work(1, (5,))}) for at in range(0, 100, 10)]
+    assert verdicts(looks)[-1] == "wedged"
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_a_server_that_does_not_answer_and_does_not_run_is_frozen(status: str) -> None:
+    silent = [seen(at, status=status, scrape="timeout", wakeups=7) for at in range(10, 60, 10)]
+    assert verdicts([seen(0), *silent]) == ["busy", "unknown", "unknown", "unknown", "frozen", "frozen"]
+
+
+def test_one_that_ended_for_good_is_dead_and_one_that_keeps_ending_loops() -> None:
+    assert verdicts([seen(0), seen(10, status="exited", gave_up=True)])[-1] == "dead"
+    starts = [seen(at, run=str(at), restarts=at // 10) for at in range(0, 40, 10)]
+    ended = seen(40, run="30", restarts=3, status="exited", gave_up=True)
+    assert verdicts([*starts, ended])[-1] == "crash-loop"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "past", "held", "kind"),
+    [
+        ("wedged", [], "", "recreate"),
+        ("frozen", [], "", "restart"),
+        ("wedged", [9970], "", "wait"),
+        ("wedged", [9900], "", "recreate"),
+        ("wedged", [9700, 9900], "", "wait"),
+        ("wedged", [7000, 8000, 9000], "", "stop"),
+        ("wedged", [1000, 2000, 3000], "", "recreate"),
+        ("wedged", [99999], "", "wait"),  # written before the clock was set back
+        ("wedged", [], "a run", "none"),
+        ("crash-loop", [], "", "stop"),
+        ("busy", [], "", "none"),
+        ("unknown", [], "", "none"),
+    ],
+)
+def test_recoveries_have_a_budget_and_a_pause(verdict: str, past: list[float], held: str, kind: str) -> None:
+    assert core.decide(verdict, past, 10000, 3, held).kind == kind
+
+
+def test_a_hang_that_the_engine_does_not_report_is_found_by_asking() -> None:
+    """A core that hung before the request came goes on saying that it has nothing to do."""
+    idle = {"0": core.Work(0, (5,)), "1": core.Work(0, (7,))}
+    looks = [seen(0, engines=idle), *[seen(at, engines=core.with_probe(idle)) for at in range(10, 120, 10)]]
+    assert verdicts(looks)[-3:] == ["idle", "wedged", "wedged"]
+    moving = [seen(at, engines=core.with_probe({"0": core.Work(1, (at,))})) for at in range(0, 2000, 10)]
+    assert set(verdicts(moving)) == {"busy"}
+
+
+def test_clients_that_wait_for_an_idle_engine_are_a_reason_to_ask_it() -> None:
+    memory, due = core.Memory(), []
+    for at in range(0, 60, 5):
+        look = seen(at, in_flight=0, connected=1 if at >= 20 else 0)
+        core.judge(memory, look, RULES)
+        due.append(core.probe_due(memory, look, RULES, probed=-100))
+    assert due == [False] * 6 + [True] * 6
+    assert not core.probe_due(memory, look, RULES, probed=look.at - 10), "not at every look"
+    assert not core.probe_due(memory, look, dataclasses.replace(RULES, probe_every=0), probed=-100)
+
+
+def test_open_connections_to_the_engine_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "7/net").mkdir(parents=True)
+    rows = [
+        "  sl  local_address rem_address   st tx_queue rx_queue",
+        "   0: 00000000:1F40 00000000:0000 0A 00000000:00000000",  # it listens
+        "   1: 030012AC:1F40 020012AC:8D7E 01 00000000:00000000",  # a client
+        "   2: 030012AC:1F40 020012AC:8D80 06 00000000:00000000",  # one that has gone
+        "   3: 0100007F:9C40 0100007F:1F41 01 00000000:00000000",  # another port
+    ]
+    (tmp_path / "7/net/tcp").write_text("\n".join(rows) + "\n")
+    assert host.connected(7, tmp_path) == 1 and host.connected(8, tmp_path) == 0
+
+
+def test_generations_that_fail_inside_the_engine_are_a_hang_at_the_third() -> None:
+    assert verdicts([seen(n, in_flight=0, refused=n) for n in range(4)]) == ["idle", "idle", "idle", "wedged"]
+
+
+@pytest.mark.parametrize(("restarts", "who"), [(1, core.OTHERS[0]), (0, core.OTHERS[1])])
+def test_who_restarted_it_is_told_apart(restarts: int, who: str) -> None:
+    memory = core.Memory()
+    core.judge(memory, seen(0), RULES)
+    assert core.judge(memory, seen(10, run="b", restarts=restarts), RULES)[2] == who
+    memory.ours = True
+    assert core.judge(memory, seen(20, run="c"), RULES)[2] == ""
+
+
+def test_a_successor_is_made_of_the_same_and_of_the_same_image() -> None:
+    inspected = {
+        "Id": "0123456789abcdef",
+        "Image": "sha256:1",
+        "Config": {"Hostname": "0123456789ab", "Image": "llm/x:1", "Labels": {"llm.service": "chat"}},
+        "HostConfig": {"ReadonlyRootfs": True},
+        "NetworkSettings": {"Networks": {"llm": {"Aliases": ["engine", "0123456789ab"], "IPAddress": "172.18.0.2"}}},
+    }
+    body = host.successor(inspected, "sha256:1")
+    assert body == {
+        "Image": "llm/x:1",
+        "Labels": {"llm.service": "chat"},
+        "HostConfig": {"ReadonlyRootfs": True},
+        "NetworkingConfig": {"EndpointsConfig": {"llm": {"Aliases": ["engine"]}}},
+    }
+    assert host.successor(inspected, "sha256:2")["Image"] == "sha256:1", "its name means another image by now"
+
+
+def test_others_who_restart_engines_are_named(tmp_path: Path) -> None:
+    (tmp_path / "vllm.service").write_text("[Service]\nExecStart=/usr/bin/docker start -a llm-chat-01234567\n")
+    (tmp_path / "other.service").write_text("[Service]\nExecStart=/usr/bin/true\n")
+    listed: list[dict[str, Any]] = [
+        {"Id": "1", "Names": ["/heal"], "Image": "willfarrell/autoheal:1.2", "State": "running"},
+        {"Id": "2", "Names": ["/autoheal-old"], "Image": "x", "State": "exited"},
+        {"Id": "3", "Names": ["/llm-a-1"], "Image": "x", "State": "running", "Labels": {"llm.service": "a"}},
+        {"Id": "4", "Names": ["/llm-b-1"], "Image": "x", "Labels": {"llm.service": "b", "autoheal": "true"}},
+    ]
+    assert set(host.rivals(listed, tmp_path)) == {"heal", "llm-b-1", "vllm.service"}
+    assert host.rivals([], tmp_path / "absent") == {}
+
+
+@pytest.mark.parametrize(("name", "known"), [("on-failure", True), ("no", True), ("always", False)])
+def test_a_policy_that_never_gives_up_is_another_authority(name: str, known: bool) -> None:
+    assert (host.policy({"HostConfig": {"RestartPolicy": {"Name": name}}}) == "") is known
+
+
+@pytest.mark.fault(6, "30 minutes without work, one of its own generations, then a request", by="simulated")
+def test_a_long_silence_is_no_hang() -> None:
+    idle = {"0": core.Work(0, (5,))}
+    looks = [seen(at, engines=idle) for at in range(0, 900, 5)]
+    looks += [seen(900, engines=core.with_probe(idle)), seen(905, engines={"0": core.Work(0, (30,))})]
+    looks += [seen(at, engines={"0": core.Work(0, (30,))}) for at in range(910, 1800, 5)]
+    looks += [seen(1800, step=30), seen(1805, step=31)]
+    assert verdicts(looks)[-2:] == ["busy", "busy"] and not set(verdicts(looks)) & set(core.ACTIONS)
