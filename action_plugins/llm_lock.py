@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 import urllib.error
 import urllib.request
@@ -20,11 +21,11 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import files, lock
+from ansible.module_utils.llm import artifacts, files, lock, values
 
 FILE = "group_vars/all/llm_lock.yml"
 TIMEOUT = 30  # seconds for one answer
-LARGEST = 4 * 2**20  # bytes; registries take no manifest that is larger
+FACTS = "files/configs"  # where llm_plan looks for what is known of models
 
 
 class ActionModule(ActionBase):
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(
                 f"the declaration of {', '.join(refused)} is refused (see above); nothing was locked"
             )
-        paths = [folder / FILE for folder in _folders(variables.get("ansible_inventory_sources") or [])]
+        folders = _folders(variables.get("ansible_inventory_sources") or [])
         places = {part: _joined(p["lockable"][part] for p in plans.values()) for part in lock.PARTS}
         whole = set(hosts) == set(variables["groups"]["all"]) and not any(p["named"] for p in plans.values())
         token = next((t for h in hosts if (t := variables["hostvars"][h].get("llm_hub_token"))), "")
@@ -53,14 +54,21 @@ class ActionModule(ActionBase):
         bundle = next((b for p in plans.values() if (b := p["settings"]["ca_bundle"])), "")
 
         old = variables.get("llm_lock") or {}
-        found, failed = _resolved(places, Web(bundle), str(endpoint), str(token))
+        web = Web(bundle)
+        found, failed = _resolved(places, web, str(endpoint), str(token))
         new = lock.merge(old, found, places if whole else None)
         text = lock.render(new)
-        result["entries"] = lock.changes(old, new, failed)
+        described, unread = _described(
+            _joined(p["on_hub"] for p in plans.values()), new, folders, web, (str(endpoint), str(token))
+        )
+        result["entries"] = [*lock.changes(old, new, failed), *unread]
         result["changed"], result["diff"] = False, []
-        for path in paths:
+        for path, text in (
+            *((f / FILE, text) for f in folders if files.read(f / FILE) or any(new.values())),
+            *described,
+        ):
             before = files.read(path)
-            if before == text or not (before or any(new.values())):
+            if before == text:
                 continue
             result["changed"] = True
             headers = {"before_header": str(path) if before else "absent", "after_header": str(path)}
@@ -96,6 +104,37 @@ def _resolved(
             except lock.Unresolved as problem:
                 failed[entry] = problem
     return found, failed
+
+
+def _described(
+    models: Mapping[str, str], found: lock.Lock, folders: Iterable[Path], web: Web, hub: tuple[str, str]
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Files with what the plan has to know of each model, and a line for each that could not be read.
+
+    models: name to repo@revision. hub: its address and token. What a file has of the same commit is not asked for again.
+    """
+    written, unread = [], []
+    for name, entry in sorted(models.items()):
+        repo, _, revision = entry.partition("@")
+        commit = found["models"].get(entry, revision)
+        paths = [folder / FACTS / f"{name}.json" for folder in folders]
+        if not values.COMMIT.fullmatch(commit) or all(_source(p) == f"{repo}@{commit}" for p in paths):
+            continue
+        try:
+            text = artifacts.facts_text(lock.model_facts(repo, commit, web.ask, *hub))
+        except lock.Unresolved as problem:
+            unread.append(f"{entry}: its shape could not be read, {problem.message}. {problem.remedy}")
+        else:
+            written += [(path, text) for path in paths]
+    return written, unread
+
+
+def _source(path: Path) -> Any:
+    """The model and commit that a file of facts was read from."""
+    try:
+        return json.loads(files.read(path) or "{}").get("source")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _told(failed: Mapping[str, lock.Unresolved], places: Mapping[str, Mapping[str, str]], old: lock.Lock) -> list[str]:
@@ -161,19 +200,19 @@ class Web:
         try:
             try:
                 with opener.open(sent, timeout=TIMEOUT) as answer:
-                    return _answer(answer)
+                    return _answer(answer, request.most)
             except urllib.error.HTTPError as error:
                 with error:
-                    return _answer(error)
+                    return _answer(error, request.most)
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "reason", None) or error
             self.silent[server] = lock.Unreachable(server, str(why) or type(why).__name__)
             raise self.silent[server] from error
 
 
-def _answer(said: Any) -> lock.Answer:
+def _answer(said: Any, most: int) -> lock.Answer:
     headers = {name.lower(): ", ".join(said.headers.get_all(name)) for name in said.headers}
-    return lock.Answer(said.status, headers, said.read(LARGEST))
+    return lock.Answer(said.status, headers, said.read(most))
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

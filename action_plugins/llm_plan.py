@@ -98,6 +98,7 @@ class ActionModule(ActionBase):
             declared.services,
         )
         to_lock = _to_lock(declared, selection.services)
+        on_hub = lock.on_hub(declared, plan.needed_models(declared, selection.services))
         lock_findings = lock.findings(declared, to_lock, raw["lock"])
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
         declared = quantize.settled(spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared)
@@ -146,6 +147,7 @@ class ActionModule(ActionBase):
             "selected": list(selection.services),
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
+            "on_hub": on_hub,
             "deployed": list(placement.deployed(declared)),
             "about": {
                 s: {
@@ -272,10 +274,11 @@ class ActionModule(ActionBase):
             elif path is not None:
                 try:
                     kept = json.loads(path.read_text(encoding="utf-8"))
-                    found[name] = fit.Known(kept["config"], kept.get("tensors"), digest=digest)
+                    size = (kept.get("bytes") or 0) / spec.GIB
+                    found[name] = fit.Known(kept["config"], kept.get("tensors"), size, digest)
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     message = f"{path} is no JSON mapping with `config` ({type(error).__name__})"
-                    remedy = "Make it anew with scripts/model_facts.py, or remove it"
+                    remedy = "Remove it, and run playbooks/lock.yml"
                     problems.append(spec.Finding("model-facts", "error", f"llm_models.{name}", message, remedy))
         return found, problems
 

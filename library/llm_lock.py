@@ -10,6 +10,9 @@ description:
   - Takes the tags and branches that C(llm_plan) found for the services of all hosts of the play. Asks each registry for the digest
     of a tag and the hub for the commit of a branch, and writes C(llm_lock) to C(group_vars/all/llm_lock.yml) beside each inventory
     source.
+  - For each model that a service has from the hub it reads config.json and the headers of the weights at the locked commit, in
+    ranges, and writes what the plan has to know to C(files/configs/MODEL.json) beside each inventory source. What cannot be read is
+    said and fails nothing.
   - What could not be resolved keeps its entry; the task fails and names it, after the rest is written. Entries that no host comes
     from are dropped, unless C(--limit) or the name of a service among the tags leaves something out.
   - Runs on the controller and connects to no host of the inventory. Honours C(https_proxy), C(no_proxy), C(llm_hub_endpoint),
@@ -33,7 +36,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 entries:
-  description: A line for each entry of the old and the new lock, saying what became of it.
+  description:
+    - A line for each entry of the old and the new lock, saying what became of it, and for each shape that could not be read.
   returned: always
   type: list
   elements: str

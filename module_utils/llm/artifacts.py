@@ -10,8 +10,6 @@ import hashlib
 import json
 import re
 import struct
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,44 +128,39 @@ def _layers(config: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
-def remote_facts(folder: str, token: str = "", timeout: float = 30) -> dict[str, Any]:
-    """The same of a model on a hub: {config, tensors}, read with range requests, so no weights travel.
+Read = Callable[[str, "tuple[int, int] | None"], bytes]
 
-    folder: address under which its files lie, such as https://huggingface.co/OWNER/NAME/resolve/REVISION.
+
+def remote_facts(read: Read) -> dict[str, Any]:
+    """The same of a model that is elsewhere, and the size of its weights: {config, tensors, bytes}. No weights travel.
+
+    read: gives a file by its name, or from one byte to another of it; raises Broken when it can't.
     Raises Broken when something is missing or no safetensors file, and says which.
     """
-
-    def read(name: str, start: int | None = None, end: int | None = None) -> bytes:
-        request = urllib.request.Request(f"{folder.rstrip('/')}/{name}")  # noqa: S310 - the operator names it
-        if start is not None:
-            request.add_header("Range", f"bytes={start}-{end}")
-        if token:
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-                if start is not None and answer.status != 206:
-                    raise Broken(f"{name}: the server answers ranges with {answer.status}, so all of it would be read")
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            raise Broken(f"{name}: {error.code} {error.reason}") from error
-        except OSError as error:
-            raise Broken(f"{name}: {error}") from error
-
     try:
-        config = json.loads(read("config.json"))
+        config = json.loads(read("config.json", None))
         try:
-            shards = sorted(set(json.loads(read("model.safetensors.index.json"))["weight_map"].values()))
+            shards = sorted(set(json.loads(read("model.safetensors.index.json", None))["weight_map"].values()))
         except Broken:
             shards = ["model.safetensors"]
-        headers = []
+        headers, total = [], 0
         for shard in shards:
-            length = _header_length(read(shard, 0, 7), shard)
-            headers.append(_header(read(shard, 8, 7 + length), length, shard)[0])
-        return {"config": memory_config(config), "tensors": summary(headers, _layers(config))}
+            length = _header_length(read(shard, (0, 7)), shard)
+            header, size = _header(read(shard, (8, 7 + length)), length, shard)
+            headers.append(header)
+            total += size
+        return {"config": memory_config(config), "tensors": summary(headers, _layers(config)), "bytes": total}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, Broken):
             raise
-        raise Broken(f"the files under {folder} are unreadable ({type(error).__name__})") from error
+        raise Broken(f"config.json or the index of the weights is unreadable ({type(error).__name__})") from error
+
+
+def facts_text(found: Mapping[str, Any]) -> str:
+    """What `remote_facts` found as JSON, a line for each kind of tensor."""
+    rest = json.dumps({k: v for k, v in found.items() if k != "tensors"}, indent=1)
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in found["tensors"])
+    return f'{rest[:-2]},\n "tensors": [\n{rows}\n ]\n}}\n'
 
 
 def check_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from ansible.module_utils.llm import spec, values
+from ansible.module_utils.llm import artifacts, spec, values
 
 PARTS = ("images", "models")
 BRANCH = "main"  # what a hub serves when no revision is named
@@ -23,6 +23,7 @@ Lock = Mapping[str, Mapping[str, str]]
 """{images: {reference: digest}, models: {repo@branch: commit}}"""
 
 HUB = "https://huggingface.co"
+LARGEST = 4 * 2**20  # bytes; registries take no manifest that is larger
 DOCKER_HUB = "registry-1.docker.io"
 # An index first: its digest names the image for every architecture, and docker takes its own from it.
 MANIFESTS = (
@@ -55,11 +56,12 @@ class Unreachable(Unresolved):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One HTTP request."""
+    """One HTTP request. most: bytes of the answer's body that are read."""
 
     method: str
     url: str
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    most: int = LARGEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,17 @@ def wanted(declared: spec.Declared, images: Iterable[str], models: Iterable[str]
             if "pull" in source and "@" not in source["pull"]:
                 tags.setdefault(source["pull"], f"llm_images.{name}.sources.{position}.pull")
     return {"images": tags, "models": branches}
+
+
+def on_hub(declared: spec.Declared, models: Iterable[str]) -> dict[str, str]:
+    """Of these models those that a hub has, each as `repo@revision` of its first source there."""
+    found = {}
+    for name in models:
+        model = declared.models[name]
+        source = next((s for s in model.sources if "hub" in s), None)
+        if source:
+            found[name] = f"{source['hub']}@{source.get('revision', model.revision)}"
+    return found
 
 
 def findings(declared: spec.Declared, used: Mapping[str, Mapping[str, str]], lock: Lock) -> list[spec.Finding]:
@@ -290,6 +303,25 @@ def model_commit(text: str, ask: Ask, endpoint: str = HUB, token: str = "") -> s
         remedy = f"Check that {endpoint} (llm_hub_endpoint) is a hub, and run it again"
         raise Unresolved("the hub's answer names no commit", remedy)
     return commit
+
+
+def model_facts(repo: str, commit: str, ask: Ask, endpoint: str = HUB, token: str = "") -> dict[str, Any]:
+    """What an estimate of memory needs of a model on the hub (artifacts.remote_facts), with `source`. Raises Unresolved."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    folder = f"{endpoint.rstrip('/')}/{repo}/resolve/{commit}"
+
+    def read(name: str, part: tuple[int, int] | None) -> bytes:
+        wanted = {"Range": f"bytes={part[0]}-{part[1]}"} if part else {}
+        most = part[1] - part[0] + 1 if part else LARGEST
+        answer = ask(Request("GET", f"{folder}/{quote(name)}", {**headers, **wanted}, most))
+        if answer.status != (206 if part else 200):
+            raise artifacts.Broken(f"{name}: the hub answers {'ranges ' if part else ''}with {answer.status}")
+        return answer.body
+
+    try:
+        return {"source": f"{repo}@{commit}", **artifacts.remote_facts(read)}
+    except artifacts.Broken as problem:
+        raise Unresolved(str(problem), "Its memory is estimated from what else is known of it") from problem
 
 
 def refused_by_hub(answer: Answer, page: str, token: bool) -> Unresolved:

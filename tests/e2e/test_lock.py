@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
+import math
+import re
 import shutil
 import subprocess
 import tarfile
@@ -20,6 +23,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
+from ansible.module_utils.llm import shapes
 
 from tests.e2e.demo import CHECKOUT, Playbook
 
@@ -312,3 +316,89 @@ def test_a_lock_that_is_malformed_or_behind_is_said(registry: Registry, locked: 
         locked.lock().refused().says(f"llm_lock.images ({locked.file}:", f"has `{image}`, which must be sha256: and 64")
     )
     assert run.tasks == ["Judge the declaration"]
+
+
+SHAPED = """\
+llm_accelerator: nvidia
+llm_host_gpus: [{{index: 0, model: NVIDIA GeForce RTX 4090, memory: {memory}}}]
+llm_host_services: [small]
+llm_services_custom:
+  small: {{image: vllm-openai, model: small, gpus: [0], port: 5911, args: {{max-model-len: 8192, max-num-seqs: 16}}}}
+llm_images_custom:
+  vllm-openai: {{sources: [{{archive: /nowhere.tar}}]}}
+  haproxy: {{sources: [{{archive: /nowhere.tar}}]}}
+llm_models_custom:
+  small: {{size_gib: 0.3, sources: [{{hub: acme/tiny}}]}}
+"""
+
+
+@pytest.fixture
+def files_hub(tmp_path: Path) -> Iterator[str]:
+    """Address of the stand-in of scenario model_store_alternative, with a model of SmolLM2's shape whose weights are a hole."""
+    kept = json.loads((CHECKOUT / "files/configs/smollm2-135m-instruct.json").read_text(encoding="utf-8"))
+    model = shapes.shape(kept["config"])
+    header, at = {}, 0
+    for tensor in shapes.tensors(model):
+        for number in range(tensor.times):
+            size = int(math.prod(tensor.shape) * shapes.BYTES[tensor.dtype])
+            header[re.sub(r"\.\d+\.", f".{number}.", tensor.name)] = {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "data_offsets": [at, at + size],
+            }
+            at += size
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(kept["config"]), encoding="utf-8")
+    raw = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        stream.truncate(8 + len(raw) + at)
+    place = CHECKOUT / "molecule/model_store_alternative/files/stand_in_hub.py"
+    found = importlib.util.spec_from_file_location("stand_in_hub", place)
+    assert found is not None and found.loader is not None
+    stand_in = importlib.util.module_from_spec(found)
+    found.loader.exec_module(stand_in)
+    server = stand_in.serve(0, {"main": folder})
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_lock_reads_the_shape_of_a_model_and_the_plan_judges_by_it(
+    playbook: Playbook, tmp_path: Path, files_hub: str
+) -> None:
+    folder = tmp_path / "inventory"
+    locked = Locked(playbook, folder, files_hub)
+    (folder / "host_vars").mkdir(parents=True)
+    (folder / "hosts.yml").write_text("all: {hosts: {localhost: {ansible_host: 192.0.2.1}}}\n", encoding="utf-8")
+    own = folder / "host_vars/localhost.yml"
+
+    def judged(memory: str) -> Any:
+        own.write_text(SHAPED.format(memory=memory), encoding="utf-8")
+        run = playbook("-i", str(folder), "playbooks/validate.yml")
+        return run, json.loads((run.report / "plan.json").read_text(encoding="utf-8"))["services"]["small"]
+
+    before, guessed = judged("24 GiB")
+    assert before.passed() and guessed["fit"]["basis"] == "size" and guessed["kv_tokens"]["high"] is None
+
+    facts = folder / "files/configs/small.json"
+    locked.lock("--check", "--diff").passed().says('+ "source": "acme/tiny@')
+    assert not facts.exists()
+    locked.lock().passed()
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{files_hub}/stand-in", timeout=30) as said:
+        sent = json.loads(said.read())["sent"]["model.safetensors"]
+    kept = json.loads(facts.read_text(encoding="utf-8"))
+    assert sent < 2**17 < 2**27 < kept["bytes"], "the header alone has travelled, twice"
+    assert locked.lock().passed().changed == 0
+
+    read, estimate = judged("24 GiB")
+    assert read.passed() and estimate["fit"]["basis"] == "checkpoint"
+    weights = estimate["fit"]["parts_gib"]["weights"]
+    assert weights["low"] <= kept["bytes"] / 2**30 <= weights["high"]
+    assert 0 < estimate["kv_tokens"]["low"] <= estimate["kv_tokens"]["high"]
+
+    small, refused = judged("400 MiB")
+    small.refused().says("one request of 8,192 tokens does not fit", "from the model's files")
+    assert refused["verdict"] == "refuse"

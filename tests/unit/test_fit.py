@@ -1,12 +1,9 @@
 """What a service needs of its GPUs: estimates beside measured boots, and what must hold for any of them."""
 
 import dataclasses
-import http.server
 import json
 import random
 import struct
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -474,56 +471,19 @@ SUMMARY = [
 ]
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A stub of a hub: serves FILES; `ranges` says whether it knows ranges, `sent` counts bytes of shards."""
+def test_headers_are_read_from_elsewhere_without_the_weights() -> None:
+    asked: list[tuple[str, tuple[int, int] | None]] = []
 
-    ranges = True
-    sent = 0
+    def read(name: str, part: tuple[int, int] | None) -> bytes:
+        asked.append((name, part))
+        content = FILES[f"/m/{name}"]
+        return content[part[0] : part[1] + 1] if part else content
 
-    def do_GET(self) -> None:
-        body = FILES.get(self.path)
-        wanted = self.headers.get("Range")
-        if body is None:
-            self.send_error(404, "Not Found")
-            return
-        if wanted and self.ranges:
-            start, end = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
-            body = body[start : end + 1]
-            type(self).sent += len(body)
-            self.send_response(206)
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[tuple[str, type[Hub]]]:
-    kind = type("OneHub", (Hub,), {})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", kind
-    server.shutdown()
-    server.server_close()
-
-
-def test_headers_are_read_from_a_hub_without_the_weights(hub: tuple[str, type[Hub]]) -> None:
-    address, kind = hub
-    assert artifacts.remote_facts(f"{address}/m") == {"config": {"num_hidden_layers": 2}, "tensors": SUMMARY}
-    assert 0 < kind.sent <= len(FILES["/m/one.safetensors"]) - 112
-
-
-def test_a_hub_that_lacks_files_or_ranges_is_named(hub: tuple[str, type[Hub]]) -> None:
-    address, kind = hub
-    with pytest.raises(artifacts.Broken, match=r"config.json: 404"):
-        artifacts.remote_facts(f"{address}/none")
-    kind.ranges = False
-    with pytest.raises(artifacts.Broken, match="answers ranges with 200"):
-        artifacts.remote_facts(f"{address}/m")
+    found = artifacts.remote_facts(read)
+    size = len(FILES["/m/one.safetensors"])
+    assert found == {"config": {"num_hidden_layers": 2}, "tensors": SUMMARY, "bytes": size}
+    assert [part for name, part in asked if name == "one.safetensors"] == [(0, 7), (8, size - 113)]
+    assert json.loads(artifacts.facts_text({"source": "a/m@1", **found})) == {"source": "a/m@1", **found}
 
 
 def test_a_folder_tells_the_same_and_its_manifest_keeps_it(tmp_path: Path) -> None:

@@ -168,6 +168,48 @@ def test_the_hub_names_the_commit_of_a_branch() -> None:
     assert not web.asked[0].headers
 
 
+CONFIG = json.dumps({"num_hidden_layers": 1}).encode()
+TENSORS = json.dumps({"lm_head.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+SHARD = len(TENSORS).to_bytes(8, "little") + TENSORS
+FOLDER = f"GET {lock.HUB}/acme/tiny/resolve/{A}"
+
+
+def test_the_hub_tells_the_shape_of_a_model_in_pieces() -> None:
+    headers = [Answer(206, {}, SHARD[:8]), Answer(206, {}, SHARD[8:])]
+    answers = {f"{FOLDER}/config.json": Answer(200, {}, CONFIG), f"{FOLDER}/model.safetensors.index.json": Answer(404)}
+    web = Web({**answers, f"{FOLDER}/model.safetensors": headers})
+    found = lock.model_facts("acme/tiny", A, web.ask, token="hf_x")
+    assert found["source"] == f"acme/tiny@{A}" and found["bytes"] == len(SHARD) + 8
+    assert found["tensors"] == [["lm_head.weight", "BF16", [2, 2], 1]]
+    pieces = [(r.headers.get("Range"), r.most) for r in web.asked[2:]]
+    assert pieces == [("bytes=0-7", 8), (f"bytes=8-{len(SHARD) - 1}", len(TENSORS))]
+    assert all(r.headers["Authorization"] == "Bearer hf_x" for r in web.asked)
+
+
+@pytest.mark.parametrize(
+    ("config", "shard", "words"),
+    [
+        (Answer(404), Answer(404), "config.json: the hub answers with 404"),
+        (Answer(200, {}, b"<html>"), Answer(404), "config.json or the index of the weights is unreadable"),
+        (Answer(200, {}, CONFIG), Answer(200, {}, SHARD[:8]), "model.safetensors: the hub answers ranges with 200"),
+        (Answer(200, {}, CONFIG), Answer(206, {}, b"version "), "is a Git LFS pointer"),
+        (Answer(200, {}, CONFIG), None, "cannot be reached"),
+    ],
+)
+def test_a_shape_that_cannot_be_read_is_said(config: Answer, shard: Answer | None, words: str) -> None:
+    answers = {f"{FOLDER}/config.json": config, f"{FOLDER}/model.safetensors.index.json": Answer(404)}
+    said = refused(lock.model_facts, "acme/tiny", A, Web({**answers, f"{FOLDER}/model.safetensors": shard}).ask)
+    assert words in said
+
+
+def test_models_on_a_hub_are_known_by_their_first_source_there() -> None:
+    raw = catalogs.raw("demo")
+    raw["models"]["own"] = {"revision": "v1", "sources": [{"path": "/x"}, {"hub": "a/b"}, {"hub": "c/d"}]}
+    raw["models"]["local"] = {"sources": [{"path": "/x"}]}
+    declared, _ = spec.parse(raw)
+    assert declared is not None and lock.on_hub(declared, ["own", "local"]) == {"own": "a/b@v1"}
+
+
 def test_another_hub_and_a_branch_with_a_slash() -> None:
     web = Web(
         {"GET http://hub/api/models/acme/tiny/revision/refs%2Fpr%2F1": Answer(200, {}, f'{{"sha":"{A}"}}'.encode())}

@@ -113,36 +113,39 @@ class Hub(BaseHTTPRequestHandler):
         found = self.sum(path)
         headers = {"X-Repo-Commit": commit(branch), "ETag": f'"{found["blob"]}"', "Accept-Ranges": "bytes"}
         size, start, status = path.stat().st_size, 0, 200
+        end = size
         if path.suffix == ".safetensors" and not stored:
             headers |= {"X-Linked-Etag": f'"{found["sha256"]}"', "X-Linked-Size": str(size)}
             headers["Location"] = f"http://localhost:{self.port}/storage/{asked}?Signature=secret-of-the-storage"
             self.answer(b"", headers, 302)
             return
         if wanted := self.headers.get("Range"):
-            start, status = int(wanted.removeprefix("bytes=").partition("-")[0]), 206
-            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, status = int(first), 206
+            end = int(last) + 1 if last else size
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if self.command == "GET":
             self.seen["ranges"].setdefault(path.name, []).append(start)
         self.send_response(status)
-        for name, value in {"Content-Length": str(size - start), **headers}.items():
+        for name, value in {"Content-Length": str(end - start), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.body(path, start, size)
+            self.body(path, start, end)
 
-    def body(self, path: Path, start: int, size: int) -> None:
+    def body(self, path: Path, start: int, end: int) -> None:
         """Send the bytes, as told: cut, slow, wrong."""
         sent, wrong = self.seen["sent"], path.name in (self.told.get("wrong") or ())
         with path.open("rb") as stream:
             stream.seek(start)
-            while piece := stream.read(PIECE):
+            while piece := stream.read(min(PIECE, end - stream.tell())):
                 cut = self.told.get("cut")
                 if cut is not None:
                     piece = piece[: max(cut - sum(sent.values()), 0)]
                     if not piece:
                         self.close_connection = True
                         return
-                if wrong and stream.tell() == size:
+                if wrong and stream.tell() == path.stat().st_size:
                     piece = piece[:-1] + bytes([piece[-1] ^ 255])
                 self.wfile.write(piece)
                 sent[path.name] = sent.get(path.name, 0) + len(piece)
