@@ -1,9 +1,11 @@
 """GPUs: recorded nvidia-smi output, its failures, what the toolkit left, declared beside found, and what follows."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llm_gpu_facts
 import pytest
 from ansible.module_utils.llm import gpu, gpu_host, spec, values
 
@@ -522,3 +524,50 @@ def test_wsl_is_known_by_its_device(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = gpu_host.hardware(tmp_path)
     assert (found["wsl"], found["tool"]) == (True, str(tmp_path / "usr/lib/wsl/lib/nvidia-smi"))
+
+
+# -- the module -------------------------------------------------------------------------------------------------------
+
+# A stub of nvidia-smi that says what was recorded: no GPU is here.
+STUB = """\
+#!/bin/sh
+case "$*" in
+  "-q -x") cat {data}/h100x2-busy.xml ;;
+  "topo -m") cat {data}/topo-m.txt ;;
+  "topo -p2p r") cat {data}/topo-p2p-r.txt ;;
+  --query-gpu=uuid,compute_cap*) printf '%s, 9.0\\n%s, 9.0\\n' {one} {two} ;;
+  *) exit 2 ;;
+esac
+"""
+
+
+def test_the_module_reads_all_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(STUB.format(data=DATA, one=ONE, two=TWO), encoding="utf-8")
+    tool.chmod(0o755)
+    there = {"devices": ["0000:06:00.0"], "wsl": False, "module": "580.159.04", "tool": str(tool)}
+    monkeypatch.setattr(gpu_host, "hardware", lambda _base: there)
+    found = run_module(llm_gpu_facts, {"root": str(tmp_path), "details": True})["ansible_facts"]["llm_gpu"]
+    first, second = found["gpus"]
+    assert (found["driver"], found["cuda"], found["trouble"]) == ("580.159.04", "13.0", None)
+    assert [g["capability"] for g in (first, second)] == ["9.0", "9.0"]
+    assert [(p["pid"], p["memory"]) for p in first["processes"]] == [(725, 2658 * gpu.MIB)]
+    assert found["topology"] == {
+        "links": {"GPU0": {"GPU1": "NV18"}, "GPU1": {"GPU0": "NV18"}},
+        "p2p": {"GPU0": {"GPU1": "OK"}, "GPU1": {"GPU0": "OK"}},
+    }
+    tool.write_text(f"#!/bin/sh\ncat {DATA}/fail-18-mismatch.txt; exit 18\n", encoding="utf-8")
+    found = run_module(llm_gpu_facts, {"root": str(tmp_path), "details": True})["ansible_facts"]["llm_gpu"]
+    assert found["gpus"] == [] and found["trouble"]["id"] == "mismatch"
+    assert "module 580.159.04, library " in found["trouble"]["message"] and "Reboot" in found["trouble"]["remedy"]
+
+
+def test_the_module_works_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(gpu_host, "hardware", lambda _base: {"devices": [], "wsl": False, "module": "", "tool": ""})
+    result = run_module(llm_gpu_facts, {"root": str(tmp_path), "details": True})
+    found = result["ansible_facts"]["llm_gpu"]
+    assert result["changed"] is False and found["gpus"] == [] and found["trouble"]["id"] == "no-hardware"
