@@ -21,6 +21,7 @@ if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
 from ansible.module_utils.llm import (
+    clients,
     compose,
     deploy,
     files,
@@ -139,6 +140,7 @@ class ActionModule(ActionBase):
                 "\n".join([f"{host} as declared", *table.plan_table(declared, judged, fits, errors=False), ""])
             )
             return self._refused(result, host, judged, origins)
+        reached = str(self._value(variables, "ansible_host", host))
         result["plan"] = {
             **document,
             "report_dir": str(reports),
@@ -157,6 +159,11 @@ class ActionModule(ActionBase):
                 }
                 for s in placement.deployed(declared)
             },
+            "clients": [
+                {"service": s, "url": clients.url(declared.settings.bind_address, reached, declared.services[s].port)}
+                | {"declared": _plain(_for_clients(declared, s))}
+                for s in placement.deployed(declared)
+            ],
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
@@ -488,6 +495,12 @@ def _service(
         }
     )
     return rendered
+
+
+def _for_clients(declared: spec.Declared, name: str) -> dict[str, Any]:
+    service = declared.services[name]
+    model = declared.models[service.model]
+    return clients.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
 
 
 def image_job(

@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
     _supports_async = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return `ok`, `verdict`, `summary` and `page`, after the files are written."""
+        """Return `ok`, `verdict`, `proofs` and `page`, after the files are written."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, options = self.validate_argument_spec(
@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
             changed=False,
             ok=verdict["ok"],
             verdict=verdict,
-            summary=report.summary(verdict),
+            proofs=report.proofs(verdict),
             page=str(folder / PAGE),
         )
         if self._task.check_mode or not checks:

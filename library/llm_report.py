@@ -66,12 +66,12 @@ verdict:
         ok: true
         checks:
           - {id: health, ok: true, seconds: 0.01, evidence: 200 from http://127.0.0.1:5010/health}
-summary:
-  description: One line for each service.
+proofs:
+  description: Every check with its time, as lines for a terminal.
   returned: success
   type: list
   elements: str
-  sample: ["micro-cpu: all 6 checks passed in 0.7 s"]
+  sample: ["micro-cpu: 2 of 2 checks passed in 0.7 s", "health 10 ms, models 9 ms"]
 page:
   description: Where the page was written.
   returned: success

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import xml.etree.ElementTree as ET  # writes XML here and reads none
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -52,16 +53,23 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
     return engine.verdict(services), noted
 
 
-def summary(verdict: engine.Verdict) -> list[str]:
-    """One line for each service."""
+def proofs(verdict: engine.Verdict, width: int = 100) -> list[str]:
+    """Every check with its time, for a terminal: a paragraph for each service, in lines of at most `width`."""
     lines = []
     for name, result in verdict["services"].items():
         checks = result["checks"]
-        failed = [check["id"] for check in checks if not check["ok"]]
-        took = _duration(sum(check["seconds"] for check in checks))
-        told = f"failed: {', '.join(failed)}" if failed else f"all {_count(len(checks), 'check')} passed in {took}"
-        lines.append(f"{name}: {told}")
-    return lines
+        passed = sum(check["ok"] for check in checks)
+        told = [
+            f"{check['id'].replace('_', ' ')} {_duration(check['seconds']) if check['ok'] else 'FAILED'}"
+            for check in checks
+        ]
+        lines.append(f"{name}: {passed} of {_count(len(checks), 'check')} passed in {_duration(_asking(checks))}")
+        lines += textwrap.wrap(", ".join(text.replace(" ", "\xa0") for text in told), width)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _asking(checks: Sequence[engine.Check]) -> float:
+    return sum(check["seconds"] for check in checks)
 
 
 def parse_history(text: str) -> tuple[list[Run], Last]:

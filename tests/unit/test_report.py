@@ -86,7 +86,20 @@ def test_a_service_without_a_verdict_has_failed_and_keeps_no_other_back(result: 
     assert verdict["services"]["chat"]["ok"] and not verdict["ok"]
     (only,) = verdict["services"]["micro"]["checks"]
     assert (only["id"], only["ok"], only["evidence"]) == ("asked", False, why)
-    assert report.summary(verdict) == ["chat: all 1 check passed in 250 ms", "micro: failed: asked"]
+    assert report.proofs(verdict) == [
+        "chat: 1 of 1 check passed in 250 ms",
+        "a 250 ms",
+        "micro: 0 of 1 check passed in 0 ms",
+        "asked FAILED",
+    ]
+
+
+def test_proofs_fit_a_terminal() -> None:
+    verdict, _ = told(("chat", returned("chat", *(check(f"check_{n}", seconds=n) for n in range(30)))))
+    lines = report.proofs(verdict, 60)
+    assert lines[0] == "chat: 30 of 30 checks passed in 7 min 15 s"
+    assert all(len(line) <= 60 and line.startswith("check ") for line in lines[1:])
+    assert sum(line.count("check") for line in lines[1:]) == 30
 
 
 # -- JUnit --------------------------------------------------------------------------------------------------------------
