@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,10 +26,10 @@ llm_services_custom:
     status: fallback
     args: {{dtype: bfloat16, max-model-len: 1024, enforce-eager: true}}
     env: {{VLLM_CPU_KVCACHE_SPACE: "1"}}
-    limits: {{memory: 8g, pids: 2048}}
+    limits: {{memory: "{{{{ twin_memory | default('8g') }}}}", pids: 2048}}
     boot_timeout: 600
 """
-MEMORY = ("-e", json.dumps({"llm_services_custom": {TWIN: {"limits": {"memory": "600m"}}}}))  # no engine starts in that
+LITTLE = ("-e", "twin_memory=600m")  # no engine starts in that
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_a_switch_there_a_failed_one_and_back(machine: Machine, playbook: Playbo
     assert waiting.changed == 0, "a fallback stands by"
     waiting.says(f"stands by for `{SERVICE}`: both want port 5010", f"-e llm_switch={TWIN}")
 
-    failed = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}", *MEMORY).refused()
+    failed = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}", *LITTLE).refused()
     failed.says("reached its memory limit", f"Release {machine.release} of {SERVICE} serves again, and was asked")
     assert states(machine) == {SERVICE: "running"} and machine.engine().id == first
     assert answered_by(machine, SERVICE) == "smollm2-135m-instruct"
