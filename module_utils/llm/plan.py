@@ -294,10 +294,11 @@ def stranger_findings(
     claims = {s: placement.claim(declared, declared.services[s]) for s in services}
     for other in facts.get("strangers", ()):
         who = f"container `{other['name']}` ({other['image']}, {other['state']}), which is not of this project,"
-        if other["name"] in (*wanted, compose.GATEWAY):
-            service = wanted.get(other["name"], "")
-            key = f"llm_services.{service}" if service else "the gateway"
-            message = f"{who} has the name that {f'this release of `{service}`' if service else 'the gateway'} gets"
+        alone = {compose.GATEWAY: "the gateway", compose.SUPERVISOR: "the supervisor"}.get(other["name"], "")
+        service = wanted.get(other["name"], "")
+        if alone or service:
+            key = alone or f"llm_services.{service}"
+            message = f"{who} has the name that {alone or f'this release of `{service}`'} gets"
             remedy = f"Rename it (`docker rename {other['name']} NAME`), or remove it"
             found.setdefault(service, []).append(Finding("name-taken", "error", key, message, remedy))
         for name, claim in claims.items():

@@ -235,12 +235,14 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
     facts["strangers"] = [
         {**stranger, "name": release["micro-cpu"].container},
         {**stranger, "name": "llm-gateway"},
+        {**stranger, "name": "llm-supervisor"},
         {**stranger, "name": "backup", "state": "running", "writes": ["/data"]},
         {**stranger, "name": "llm-micro-cpu-of-somebody", "writes": ["/database"]},
     ]
     found = plan.stranger_findings(declared, facts, ["micro-cpu"], release)
     name, volume = found["micro-cpu"]
-    (gateway,) = found[""]
+    gateway, supervisor = found[""]
+    assert supervisor.key == "the supervisor"
     assert (name.id, name.severity, name.key) == ("name-taken", "error", "llm_services.micro-cpu")
     assert f"`{release['micro-cpu'].container}` (nginx:1, exited)" in name.message and "`micro-cpu`" in name.message
     assert (gateway.id, gateway.severity) == ("name-taken", "error") and "the gateway" in gateway.message
