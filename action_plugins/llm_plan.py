@@ -24,6 +24,7 @@ from ansible.module_utils.llm import (
     clients,
     compose,
     deploy,
+    door,
     files,
     fit,
     lease,
@@ -150,6 +151,7 @@ class ActionModule(ActionBase):
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
             "on_hub": on_hub,
+            "declared_services": sorted(declared.services),
             "deployed": list(placement.deployed(declared)),
             "about": {
                 s: {
@@ -164,7 +166,7 @@ class ActionModule(ActionBase):
                 | {"declared": _plain(_for_clients(declared, s))}
                 for s in placement.deployed(declared)
             ],
-            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS}
+            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
             "models": [m for m in _models(declared, running, facts) if not m["present"]],
@@ -174,6 +176,7 @@ class ActionModule(ActionBase):
             },
             "host": _host_wants(declared),
             "supervisor": _plain(observe.plan(declared)),
+            "door": _plain(door.settings(declared)),
             "gateway_image": compose.image_ref(declared.images[compose.GATEWAY_IMAGE])
             if compose.GATEWAY_IMAGE in declared.images
             else "",
@@ -484,6 +487,8 @@ def _service(
             "boot_records": (facts or {}).get("boot_records", {}).get(service.name, {}),
             "served_model_name": service.served_model_name,
             "port": service.port,
+            "route": plan.route_of(service),
+            "engine_keys_file": f"{settings.root}/gateway/{door.ENGINE_KEYS_FILE}",
             "boot_timeout": service.boot_timeout,
             "drain": service.drain,
             "smoke": service.smoke,
@@ -556,7 +561,8 @@ def _host_wants(declared: spec.Declared) -> dict[str, Any]:
         "images": sorted({compose.image_ref(i) for i in declared.images.values()}),
         "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
         "services": list(services),
-        "ports": sorted({declared.services[s].port for s in placement.deployed(declared)}),
+        "ports": sorted({*(declared.services[s].port for s in placement.deployed(declared)), *door.ports(declared)}),
+        "door": _plain(door.settings(declared)),
         "gpus": declared.settings.accelerator == "nvidia",
     }
 

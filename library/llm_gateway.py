@@ -8,12 +8,13 @@ module: llm_gateway
 short_description: Put the gateway's files in place and make the running gateway use them
 description:
   - Lets HAProxy check the new configuration before anything is replaced; a running gateway is untouched by a bad one.
-  - A changed compose file makes a new container, a changed configuration is a reload that cuts no stream. The module returns
-    when new connections get the new configuration. What is loaded is recorded after it is loaded, so an interrupted run is
-    completed by the next.
+  - Where only the engine behind a service changes, or keys, the running HAProxy is told so. Any other changed configuration is a
+    reload. Both cut no stream, and requests that wait for a service go on waiting over the first. A changed compose file
+    makes a new container. The module returns when new connections get the new configuration. What is loaded is recorded after
+    it is loaded, so an interrupted run is completed by the next.
 options:
   folder:
-    description: Folder of the gateway on the host.
+    description: Folder of the gateway on the host; keys and services lie beside it.
     type: path
     required: true
   image:
@@ -21,7 +22,7 @@ options:
     type: str
     required: true
   files:
-    description: C(compose.yml) and C(etc/haproxy.cfg), path to content.
+    description: C(compose.yml), C(etc/haproxy.cfg) and C(etc/wait.lua), path to content.
     type: dict
     required: true
   ports:
@@ -29,8 +30,23 @@ options:
     type: list
     elements: int
     required: true
+  pools:
+    description: What leads to which engines, of C(module_utils/llm/door.py).
+    type: list
+    elements: dict
+    default: []
+  returns:
+    description: Pool to seconds after which it is expected back, for those that are closed.
+    type: dict
+    default: {}
+  certificate:
+    description: >-
+      https_port, certificate_names, and certificate and key where files on the host were given. Without these two, an authority
+      in C(ca/) of the folder issues one when there is none, its names are others, or it ends within 30 days.
+    type: dict
+    default: {}
   uid:
-    description: Numeric user of the gateway; it owns the folder C(run) with HAProxy's runtime socket.
+    description: Numeric user of the gateway; it owns what HAProxy alone reads, and the folder C(run) with its runtime socket.
     type: int
     default: 64001
   address:
@@ -42,7 +58,7 @@ attributes:
     description: Says what would change.
     support: full
   diff_mode:
-    description: Shows the files.
+    description: Shows the files, without keys.
     support: full
   idempotent:
     description: A gateway that has loaded these files is left alone.
@@ -55,13 +71,13 @@ EXAMPLES = r"""
   llm_gateway:
     folder: /opt/llm/gateway
     image: docker.io/library/haproxy:3.2-alpine
-    files: {compose.yml: "...", etc/haproxy.cfg: "..."}
+    files: {compose.yml: "...", etc/haproxy.cfg: "...", etc/wait.lua: "..."}
     ports: [5002]
 """
 
 RETURN = r"""
 action:
-  description: none, started or reloaded.
+  description: none, told (at run time), reloaded or started.
   returned: always
   type: str
 """
@@ -70,16 +86,18 @@ import hashlib
 import os
 import shutil
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, files
+from ansible.module_utils.llm import compose, docker_api, door, door_host, files
 
-CONFIG = "etc/haproxy.cfg"
-SOCKET = "run/haproxy.sock"
+COMPOSE, CONFIG, WAIT = "compose.yml", "etc/haproxy.cfg", "etc/wait.lua"
 READY_WITHIN = 20.0
+CA_DAYS, DAYS = 3650, 397  # no client takes a server's certificate that is valid for longer
+EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"]
 
 
 def inspected() -> dict[str, Any] | None:
@@ -91,32 +109,24 @@ def inspected() -> dict[str, Any] | None:
 
 
 def sums(texts: dict[str, str]) -> list[str]:
-    """Checksums in the order in which they are recorded."""
-    return [hashlib.sha256(texts[name].encode()).hexdigest() for name in ("compose.yml", CONFIG)]
+    """Checksums in the order in which they are recorded; the program that waits counts as configuration."""
+    config = texts[CONFIG] + texts.get(WAIT, "")
+    return [hashlib.sha256(text.encode()).hexdigest() for text in (texts[COMPOSE], config)]
 
 
-def check(module: AnsibleModule, folder: Path, text: str) -> None:
-    """Fail unless HAProxy accepts the configuration."""
-    staged = folder / ".staged"
+def check(module: AnsibleModule, folder: Path, texts: dict[str, str], private: dict[str, str]) -> None:
+    """Fail unless HAProxy accepts the configuration, with the certificate that it is to have."""
+    staged, uid = folder / ".staged", module.params["uid"]
     shutil.rmtree(staged, ignore_errors=True)
-    files.write(staged / "haproxy.cfg", text)
     try:
-        argv = [
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--cap-drop",
-            "ALL",
-            "--user",
-            "65534:65534",
-            "--entrypoint",
-            "haproxy",
-            "--volume",
-            f"{staged}:/staged:ro",
-        ]
-        rc, out, err = module.run_command([*argv, module.params["image"], "-c", "-f", "/staged/haproxy.cfg"])
+        for name, text in texts.items():
+            if name != COMPOSE:
+                files.write(staged / name.removeprefix("etc/"), text)
+        for name, text in private.items():
+            files.write(staged / name.removeprefix("etc/"), text, 0o400, uid)
+        argv = ["docker", "run", "--rm", "--network", "none", "--cap-drop", "ALL", "--user", f"{uid}:{uid}"]
+        argv += ["--entrypoint", "haproxy", "--volume", f"{staged}:/usr/local/etc/haproxy:ro", module.params["image"]]
+        rc, out, err = module.run_command([*argv, "-c", "-f", "/usr/local/etc/haproxy/haproxy.cfg"])
         if rc != 0:
             module.fail_json(
                 msg=f"HAProxy refuses the new configuration; the running gateway is untouched. {(err or out).strip()}"
@@ -125,27 +135,84 @@ def check(module: AnsibleModule, folder: Path, text: str) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The certificate. openssl makes it: a Debian or Ubuntu that trusts any server has it, and the host's environment of tools,
+# which would have to get `cryptography` for this alone, is not needed.
+
+
+def pem(module: AnsibleModule, folder: Path) -> tuple[str, str]:
+    """Certificate and key as HAProxy reads them, and why they are others than before ("" when they are not)."""
+    wanted = module.params["certificate"]
+    old = files.read(folder / door_host.PEM)
+    if not wanted.get("https_port"):
+        return old, ""
+    now = time.time()
+    if wanted.get("certificate"):
+        given = door_host.given_certificate(Path(wanted["certificate"]), Path(wanted["key"]), now)
+        if given["problem"]:
+            module.fail_json(msg=f"llm_gateway.certificate: {given['problem']}. The running gateway is untouched")
+        return given["pem"], "" if given["pem"] == old else "another one was given"
+    why = door_host.own_is_due(folder, wanted["certificate_names"], now)
+    if not why or module.check_mode:
+        return old, why
+    return issued(module, folder, wanted["certificate_names"]), why
+
+
+def issued(module: AnsibleModule, folder: Path, names: list[str]) -> str:
+    """A new certificate of the host's own authority, which is made first when there is none, or ends before it would."""
+    authority = folder / "ca"
+    authority.mkdir(mode=0o755, parents=True, exist_ok=True)
+    end = door_host.certificate(authority / "ca.pem")["expires"]
+    with tempfile.TemporaryDirectory(dir=authority) as place:  # 0700, and gone with all that is in it
+        work = Path(place)
+        if end < time.time() + DAYS * 86400 or not (authority / "ca.key").exists():
+            subject = f"/CN=Gateway of {socket.gethostname()}"
+            uses = ["-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"]
+            uses += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+            openssl(module, work, ["req", "-x509", *EC, "-subj", subject, "-days", str(CA_DAYS), *uses]
+                    + ["-keyout", "ca.key", "-out", "ca.pem"])  # fmt: skip
+            files.write(authority / "ca.key", files.read(work / "ca.key"), 0o400)
+            files.write(authority / "ca.pem", files.read(work / "ca.pem"))
+        listed = ",".join(f"{'IP' if door.is_address(n) else 'DNS'}:{n}" for n in names)
+        extensions = (
+            "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\n"
+        )
+        files.write(work / "uses", f"{extensions}subjectAltName={listed}\n")
+        openssl(module, work, ["req", *EC, "-subj", "/CN=llm-gateway", "-keyout", "door.key", "-out", "door.csr"])
+        openssl(module, work, ["x509", "-req", "-sha256", "-in", "door.csr", "-days", str(DAYS), "-extfile", "uses"]
+                + ["-CA", str(authority / "ca.pem"), "-CAkey", str(authority / "ca.key")]
+                + ["-set_serial", f"0x{os.urandom(16).hex()}", "-out", "door.pem"])  # fmt: skip
+        return files.read(work / "door.pem") + files.read(authority / "ca.pem") + files.read(work / "door.key")
+
+
+def openssl(module: AnsibleModule, work: Path, argv: list[str]) -> None:
+    """Run it in a folder, or fail with what it says."""
+    program = module.get_bin_path("openssl")
+    if program is None:
+        module.fail_json(
+            msg="openssl is missing, which makes the gateway's certificate: install it (`apt-get install openssl`), or "
+            "give a certificate and its key in llm_gateway. The running gateway is untouched"
+        )
+    rc, out, err = module.run_command([str(program), *argv], cwd=str(work))
+    if rc != 0:
+        module.fail_json(msg=f"openssl cannot make the gateway's certificate: {(err or out).strip()}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The running HAProxy.
+
+
 def worker(folder: Path) -> int | None:
     """Process number of the HAProxy that takes new connections, None while it does not say."""
-    try:
-        descriptor = os.open(folder / SOCKET.partition("/")[0], os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(2)
-            # By way of /proc: the path of a socket may have 108 characters, and a project's folder can lie deep.
-            connection.connect(f"/proc/self/fd/{descriptor}/{SOCKET.rpartition('/')[2]}")
-            connection.sendall(b"show info\n")
-            answer = b""
-            while piece := connection.recv(65536):
-                answer += piece
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    found = dict(line.split(": ", 1) for line in answer.decode("utf-8", "replace").splitlines() if ": " in line)
+    answer = door_host.say(folder, "show info") or ""
+    found = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
     return int(found["Pid"]) if found.get("Stopping", "0") == "0" and found.get("Pid", "").isdigit() else None
+
+
+def last_words(module: AnsibleModule) -> str:
+    """End of the gateway's log."""
+    _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
+    return f"Its last words: {out}{err}"
 
 
 def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> None:
@@ -153,8 +220,7 @@ def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> 
     end = time.monotonic() + READY_WITHIN
     while worker(folder) in (None, before):
         if time.monotonic() > end:
-            _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
-            module.fail_json(msg=f"the gateway does not take the new configuration. Its last words: {out}{err}")
+            module.fail_json(msg=f"the gateway does not take the new configuration. {last_words(module)}")
         time.sleep(0.1)
 
 
@@ -170,43 +236,103 @@ def wait_for_ports(module: AnsibleModule) -> None:
                 break
             except OSError as error:
                 if time.monotonic() > end:
-                    _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
                     module.fail_json(
-                        msg=f"the gateway does not listen on {address}:{port}: {error}. Its last words: {out}{err}"
+                        msg=f"the gateway does not listen on {address}:{port}: {error}. {last_words(module)}"
                     )
                 time.sleep(0.2)
 
 
+def tell(folder: Path, changes: list[dict[str, str]]) -> bool:
+    """Lead servers elsewhere without a reload. False when HAProxy does not follow in time: a reload then does it."""
+    for change in changes:
+        server = change["server"]
+        if not change["after"]:
+            if door_host.say(folder, f"set server {server} state maint") != "":
+                return False
+            continue
+        address = docker_api.container_ip(docker_api.inspect(change["after"]), compose.NETWORK)
+        if "changed its FQDN" not in (door_host.say(folder, f"set server {server} fqdn {change['after']}") or ""):
+            return False
+        end = time.monotonic() + READY_WITHIN / 2
+        while door_host.server_states(folder).get(server, ("",))[0] != address:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        if not change["before"] and door_host.say(folder, f"set server {server} state ready") != "":
+            return False
+        while door_host.server_states(folder)[server][1] != SERVES:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+    return True
+
+
+def load(folder: Path, maps: dict[str, str]) -> bool:
+    """Give the running HAProxy the maps. False when it does not take one."""
+    return all(door_host.load_map(folder, name, text) for name, text in maps.items())
+
+
+SERVES = 2  # operational state of a server
+
+
 def act(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and do what is missing."""
-    folder, texts = Path(module.params["folder"]), dict(module.params["files"])
+    folder, texts, pools = Path(module.params["folder"]), dict(module.params["files"]), module.params["pools"]
     found = inspected()
     running = bool(found and found["State"]["Running"])
     stamp = folder / "loaded"
-    loaded = files.read(stamp).split()
-    wanted = sums(texts)
-    if running and found and loaded == [*wanted, found["Id"][:12]] and not files.diffs(folder, folder, texts):
-        return {"changed": False, "action": "none"}
-    action = (
-        "reloaded" if running and loaded[:1] == wanted[:1] and found and loaded[2:] == [found["Id"][:12]] else "started"
-    )
+    loaded = (files.read(stamp).split() + [""] * door_host.LOADED)[: door_host.LOADED]
+    certificate, why = pem(module, folder)
+    now = int(time.time())
+    returns = {n: now + int(s) for n, s in module.params["returns"].items()}
+    maps = door_host.maps(folder.parent, pools, returns)
+    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(door_host.digest, (maps["keys.map"], certificate))]
     diff = files.diffs(folder, folder, texts)
+    if running and loaded == wanted and not diff and not why and not module.params["returns"]:
+        return {"changed": False, "action": "none"}
+    changes = None
+    if running and (loaded[0], *loaded[2:3]) == (wanted[0], wanted[2]):
+        action = "reloaded"
+        before = files.read(folder / CONFIG)
+        # What runs is what lies there; an edited file is none to compare with.
+        if (
+            loaded[1] == sums({**texts, CONFIG: before})[1]
+            and loaded[door_host.CERTIFICATE_AT] == wanted[-1]
+            and not why
+        ):
+            changes = door.switched(before, texts[CONFIG])
+            action = "told" if changes is not None else action
+    else:
+        action = "started"
     if module.check_mode:
         return {"changed": True, "action": action, "diff": diff}
     for network, internal in compose.NETWORKS.items():
         docker_api.ensure_network(network, internal=internal)
-    check(module, folder, texts[CONFIG])
+    private = {f"{door_host.MAPS}/{name}": text for name, text in maps.items()}
+    if certificate:
+        private[door_host.PEM] = certificate
+    if changes is None:
+        check(module, folder, texts, private)
+    stamp.unlink(missing_ok=True)  # until all is loaded, nothing is known to be
+    for name, text in private.items():
+        files.write(folder / name, text, 0o400, module.params["uid"])
     for name, text in texts.items():
         files.write(folder / name, text)
-    run = folder / SOCKET.partition("/")[0]
+    run = folder / door_host.SOCKET.partition("/")[0]
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(run, module.params["uid"], module.params["uid"])
+    if changes is not None and not (
+        load(folder, door_host.maps(folder.parent, pools, returns, changes))
+        and tell(folder, changes)
+        and load(folder, maps)
+    ):
+        action = "reloaded"
     if action == "reloaded":
-        before = worker(folder)
+        before_pid = worker(folder)
         docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")
-        wait_for_worker(module, folder, before)
-    else:
-        argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / "compose.yml")]
+        wait_for_worker(module, folder, before_pid)
+    elif action == "started":
+        argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / COMPOSE)]
         rc, out, err = module.run_command(
             [*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"]
         )
@@ -214,7 +340,8 @@ def act(module: AnsibleModule) -> dict[str, Any]:
             module.fail_json(msg=f"the gateway does not start: {(err or out).strip()}", rc=rc)
     wait_for_ports(module)
     final = inspected()
-    files.write(stamp, " ".join([*wanted, final["Id"][:12] if final else ""]) + "\n")
+    wanted[2] = final["Id"][:12] if final else ""
+    files.write(stamp, " ".join(w or "-" for w in wanted) + "\n")
     return {"changed": True, "action": action, "diff": diff}
 
 
@@ -225,6 +352,9 @@ def main() -> None:
             "image": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
             "ports": {"type": "list", "elements": "int", "required": True},
+            "pools": {"type": "list", "elements": "dict", "default": []},
+            "returns": {"type": "dict", "default": {}},
+            "certificate": {"type": "dict", "default": {}},
             "address": {"type": "str", "default": "127.0.0.1"},
             "uid": {"type": "int", "default": 64001},
         },
@@ -240,6 +370,8 @@ def main() -> None:
                 diff=files.diffs(Path("/nonexistent"), Path(module.params["folder"]), module.params["files"]),
             )
         module.fail_json(msg=f"gateway: {error}")
+    except door.Refused as error:
+        module.fail_json(msg=f"{error}. The running gateway is untouched")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
 

@@ -37,6 +37,10 @@ options:
     description: Read NVIDIA GPUs, driver and container toolkit as well; it takes nvidia-smi a moment.
     type: bool
     default: false
+  door:
+    description: The plan's C(door); of the certificate that it wants is said what is wrong with the one that is there.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Changes nothing, so it does the same.
@@ -151,16 +155,19 @@ ansible_facts:
           description: Checksums of the supervisor's files, its container's state, and the checksum of what it was started with.
           type: dict
         gateway:
-          description: Checksums of the gateway's files, what it has loaded, and its container's state.
+          description:
+            - Checksums of the gateway's files, what it has loaded, and its container's id and state.
+            - certificate (names, expires, problem), now, due (why it needs a hand), old_engine_keys (services without the newest).
           type: dict
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, gpu_host, history, host, lease, store
+from ansible.module_utils.llm import compose, docker_api, docker_host, door_host, gpu_host, history, host, lease, store
 from ansible.module_utils.llm import images as images_of
 
 
@@ -219,6 +226,7 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "gpus": {"type": "bool", "default": False},
+            "door": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -255,10 +263,13 @@ def main() -> None:
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
         "supervisor": host.supervisor(root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR),
         "gateway": {
-            "files": {n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg")},
+            "files": {
+                n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg", "etc/wait.lua")
+            },
             "loaded": host.first_line(root / "gateway" / "loaded"),
             "id": gateway["Id"][:12] if gateway else "",
             "state": gateway["State"] if gateway else "absent",
+            **door_host.facts(root, wanted["door"], time.time()),
         },
     }
     module.exit_json(changed=False, ansible_facts={"llm_host": facts})

@@ -27,6 +27,11 @@ options:
     description: Engine options file to write, in the engine's own C(--config) format.
     type: path
     required: true
+  engine_keys_file:
+    description: >-
+      File with the keys between gateway and engines, newest first; made when there is none. The engine takes them all, so that the
+      gateway may go on with the one before while engines get the newest. Leave it out for an engine that runs on.
+    type: path
   engine_uid:
     description: Numeric user that owns O(engine_file).
     type: int
@@ -64,7 +69,7 @@ import secrets
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import files
+from ansible.module_utils.llm import door_host, files
 
 
 def main() -> None:
@@ -74,6 +79,7 @@ def main() -> None:
             "key": {"type": "str", "no_log": True},
             "staged_file": {"type": "path", "required": True},
             "engine_file": {"type": "path", "required": True},
+            "engine_keys_file": {"type": "path", "no_log": False},
             "engine_uid": {"type": "int", "default": 64000},
         },
         supports_check_mode=True,
@@ -87,7 +93,15 @@ def main() -> None:
     existing = files.read(key_file).strip() or files.read(staged_file).strip()
     key = given or existing or f"sk-{secrets.token_urlsafe(32)}"
     module.no_log_values.add(key)
-    options = json.dumps({"api-key": [key]}) + "\n"  # JSON is YAML; the engine reads it as such
+    # An engine that runs on does not read its file again: the gateway may not be told that it has newer ones.
+    door_keys = door_host.accepted(engine_file)[:-1]
+    if module.params["engine_keys_file"]:
+        folder = Path(module.params["engine_keys_file"]).parent
+        door_keys = door_host.engine_keys(folder)
+        if not door_keys and not module.check_mode:
+            door_keys = door_host.new_engine_key(folder)
+        module.no_log_values.update(door_keys)
+    options = json.dumps({"api-key": [*door_keys, key]}) + "\n"  # JSON is YAML; the engine reads it as such
     if module.check_mode:
         changed = files.read(staged_file).strip() != key or files.read(engine_file) != options
         module.exit_json(changed=changed, staged_file=str(staged_file))

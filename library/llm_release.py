@@ -102,7 +102,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, files, host
+from ansible.module_utils.llm import compose, docker_api, door_host, files, host
 
 KEPT_RELEASES = 2
 
@@ -185,6 +185,7 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(key_file, key, 0o400)
+            door_host.refresh_keys(key_file.parent.parent)
         if current not in (None, release):
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")

@@ -266,6 +266,8 @@ def sections() -> Iterator[dict[str, Any]]:
     for variable, key in spec.VARIABLES.items():
         if not variable.endswith("_custom"):
             yield from _below(variable, key, _defaults(CLASSES[variable]) if variable in CLASSES else {})
+    for variable, key in settings.items():
+        yield from _below(variable, key, {})
 
 
 def _below(name: str, key: spec.Key, defaults: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,10 @@ def doors(
 
     returning: plans of releases that are to serve again, though the routes may give their port to another service.
     """
-    back = {p["port"]: {"service": p["name"], "port": p["port"], "container": p["container"]} for p in returning}
+    back = {
+        p["port"]: {"service": p["name"], "container": p["container"], **(p.get("route") or {"port": p["port"]})}
+        for p in returning
+    }
     kept = {r["port"]: {**r, "container": containers.get(r["service"], r["container"])} for r in routes}
     return sorted({**kept, **back}.values(), key=lambda r: r["port"])
 

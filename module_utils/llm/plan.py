@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, deploy, fit, images, placement, quantize
+from ansible.module_utils.llm import compose, deploy, door, fit, images, placement, quantize
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
@@ -89,8 +89,9 @@ def judge(declared: Declared, command: str = placement.COMMAND) -> Findings:
         found[name] += quantize.judge(declared, declared.models[declared.services[name].model])
         found[name] += _gpu_findings(declared, declared.services[name])
         found[name] += deploy.findings(declared.services[name])
-    for name, more in placement.findings(declared, command).items():
-        found.setdefault(name, []).extend(more)
+    for findings in (placement.findings(declared, command), door.findings(declared)):
+        for name, more in findings.items():
+            found.setdefault(name, []).extend(more)
     return found
 
 
@@ -242,8 +243,9 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
     found: Findings = {"": _docker_findings(facts["docker"])}
     if found[""]:
         return found  # without the engine's word, its own ports look like a stranger's
-    ports = {declared.services[s].port: s for s in services}
-    for port, service in ports.items():
+    ports = {declared.services[s].port: (s, f"llm_services.{s}.port") for s in services}
+    ports |= {port: ("", key) for port, key in door.ports(declared).items()} if services else {}
+    for port, (service, key) in ports.items():
         holder = facts["listening"].get(str(port))
         published_by = facts["published"].get(str(port))
         if published_by not in (None, compose.GATEWAY):
@@ -253,10 +255,10 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         else:
             continue
         message = f"port {port} is taken by {who}"
-        remedy = "Stop it, or give the service another port"
-        found.setdefault(service, []).append(
-            Finding("port-taken", "error", f"llm_services.{service}.port", message, remedy)
-        )
+        remedy = "Stop it, or declare another port" + ("" if service else ", or 0 for none")
+        found.setdefault(service, []).append(Finding("port-taken", "error", key, message, remedy))
+    gateway = facts.get("gateway", {})
+    found[""] += door.host_findings(declared, gateway.get("certificate") or {}, gateway.get("now", 0))
     # An engine that is only stopped may have them all; it is started and asked again.
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
     models = needed_models(declared, services)
@@ -532,6 +534,8 @@ def service_work(
             why.append({"name": "api key", "current": "another one", "desired": "the one given"})
         elif facts["keys"].get(name) is None and not why:
             why.append({"name": "api key", "current": None, "desired": "present"})
+        if name in facts.get("gateway", {}).get("old_engine_keys", ()) and not why:
+            why.append({"name": "key between door and engine", "current": "an older one", "desired": "the newest"})
         if why:
             found[name] = why
     return found
@@ -606,15 +610,27 @@ def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
 def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """What the gateway serves: one entry a service that is to run, in order of ports.
 
-    [{service, port, container}]; container is that of the current release, "" while there is none (the gateway answers 503).
+    [{service, port, container, model, hostname, at_once}];
+    container is that of the current release, "" while there is none (the gateway answers 503).
     upcoming: service -> release that is about to become current, to predict.
     """
     found = []
     for name in deployed(declared):
         current = (upcoming or {}).get(name) or facts["releases"].get(name, {}).get("current")
         container = compose.container_name(name, current) if current else ""
-        found.append({"service": name, "port": declared.services[name].port, "container": container})
+        found.append({"service": name, "container": container, **route_of(declared.services[name])})
     return sorted(found, key=lambda r: r["port"])
+
+
+def route_of(service: Service) -> dict[str, Any]:
+    """What of a service decides how the gateway leads to it; at_once: what its engine works on at a time, 0 if it decides."""
+    at_once = service.flag("max-num-seqs", 0)
+    return {
+        "port": service.port,
+        "model": service.served_model_name,
+        "hostname": service.hostname,
+        "at_once": at_once if isinstance(at_once, int) else 0,
+    }
 
 
 def status(

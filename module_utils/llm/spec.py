@@ -216,6 +216,7 @@ class Settings:
     repair: bool = False
     force: tuple[str, ...] = ()
     switch: tuple[str, ...] = ()
+    gateway: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -545,7 +546,11 @@ _SERVICE: Shape = {
     "gpus": Key(
         ListOf(values.gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."
     ),
-    "hostname": Key(name, False, "Its name below `llm_domain`. Recorded; used by no part yet."),
+    "hostname": Key(
+        name,
+        False,
+        "Its name: the gateway answers for it as `api.<hostname>.<llm_domain>`. Services of one model may share one.",
+    ),
     "status": Key(
         one_of(*STATUSES),
         False,
@@ -590,6 +595,44 @@ _GPU: Shape = {
     "model": Key(text, True, "Its product name there."),
     "memory": Key(size, True, "Its memory."),
 }
+
+
+def _certificate_problem(value: Any) -> str:
+    """A certificate without its key, or the other way round."""
+    return (
+        ""
+        if bool(value.get("certificate")) == bool(value.get("key"))
+        else "has one of `certificate` and `key`: give both"
+    )
+
+
+GATEWAY: Shape = {
+    "https_port": Key(
+        whole(0, 65535), False, "Port of the door for all services, with TLS and HTTP/2; 0 for none.", 443
+    ),
+    "http_port": Key(
+        whole(0, 65535), False, "Port that sends browsers and clients on to `https_port`; 0 for none.", 80
+    ),
+    "names": Key(
+        ListOf(values.domain),
+        False,
+        "Further names and addresses of this host, under which the model in a request picks the service. "
+        "`api.<llm_domain>`, localhost and `llm_bind_address` are such names already.",
+        (),
+    ),
+    "certificate": Key(
+        values.absolute,
+        False,
+        "File on the host with a certificate and its chain (PEM). Without it an authority of the host's own issues one, "
+        "and renews it: clients trust `gateway/ca/ca.pem` below `llm_root`.",
+        "",
+    ),
+    "key": Key(values.absolute, False, "File on the host with the certificate's private key (PEM).", ""),
+    "wait": Key(
+        whole(0, 3600), False, "Seconds that a request waits for a service that is being replaced, or for its turn.", 60
+    ),
+    "body_limit": Key(size, False, "Largest body of a request.", "32m"),
+}
 SETTINGS: Shape = {
     "root": Key(
         values.safe_path,
@@ -610,7 +653,7 @@ SETTINGS: Shape = {
     "domain": Key(
         values.either("none", values.domain),
         False,
-        "Domain of the services' host names. Recorded; used by no part yet.",
+        "Domain of the services' host names (`api.<hostname>.<domain>`); without it they have none.",
     ),
     "engine_uid": Key(whole(1, 4_294_967_293), False, "Numeric user of the engines."),
     "wheelhouse": Key(
@@ -666,6 +709,7 @@ SETTINGS: Shape = {
         "Services that take the place of those they clash with, in runs that name them: `-e llm_switch=name`. "
         "In the host's variables it stays.",
     ),
+    "gateway": Key(Keys(GATEWAY, _certificate_problem), False, "The door of the host, where another one is wanted."),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible.module_utils.llm import compose, placement, plan
+from ansible.module_utils.llm import compose, door, placement, plan, spec
 
 from tests import catalogs
 
@@ -64,12 +64,18 @@ def template(role: str, name: str, **values: Any) -> str:
     strict = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
+    strict.filters["llm_listing"] = door.listing
     return strict.get_template(name).render(values)
 
 
-def gateway(routes: list[dict[str, Any]], name: str) -> str:
-    defaults = catalogs.read("roles/gateway/defaults/main.yml")
-    return template("gateway", name, **{**defaults, "gateway_routes": routes, "gateway_image": "haproxy:1"})
+def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str) -> str:
+    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), door.settings(declared)
+    ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
+    own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
+    own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
+    own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
+    own |= {"_gateway_buffer": door.BUFFER, "_gateway_whole": door.WHOLE, "gateway_settings": settings}
+    return template("gateway", name, **{**defaults, **own, "gateway_routes": routes, "gateway_image": "haproxy:1"})
 
 
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
@@ -77,12 +83,12 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
     declared = catalogs.declared(inventory)
     routes = plan.routes(declared, {"releases": {placement.deployed(declared)[0]: {"current": "0123456789ab"}}})
     assert len(routes) == count
-    config = gateway(routes, "haproxy.cfg.j2")
-    document = yaml.safe_load(gateway(routes, "compose.yml.j2"))
+    config = gateway(declared, routes, "haproxy.cfg.j2")
+    document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2"))
     for route in routes:
         assert f"bind :{route['port']}\n" in config
         assert f"127.0.0.1:{route['port']}:{route['port']}" in document["services"]["gateway"]["ports"]
-    assert config.count("    server ") == 1, "a service without a release has no server, and gets 503"
+    assert config.count(" disabled\n") == count - 1, "a service without a release is closed, and gets 503"
     assert "option http-no-delay" in config
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(document))

@@ -1,11 +1,13 @@
 """Stub of an engine: says its name, and streams until a test's word. Usage: engine.py NAME.
 
-GET /health; GET /v1/models: its name; GET /v1/stream: a numbered line every 0.2 seconds, and a last one after POST /v1/finish or
-ten minutes; GET anything else, which is to stay inside: its name.
+GET /health and /v1/models: its name. POST with {"stream": true}: a numbered line every 0.2 seconds, and a last one after a POST
+with {"finish": true} or ten minutes; with {"leave": true}, how many streams were left by their clients. POST of anything else: what
+of the request arrived, as JSON.
 """
 
 import http.server
 import itertools
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 NAME = sys.argv[1]
 FINISH = threading.Event()
 MOST_LINES = 3000
+LEFT: list[str] = []
 
 
 def lines() -> Iterator[str]:
@@ -30,25 +33,39 @@ class Engine(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Its name, or the stream."""
-        self.send_response(200)
-        if self.path != "/v1/stream":
-            body = f"{NAME}\n".encode()
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            return
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for text in lines():
-            self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
-        self.wfile.write(b"0\r\n\r\n")
+        """Its name."""
+        self._say(f"{NAME}\n")
 
     def do_POST(self) -> None:
-        """Let the streams end."""
-        FINISH.set()
-        self.send_response(204)
+        """What its documentation says."""
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        asked = json.loads(text) if text.startswith(b"{") else {}
+        if asked.get("finish"):
+            FINISH.set()
+        if asked.get("stream"):
+            self._stream()
+        else:
+            got = {"name": NAME, "path": self.path, "length": len(text), "left": len(LEFT)}
+            self._say(
+                json.dumps({**got, "key": self.headers.get("Authorization"), "id": self.headers.get("X-Request-Id")})
+            )
+
+    def _say(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
+        self.wfile.write(text.encode())
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for text in lines():
+                self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            LEFT.append(NAME)
 
 
 http.server.ThreadingHTTPServer(("", 8000), Engine).serve_forever()

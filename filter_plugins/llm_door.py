@@ -1,0 +1,24 @@
+"""What role gateway asks the pure functions of module_utils/llm/door.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+
+# Ansible serves module_utils/ to modules only; filters run in its own process and need the folder on the path.
+_LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
+if _LIBRARY not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_LIBRARY)
+
+from ansible.module_utils.llm import door
+
+
+class FilterModule:
+    """The filters, by the names under which roles use them."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name to function."""
+        return {"llm_listing": door.listing, "llm_pools": door.pools}

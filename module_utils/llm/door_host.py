@@ -1,0 +1,341 @@
+"""The door's files on a host, and HAProxy's runtime socket. Standard library; starts no process.
+
+Below the gateway's folder: `clients.json` (keys of clients as SHA-256, 0600 root), `engine-keys` (0400 root, newest first),
+`ca/` (our own authority), `etc/` (what HAProxy reads, with `maps/` and `tls/` for its user alone), `run/` (its socket).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.llm import door, files
+from ansible.module_utils.llm.values import NAME
+
+CLIENTS = "clients.json"
+PEM = "etc/tls/door.pem"
+MAPS = "etc/maps"
+ENGINE_FILE = "secrets/engine.yml"  # below a release
+SOCKET = "run/haproxy.sock"
+IN_CONTAINER = "/usr/local/etc/haproxy/maps"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keys.
+
+
+def clients(folder: Path) -> list[door.Key]:
+    """Keys of clients."""
+    text = files.read(folder / CLIENTS)
+    try:
+        return door.keys_of(json.loads(text)) if text else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise door.Refused(
+            f"{folder / CLIENTS} is damaged ({type(error).__name__}). Put it back from a copy, or remove it: "
+            "all clients then need new keys"
+        ) from None
+
+
+def keep_clients(folder: Path, keys: Iterable[door.Key]) -> None:
+    """Write the keys of clients."""
+    files.write(folder / CLIENTS, json.dumps(door.document(keys), indent=1) + "\n", 0o600)
+
+
+def service_keys(root: Path, pools: Iterable[Mapping[str, Any]] = ()) -> dict[str, list[str]]:
+    """Keys of the services' own: those that clients use, and those of releases that a door is about to lead to."""
+    found: dict[str, list[str]] = {}
+    folder = root / "keys"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if NAME.fullmatch(path.name) and path.is_file() and (key := files.read(path).strip()):
+            found.setdefault(path.name, []).append(key)
+    for server in (s for p in pools for s in p["servers"]):
+        for place in _releases(root, server):
+            if key := files.read(place / "secrets" / "client-key").strip():
+                found.setdefault(server["name"], []).append(key)
+    return {service: list(dict.fromkeys(keys)) for service, keys in found.items()}
+
+
+def _releases(root: Path, server: Mapping[str, Any]) -> list[Path]:
+    """Folder of the release that a container is of; its name ends with the first digits of the release's."""
+    prefix = f"llm-{server['name']}-"
+    if not server["container"].startswith(prefix):
+        return []
+    return sorted((root / "services" / server["name"] / "releases").glob(server["container"][len(prefix) :] + "*"))
+
+
+def accepted(engine_file: Path) -> list[str]:
+    """Keys that an engine accepts: those of the door, newest first, and last its service's own. [] without its file."""
+    try:
+        return [str(k) for k in json.loads(files.read(engine_file))["api-key"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def engine_keys(folder: Path) -> list[str]:
+    """Keys between door and engines, newest first; [] before there is one."""
+    return files.read(folder / door.ENGINE_KEYS_FILE).split()
+
+
+def new_engine_key(folder: Path) -> list[str]:
+    """Put a new key before the one in use, and forget older ones. Returns them."""
+    keys = [f"sk-{secrets.token_urlsafe(32)}", *engine_keys(folder)][: door.ENGINE_KEYS]
+    files.write(folder / door.ENGINE_KEYS_FILE, "".join(f"{k}\n" for k in keys), 0o400)
+    return keys
+
+
+def maps(
+    root: Path,
+    pools: Sequence[Mapping[str, Any]],
+    returns: Mapping[str, int],
+    leaving: Iterable[Mapping[str, str]] = (),
+) -> dict[str, str]:
+    """HAProxy's maps: clients, keys of engines and models by pool, and when a closed door opens again.
+
+    leaving: changes (see door.switched) that are not carried out yet: the engines of before have to accept the keys as well.
+    """
+    engines = []
+    for pool in pools:
+        old = [
+            {"name": c["server"].partition("/")[2], "container": c["before"]}
+            for c in leaving
+            if c["server"].partition("/")[0] == pool["name"]
+        ]
+        lists = [accepted(place / ENGINE_FILE) for s in [*pool["servers"], *old] for place in _releases(root, s)]
+        if key := door.front_key([keys for keys in lists if keys]):
+            engines.append(f"{pool['name']} {key}\n")
+    return {
+        "keys.map": door.key_map(clients(root / "gateway"), service_keys(root, pools), time.time()),
+        "engines.map": "".join(engines),
+        "models.map": "".join(f"{model} {p['name']}\n" for p in pools for model in p["models"]),
+        "returns.map": "".join(f"{name} {when}\n" for name, when in sorted(returns.items())),
+    }
+
+
+def digest(text: str) -> str:
+    """By what a map or a certificate that is in use is recognised."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refresh_keys(root: Path) -> bool:
+    """Let the running door know the keys as they are now. Returns whether it had to be told.
+
+    Without a door, or one that does not answer, only the file is written: HAProxy reads it when it starts.
+    """
+    folder = root / "gateway"
+    path = folder / MAPS / "keys.map"
+    stamp = folder / "loaded"
+    loaded = files.read(stamp).split()
+    if not path.exists() or len(loaded) < LOADED:
+        return False
+    text = door.key_map(clients(folder), service_keys(root), time.time())
+    if files.read(path) == text and loaded[KEYS_AT] == digest(text):
+        return False
+    files.write(path, text, 0o400, path.stat().st_uid)
+    load_map(folder, "keys.map", text)
+    loaded[KEYS_AT] = digest(text)
+    files.write(stamp, " ".join(loaded) + "\n")
+    return True
+
+
+LOADED = 5  # words of the file `loaded`: checksums of compose.yml and haproxy.cfg, container, keys, certificate
+KEYS_AT, CERTIFICATE_AT = 3, 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The certificate.
+
+
+def certificate(path: Path) -> dict[str, Any]:
+    """{names, expires (seconds since 1970), problem} of a PEM file's first certificate."""
+    try:
+        # The public interface of `ssl` shows a certificate only of a connection; this is what Python tests that with.
+        found: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "is no certificate in PEM"
+        return {"names": [], "expires": 0, "problem": f"{path}: {why}"}
+    named = [value for kind, value in found.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    return {"names": named, "expires": int(ssl.cert_time_to_seconds(found["notAfter"])), "problem": ""}
+
+
+def given_certificate(cert: Path, key: Path, now: float) -> dict[str, Any]:
+    """The same of a certificate that was given, with what is wrong with it and its key. Adds `pem`, what HAProxy reads."""
+    found: dict[str, Any] = {**certificate(cert), "pem": ""}
+    if found["problem"]:
+        return found
+    try:
+        secret = key.read_text(encoding="utf-8")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        why = (
+            "does not belong to it"
+            if "MISMATCH" in str(error.reason)
+            else "is no private key in PEM, or has a password"
+        )
+        return {**found, "problem": f"the key in {key} {why}"}
+    except (OSError, UnicodeDecodeError) as error:
+        return {**found, "problem": f"the key in {key} cannot be read: {getattr(error, 'strerror', None) or 'no text'}"}
+    if found["expires"] <= now:
+        return {**found, "problem": f"{cert} has ended at {door.moment(found['expires'])}"}
+    return {**found, "pem": files.read(cert).rstrip("\n") + "\n" + secret}
+
+
+def own_is_due(folder: Path, names: Sequence[str], now: float) -> str:
+    """Why our own authority has to issue a certificate anew, "" when it has not."""
+    path = folder / PEM
+    if not path.exists():
+        return "there is none"
+    if not (folder / "ca" / "ca.pem").exists():
+        return "its authority is gone"
+    found = certificate(path)
+    # Compared as addresses: ::1 is written out in a certificate.
+    if {n.upper() for n in found["names"]} != {_as_in_certificate(n) for n in names}:
+        return "its names are others"
+    if found["problem"] or found["expires"] - now < door.RENEW:
+        return found["problem"] or f"it ends at {door.moment(found['expires'])}"
+    return ""
+
+
+def _as_in_certificate(name: str) -> str:
+    if ":" in name and door.is_address(name):
+        packed = socket.inet_pton(socket.AF_INET6, name)
+        return ":".join(f"{int.from_bytes(packed[i : i + 2], 'big'):X}" for i in range(0, 16, 2))
+    return name.upper()
+
+
+def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """What module llm_host_facts says of the door: {now, certificate, due, old_engine_keys}.
+
+    due: why the door needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
+
+    wanted: {https_port, certificate_names, certificate, key} of the plan; {} when there is none yet.
+    """
+    folder = root / "gateway"
+    newest = engine_keys(folder)
+    current = {p.parent.name: accepted(p / ENGINE_FILE) for p in sorted((root / "services").glob("*/current"))}
+    found: dict[str, Any] = {
+        "now": int(now),
+        "certificate": {},
+        "due": [],
+        "old_engine_keys": [s for s, keys in current.items() if door.engine_key_is_old(keys, newest)],
+    }
+    loaded = files.read(folder / "loaded").split()
+    if wanted.get("https_port"):
+        if wanted.get("certificate"):
+            given = given_certificate(Path(wanted["certificate"]), Path(wanted["key"]), now)
+            pem = given.pop("pem")
+            found["certificate"] = given
+            if pem and pem != files.read(folder / PEM):
+                found["due"].append("certificate: another one was given")
+        else:
+            if (folder / PEM).exists():
+                found["certificate"] = certificate(folder / PEM)
+            if why := own_is_due(folder, wanted["certificate_names"], now):
+                found["due"].append(f"certificate: {why}")
+    if len(loaded) == LOADED:
+        try:
+            text = door.key_map(clients(folder), service_keys(root), now)
+        except door.Refused as error:
+            text = str(error)
+        if digest(text) != loaded[KEYS_AT]:
+            found["due"].append("keys: others are to pass than those that do")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HAProxy's runtime socket.
+
+
+def say(folder: Path, command: str) -> str | None:
+    """Answer of the running HAProxy to a command, None when it does not answer."""
+    try:
+        descriptor = os.open(folder / SOCKET.partition("/")[0], os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(5)
+            # By way of /proc: the path of a socket may have 108 characters, and a project's folder can lie deep.
+            connection.connect(f"/proc/self/fd/{descriptor}/{SOCKET.rpartition('/')[2]}")
+            connection.sendall(command.encode() + b"\n")
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return answer.decode("utf-8", "replace").strip()
+
+
+def load_map(folder: Path, name: str, text: str) -> bool:
+    """Give the running HAProxy another content of a map, all at once: no request meets half of it. False: it did not take it."""
+    path = f"{IN_CONTAINER}/{name}"
+    version = (say(folder, f"prepare map {path}") or "").rpartition(":")[2].strip()
+    if not version.isdigit():
+        return False
+    if text and say(folder, f"add map @{version} {path} <<\n{text}") != "":
+        return False
+    return say(folder, f"commit map @{version} {path}") == ""
+
+
+def server_states(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Address, operational state (2: serves) and administrative state (0: none) of each server, by `backend/server`."""
+    found = {}
+    for line in (say(folder, "show servers state") or "").splitlines():
+        words = line.split()
+        if len(words) > 6 and words[0].isdigit():
+            found[f"{words[1]}/{words[3]}"] = (words[4], int(words[5]), int(words[6]))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keys in places where they may not be.
+
+LARGEST = 64 * 2**20  # bytes of a file that is looked into; weights of models are larger
+
+
+def known_keys(root: Path) -> dict[str, str]:
+    """SHA-256 of every key of the host to what it is called."""
+    found = {
+        door.sha256(key): f"key of service {service}" for service, own in service_keys(root).items() for key in own
+    }
+    for path in sorted((root / "services").glob(f"*/releases/*/{ENGINE_FILE}")):
+        *_, own = ["", *accepted(path)]
+        if own:
+            found.setdefault(door.sha256(own), f"key of service {path.parents[3].name}")
+    found |= {door.sha256(key): "key between gateway and engines" for key in engine_keys(root / "gateway")}
+    return found | {k.sha256: f"key {k.id} of client {k.client}" for k in clients(root / "gateway") if not k.revoked}
+
+
+def is_home_of_keys(root: Path, path: Path) -> bool:
+    """Whether a file is one that keeps keys: they are right there."""
+    return (
+        root / "keys" in path.parents
+        or path.parent.name == "secrets"
+        or path == root / "gateway" / door.ENGINE_KEYS_FILE
+        or path == root / "gateway" / MAPS / "engines.map"
+    )
+
+
+def leaks_in(folder: Path, known: Mapping[str, str], root: Path, skip: Sequence[str] = ()) -> list[str]:
+    """Places in files below a folder that have a key, as texts."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if f not in skip]
+        for path in (Path(place) / n for n in names):
+            try:
+                if path.is_symlink() or is_home_of_keys(root, path) or path.stat().st_size > LARGEST:
+                    continue
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            found += [f"{path}:{line}: {name}" for line, name in door.leaked(text, known)]
+    return found

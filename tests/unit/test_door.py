@@ -1,0 +1,248 @@
+"""Names, ports and pools of the door; keys of clients; what of a configuration can be told to the HAProxy that runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import door, door_host, spec
+
+from tests import catalogs
+
+NOW = 1_800_000_000.0
+
+
+def route(service: str, port: int, container: str = "c", model: str = "", hostname: str = "") -> dict[str, Any]:
+    return {
+        "service": service,
+        "port": port,
+        "container": container,
+        "model": model,
+        "hostname": hostname,
+        "at_once": 0,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Routes.
+
+
+def test_every_service_has_a_port_a_prefix_a_host_name_and_its_model() -> None:
+    (pool,) = door.pools([route("micro", 5000, "llm-micro-1", "qwen", "small")], "example.org")
+    assert pool["ports"] == [5000] and pool["prefixes"] == ["micro"] and pool["models"] == ["qwen"]
+    assert pool["hosts"] == ["api.small.example.org"]
+    assert pool["servers"] == [{"name": "micro", "container": "llm-micro-1", "at_once": 0}]
+
+
+def test_services_of_one_model_share_what_names_the_model_and_keep_what_names_them() -> None:
+    routes = [route("a", 1, "ca", "m", "x"), route("b", 2, "cb", "m", "x"), route("c", 3, "cc", "n", "y")]
+    pools = {p["name"]: p for p in door.pools(routes, "d")}
+    assert list(pools) == ["a", "b", "c", "all-a"]
+    assert pools["all-a"]["models"] == ["m"] and pools["all-a"]["hosts"] == ["api.x.d"]
+    assert [s["container"] for s in pools["all-a"]["servers"]] == ["ca", "cb"]
+    assert pools["a"]["prefixes"] == ["a"] and not pools["a"]["models"] and not pools["a"]["hosts"]
+    assert pools["c"]["models"] == ["n"] and pools["c"]["hosts"] == ["api.y.d"]
+
+
+def test_without_a_domain_there_are_no_host_names() -> None:
+    assert door.pools([route("a", 1, hostname="x")])[0]["hosts"] == []
+
+
+def test_a_model_s_name_cannot_leave_its_place_in_the_configuration() -> None:
+    assert door.listing("a'b%\"c") == (
+        """'%[var(txn.models)],{"id":"a'\\''b%%\\"c","object":"model","created":0,"owned_by":"llm"}'"""
+    )
+
+
+CONFIG = """\
+frontend door
+    bind :1
+backend a
+    server a old:8000 check inter 2s{a}
+backend all-a
+    server a old:8000 check inter 2s{a}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        ("old:8000 check inter 2s", "new:8000 check inter 2s", ("old", "new")),
+        ("old:8000 check inter 2s", "closed.invalid:8000 check inter 2s disabled", ("old", "")),
+        ("closed.invalid:8000 check inter 2s disabled", "new:8000 check inter 2s", ("", "new")),
+    ],
+)
+def test_another_engine_behind_a_service_needs_no_reload(before: str, after: str, changes: tuple[str, str]) -> None:
+    old, new = (CONFIG.format(a="").replace("old:8000 check inter 2s", text) for text in (before, after))
+    was, now = changes
+    assert door.switched(old, new) == [{"server": f"{b}/a", "before": was, "after": now} for b in ("a", "all-a")]
+
+
+@pytest.mark.parametrize(
+    "change", [("2s", "3s"), ("bind :1", "bind :2"), ("server a", "server b"), ("backend a\n", "")]
+)
+def test_anything_else_does(change: tuple[str, str]) -> None:
+    text = CONFIG.format(a="")
+    assert door.switched(text, text.replace(*change)) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The declaration.
+
+
+def found(inventory: str = "rtx4090x3", zwz: dict[str, Any] | None = None, **changed: Any) -> list[tuple[str, str]]:
+    raw = catalogs.raw(inventory, **changed)
+    raw["services"]["mini-zwz"].update(zwz or {})
+    declared, _ = spec.parse(raw)
+    assert declared
+    findings = door.findings(declared)
+    return [(f.id, f.key) for entries in findings.values() for f in entries]
+
+
+def test_the_catalogs_go_together() -> None:
+    assert found() == found("demo") == []
+
+
+def test_active_services_of_different_models_cannot_share_a_host_name() -> None:
+    assert found(zwz={"hostname": "medium"}) == [("hostname-taken", "llm_services.mini-zwz.hostname")]
+    assert found(zwz={"hostname": "medium", "served_model_name": "glm-4.7-flash"}) == []
+
+
+def test_a_port_of_the_door_is_no_service_s_and_not_used_twice() -> None:
+    assert found(gateway={"https_port": 5002}) == [("port-clash", "llm_gateway.https_port")]
+    assert found(gateway={"https_port": 444, "http_port": 444}) == [("port-clash", "llm_gateway.http_port")]
+    assert found(gateway={"https_port": 0, "http_port": 0}) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keys.
+
+
+KNOWN = ["micro", "mini"]
+
+
+def made(**given: Any) -> tuple[list[door.Key], door.Key, str]:
+    given = {"client": "alice", "services": ["micro"], **given}
+    return door.create([], door.wanted_key(given, KNOWN, NOW), NOW)
+
+
+def test_a_new_key_is_kept_as_its_hash_alone() -> None:
+    keys, key, text = made(per_minute=60, at_once=2, queue=1, expires="90d")
+    kept = json.dumps(door.document(keys))
+    assert text.startswith("sk-") and len(text) > 40 and text not in kept and door.sha256(text) in kept
+    assert door.keys_of(json.loads(kept)) == [key]
+    assert door.key_map(keys, {}, NOW) == (
+        f"{door.sha256(text)} alice|{key.id}|{int(NOW) + 90 * 86400}|60|2|1|,micro,\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"services": ["micr"]}, "Did you mean `micro`?"),
+        ({"services": []}, "llm_key_services is missing"),
+        ({"client": "micro"}, "is a service"),
+        ({"client": "Al|ice"}, "lower case letters"),
+        ({"per_minute": 0}, "llm_key_per_minute is 0"),
+        ({"at_once": 0}, "llm_key_at_once is 0"),
+        ({"queue": 2}, "without llm_key_at_once"),
+        ({"expires": "2001-01-01"}, "which has passed"),
+        ({"expires": "soon"}, "write 90d, 12h, or a date"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(door.Refused, match=says.replace("|", r"\|").replace("?", r"\?")):
+        made(**given)
+
+
+def test_a_client_has_one_key_until_it_is_rotated() -> None:
+    keys, first, text = made(per_minute=5)
+    with pytest.raises(door.Refused, match="has a key already"):
+        door.create(keys, door.wanted_key({"client": "alice", "services": ["mini"]}, KNOWN, NOW), NOW)
+    keys, second, new = door.rotate(keys, "alice", "24h", NOW + 10)
+    assert (second.services, second.per_minute) == (first.services, 5) and new != text
+    assert [k.state(NOW + 20) for k in keys] == ["valid", "valid"]
+    assert [k.state(NOW + 10 + 86400) for k in keys] == ["expired", "valid"]
+    keys, _, _ = door.rotate(keys, "alice", "0h", NOW + 30)
+    assert [k.state(NOW + 30) for k in keys] == ["expired", "expired", "valid"]
+
+
+def test_a_revoked_key_is_as_unknown_as_any_other() -> None:
+    keys, key, _ = made()
+    for named in ("alice", key.id):
+        assert door.key_map(door.revoke(keys, named, NOW), {}, NOW) == ""
+    with pytest.raises(door.Refused, match="Clients here: alice"):
+        door.revoke(keys, "bob", NOW)
+
+
+def test_a_service_s_own_key_is_for_that_service_alone() -> None:
+    line = door.key_map([], {"micro": ["sk-own"]})
+    assert line == f"{door.sha256('sk-own')} micro|micro|{door.NEVER}|0|0|0|,micro,\n"
+
+
+def test_the_door_uses_the_newest_key_that_all_engines_of_a_pool_know() -> None:
+    assert door.front_key([["new", "old", "own"], ["old", "older", "own"]]) == "old"
+    assert door.front_key([["new", "old"], ["new", "old"]]) == "new"
+    assert door.front_key([]) == door.front_key([["a"], ["b"]]) == ""
+    assert door.engine_key_is_old(["old", "own"], ["new", "old"])
+    assert not door.engine_key_is_old(["own"], ["new", "old"]) and not door.engine_key_is_old(["new"], ["new"])
+
+
+def test_leaks_name_the_line_and_never_the_key() -> None:
+    key = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
+    text = f"fine\nkey={key}\nBearer {key}.\n"
+    assert door.leaked(text, {door.sha256(key): "key of alice"}) == [(2, "key of alice"), (3, "key of alice")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Certificates.
+
+
+def openssl(folder: Path, name: str, days: int, names: Sequence[str] = ("api.x.org", "*.y.org")) -> tuple[Path, Path]:
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    listed = ",".join(f"DNS:{n}" for n in names)
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+    ]
+    argv += ["-addext", f"subjectAltName={listed}", "-days", str(days), "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(argv, check=True, capture_output=True)
+    return cert, key
+
+
+def test_a_given_certificate_is_read_and_matched_with_its_key(tmp_path: Path) -> None:
+    cert, key = openssl(tmp_path, "one", 90)
+    _, other = openssl(tmp_path, "two", 90)
+    good = door_host.given_certificate(cert, key, 0)
+    assert good["names"] == ["api.x.org", "*.y.org"] and not good["problem"]
+    assert good["pem"] == cert.read_text() + key.read_text()
+    assert "does not belong to it" in door_host.given_certificate(cert, other, 0)["problem"]
+    assert "No such file" in door_host.given_certificate(cert, tmp_path / "none", 0)["problem"]
+    assert "is no certificate" in door_host.given_certificate(key, key, 0)["problem"]
+    assert "has ended" in door_host.given_certificate(cert, key, good["expires"] + 1)["problem"]
+
+
+def test_the_plan_refuses_one_that_is_not_for_these_names_and_warns_before_it_ends() -> None:
+    declared = catalogs.declared("rtx4090x3", gateway={"certificate": "/c.pem", "key": "/k.pem"})
+    names = ["*.example.org", "*.medium.example.org", "*.mini.example.org"]
+    good = {"names": names, "expires": NOW + 90 * 86400, "problem": ""}
+
+    def said(**found: Any) -> list[tuple[str, str]]:
+        return [(f.id, f.severity) for f in door.host_findings(declared, {**good, **found}, NOW)]
+
+    assert said() == []
+    assert said(names=["api.example.org"]) == [("certificate-names", "error")]
+    assert said(problem="/c.pem: Permission denied") == [("certificate", "error")]
+    assert said(expires=NOW + 86400) == [("certificate-ends", "warn")]
