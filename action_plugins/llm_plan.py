@@ -36,6 +36,7 @@ from ansible.module_utils.llm import (
     quantize,
     renamed,
     rules,
+    smoke,
     spec,
     store,
     table,
@@ -47,6 +48,8 @@ INTERNAL = (
     "llm_plan",
     "llm_host",
     "llm_prove",
+    "llm_prove_depth",
+    "llm_again",
     "llm_verdict",
     "llm_look_refuses",
     "llm_look_takes",
@@ -459,6 +462,7 @@ def _service(
     declared: spec.Declared, release: compose.Release, facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     service, settings = declared.services[release.service], declared.settings
+    model = declared.models[service.model]
     folder = compose.release_dir(settings, service.name, release.hash)
     beside = placement.SideBySide(False, "the host was not looked at")
     if facts:
@@ -491,7 +495,10 @@ def _service(
             "engine_keys_file": f"{settings.root}/gateway/{door.ENGINE_KEYS_FILE}",
             "boot_timeout": service.boot_timeout,
             "drain": service.drain,
-            "smoke": service.smoke,
+            "args": service.args,
+            "smoke": smoke.known(
+                model.smoke, service.smoke, service.args, context=model.context, vision=bool(model.vision)
+            ),
             "warmup": service.warmup,
             "status": service.status,
             "state": service.state,

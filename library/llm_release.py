@@ -52,6 +52,13 @@ options:
   cache:
     description: Cache folder of the engine; V(started) makes it for the engine's user.
     type: path
+  cache_aside:
+    description:
+      - Whether V(started) first moves what is in O(cache) to a folder beside it with C(.aside) at its end, in place of what lies
+        there.
+      - Engines of the same image that run go on with the folder that they have; it is theirs under its new name.
+    type: bool
+    default: false
   key_file:
     description: File that clients read their key from; V(committed) writes the release's key there.
     type: path
@@ -142,6 +149,10 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     docker_api.ensure_network(compose.NETWORK, internal=compose.NETWORKS[compose.NETWORK])
     if module.params["cache"]:
         cache = Path(module.params["cache"])
+        if module.params["cache_aside"] and cache.is_dir():
+            aside = cache.with_name(f"{cache.name}.aside")
+            shutil.rmtree(aside, ignore_errors=True)
+            cache.rename(aside)
         cache.mkdir(parents=True, exist_ok=True)
         os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
     # What clients once got from this release says nothing about an engine that starts anew.
@@ -260,6 +271,7 @@ def main() -> None:
             "facts": {"type": "dict", "default": {}},
             "serving": {"type": "dict", "default": {}},
             "cache": {"type": "path"},
+            "cache_aside": {"type": "bool", "default": False},
             "key_file": {"type": "path", "no_log": False},
             "engine_uid": {"type": "int", "default": 64000},
         },

@@ -6,9 +6,10 @@ DOCUMENTATION = r"""
 module: llm_smoke
 short_description: Ask a service real questions and judge the answers
 description:
-  - Sends real requests with the OpenAI SDK and checks health, the served model, the refusal of requests without a key and
-    with a wrong one, a known answer, and the same answer as a stream.
-  - All checks run, also after one has failed; the module fails at the end when any did, with the verdict in its result.
+  - Sends real requests with the OpenAI SDK, and plain ones for what it has no name for, and judges the answers. What is asked
+    follows from O(args) and from what is known of the model; O(depth) says how much of it.
+  - All checks run, also after one has failed; the module fails at the end when any did, with the verdict in its result. Nobody
+    there, or two checks in a row without an answer, end it early; what was not asked by then has failed.
   - Every check has a hard time limit, so the module never hangs. Proxy settings of the environment are ignored.
 requirements:
   - openai (Python package, in the environment of the interpreter that runs the module)
@@ -43,11 +44,55 @@ options:
     description: Most tokens of an answer; a model that thinks needs more.
     type: int
     default: 512
+  args:
+    description: The service's engine flags. A check for which they lack the means is left out.
+    type: dict
+    default: {}
+  vision:
+    description: Whether the model sees images.
+    type: bool
+    default: false
+  context:
+    description: The engine's context in tokens. Without it, no prompt is made to be longer than what the engine reads at once.
+    type: int
+    default: 0
+  needle:
+    description: Tokens within which the model finds a word again. Left out or 0, none is hidden.
+    type: int
+  unable:
+    description: Checks that this model can't pass, with the reason of each. They are left out, and the message says so.
+    type: dict
+    default: {}
+  slowest:
+    description: Share of its recorded speed that a release must reach; 0 asks for none. See O(history_folder).
+    type: float
+    default: 0.3
+  depth:
+    description:
+      - V(gate) is what a deployment waits for - health, model, keys, a known answer, whole and as a stream, thoughts, a tool call,
+        and speed where O(history_folder) is given. V(full) adds everything else; the table is in docs/smoke.md.
+    type: str
+    choices: [gate, full]
+    default: gate
+  history_folder:
+    description:
+      - Folder with the records of releases (see module_utils/llm/history.py). With it and O(release), the speed of a stream is held
+        against the median of what this release reached on this host, and recorded if every check passed.
+    type: path
+  release:
+    description: The release that is asked, for its record.
+    type: str
+    default: ""
   health_url:
     description: Health address. Left out, C(/health) at host and port of O(base_url).
     type: str
+  container:
+    description:
+      - Container of the engine, whose metrics tell of its cache and of requests that it gave up. Left out, C(/metrics) at host and
+        port of O(base_url) is read; a gateway keeps it closed.
+    type: str
   timeout:
-    description: Seconds for each check.
+    description: Seconds for each check. Those with long prompts or many requests may take up to five times as long.
     type: int
     default: 60
   wait:
@@ -100,7 +145,9 @@ ok:
   returned: always
   type: bool
 verdict:
-  description: The verdict of this service, in the shape of the verdict file.
+  description:
+    - The verdict of this service, in the shape of the verdict file. Each check has id, ok, seconds, evidence (what came back) and
+      remedy (what to do; empty when it passed).
   returned: always
   type: dict
   sample:
@@ -109,7 +156,7 @@ verdict:
       micro-cpu:
         ok: true
         checks:
-          - {id: health, ok: true, seconds: 0.01, evidence: 200 from http://172.18.0.2:8000/health}
+          - {id: health, ok: true, seconds: 0.01, evidence: 200 from http://172.18.0.2:8000/health, remedy: ""}
 answer:
   description: What the model said; empty when it said nothing.
   returned: always
@@ -118,6 +165,14 @@ ttft_ms:
   description: Milliseconds to the first piece of the streamed answer; null when there was none.
   returned: always
   type: float
+slow:
+  description: Whether all is right but the speed, and there is one to compare it with.
+  returned: always
+  type: bool
+left_out:
+  description: Checks of O(unable) that would apply, with the reason of each.
+  returned: always
+  type: dict
 endpoint:
   description: The address that was asked.
   returned: always
@@ -129,16 +184,13 @@ verdict_file:
 """
 
 import json
-import secrets
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import client, engine, files, smoke
+from ansible.module_utils.llm import asking, client, engine, files, history, smoke
 from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
 from ansible.module_utils.llm.progress import Progress
 
@@ -149,114 +201,21 @@ try:
 except ImportError as missing:
     OPENAI_ERROR = str(missing)
 
-
-POLL = 0.5
-
-
-class Service:
-    """The service under test: each method is one check and returns (ok, evidence)."""
-
-    def __init__(self, params: Mapping[str, Any], key: str) -> None:
-        self.params = params
-        self.base_url: str = params["base_url"]
-        self.health_url: str = params["health_url"] or smoke.health_url(self.base_url)
-        self.wrong_key = "wrong-" + secrets.token_hex(16)
-        self.key = key
-        self.sdk = openai.OpenAI(
-            base_url=self.base_url,
-            api_key=key,
-            timeout=params["timeout"],
-            max_retries=0,
-            # Services run on this very host; a proxy that the environment names is for other places.
-            http_client=openai.DefaultHttpxClient(trust_env=False),
-        )
-        self.text: str | None = None
-        self.ttft: float | None = None
-
-    def health(self) -> smoke.Judgement:
-        end = time.monotonic() + self.params["wait"]
-        while True:
-            ok, evidence = self.ask_health()
-            if ok or time.monotonic() >= end:
-                return ok, evidence
-            time.sleep(POLL)
-
-    def ask_health(self) -> smoke.Judgement:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(self.health_url, timeout=self.params["timeout"]) as answer:
-                return smoke.judge_health(answer.status, "", self.health_url)
-        except urllib.error.HTTPError as error:
-            return smoke.judge_health(error.code, str(error.reason), self.health_url)
-        except (OSError, ValueError) as error:
-            return smoke.judge_health(0, client.explain(error)[1], self.health_url)
-
-    def models(self) -> smoke.Judgement:
-        served = [model.id for model in self.sdk.models.list().data]
-        return smoke.judge_models(served, self.params["model"])
-
-    def refusal(self, sdk: Any, who: str, **options: Any) -> smoke.Judgement:
-        try:
-            sdk.chat.completions.create(**self.request(), max_tokens=1, **options)
-        except openai.OpenAIError as error:
-            status, why = client.explain(error, [self.key, self.wrong_key])
-            return smoke.judge_refusal(status, why, who)
-        return smoke.judge_refusal(200, "", who)
-
-    def no_key_refused(self) -> smoke.Judgement:
-        return self.refusal(self.sdk, "no key", extra_headers={"Authorization": openai.Omit()})
-
-    def wrong_key_refused(self) -> smoke.Judgement:
-        return self.refusal(self.sdk.with_options(api_key=self.wrong_key), "a wrong key")
-
-    def request(self) -> dict[str, Any]:
-        return {
-            "model": self.params["model"],
-            "messages": [{"role": "user", "content": self.params["question"]}],
-            "temperature": 0,
-        }
-
-    def answer(self) -> smoke.Judgement:
-        done = self.sdk.chat.completions.create(**self.request(), max_tokens=self.params["max_tokens"])
-        choice = done.choices[0]
-        self.text = choice.message.content or ""
-        return smoke.judge_answer(
-            self.text, self.params["answer"], choice.finish_reason, thinking=thinking(choice.message)
-        )
-
-    def streaming(self) -> smoke.Judgement:
-        start = time.perf_counter()
-        pieces: list[str] = []
-        finish = tokens = None
-        stream = self.sdk.chat.completions.create(
-            **self.request(),
-            max_tokens=self.params["max_tokens"],
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        with stream:
-            for chunk in stream:
-                if chunk.usage:
-                    tokens = chunk.usage.completion_tokens
-                for choice in chunk.choices:
-                    if self.ttft is None and (choice.delta.content or thinking(choice.delta)):
-                        self.ttft = time.perf_counter() - start
-                    if choice.delta.content:
-                        pieces.append(choice.delta.content)
-                    finish = choice.finish_reason or finish
-        return smoke.judge_stream(
-            pieces,
-            self.params["answer"],
-            finish_reason=finish,
-            completion_tokens=tokens,
-            whole=self.text,
-            first_seconds=self.ttft,
-        )
+PATIENCE = 2  # checks in a row without an answer, after which nothing else is asked
+NO_ANSWER = "no complete answer within"
 
 
-def thinking(message: Any) -> str:
-    """Return what a reasoning parser split off: engines name the field either way."""
-    return getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None) or ""
+def make_service(params: Mapping[str, Any], key: str, usual: smoke.Speed | None) -> asking.Service:
+    """The service with a client for it. Services run on this very host; a proxy that the environment names is for other places."""
+    sdk = openai.OpenAI(
+        base_url=params["base_url"],
+        api_key=key,
+        timeout=params["timeout"] * 5,  # the limit of each check is stricter
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
+    )
+
+    return asking.Service(params, key, sdk, openai.Omit(), usual)
 
 
 def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, hidden: list[str]) -> engine.Check:
@@ -264,16 +223,23 @@ def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, h
     start = time.perf_counter()
     try:
         with deadline(seconds):
-            ok, evidence = question()
+            found = question()
     except DeadlineExceeded:
-        ok, evidence = False, f"no complete answer within {seconds:g} s. Raise `timeout`, or look at the engine's log."
+        remedy = "Raise `timeout` of the service's `smoke`, or look at the engine's log (`docker logs`)."
+        found = smoke.Judgement(False, f"{NO_ANSWER} {seconds:g} s", remedy)
     except Exception as error:  # noqa: BLE001 - one broken answer must not hide the other checks
-        ok, evidence = False, client.failure(error, hidden)
+        found = smoke.Judgement(False, *client.failure(error, hidden))
+    return made(name, found, round(time.perf_counter() - start, 3), hidden)
+
+
+def made(name: str, found: smoke.Judgement, seconds: float, hidden: list[str]) -> engine.Check:
+    """A check as the verdict has it."""
     return engine.Check(
         id=name,
-        ok=ok,
-        seconds=round(time.perf_counter() - start, 3),
-        evidence=engine.redact(evidence, hidden),
+        ok=found.ok,
+        seconds=seconds,
+        evidence=engine.redact(found.evidence, hidden),
+        remedy=engine.redact(found.remedy, hidden),
     )
 
 
@@ -287,15 +253,36 @@ def write_verdict(path: Path, service: str, result: engine.ServiceVerdict) -> No
     files.write(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")
 
 
-def run(params: Mapping[str, Any], key: str, progress: Progress) -> tuple[Service, list[engine.Check]]:
-    """Put every check to the service."""
-    service = Service(params, key)
-    hidden = [key, service.wrong_key]
+def why_stop(checks: list[engine.Check], service: asking.Service) -> str:
+    """Why it is no use to ask any more, "" while it is."""
+    if service.unreachable:
+        return "nobody answers there"
+    last = checks[-PATIENCE:]
+    if len(last) == PATIENCE and all(not c["ok"] and NO_ANSWER in c["evidence"] for c in last):
+        return f"{PATIENCE} checks in a row got no complete answer"
+    return ""
+
+
+def run(
+    service: asking.Service,
+    asked: list[smoke.Asked],
+    progress: Progress,
+    keep: Callable[[list[engine.Check]], None],
+) -> list[engine.Check]:
+    """Put the checks to the service, one after the other; what is there is kept after each, in case this is killed."""
+    hidden = [service.key, service.wrong_key]
     checks: list[engine.Check] = []
-    for number, name in enumerate(smoke.CHECKS, 1):
-        progress.say("smoke", f"{name} ({number} of {len(smoke.CHECKS)})")
-        checks.append(judged(name, getattr(service, name), params["timeout"], hidden))
-    return service, checks
+    useless = ""
+    for number, one in enumerate(asked, 1):
+        progress.say("smoke", f"{one.id} ({number} of {len(asked)})")
+        useless = useless or why_stop(checks, service)
+        if useless:
+            checks.append(made(one.id, smoke.not_asked(useless), 0.0, hidden))
+            continue
+        checks.append(judged(one.id, getattr(service, one.id), service.params["timeout"] * one.patience, hidden))
+        if number < len(asked):
+            keep(checks)
+    return checks
 
 
 def main() -> None:
@@ -309,7 +296,17 @@ def main() -> None:
             "question": {"type": "str", "default": "What is the capital of France?"},
             "answer": {"type": "str", "default": "Paris"},
             "max_tokens": {"type": "int", "default": 512, "no_log": False},
+            "args": {"type": "dict", "default": {}},
+            "vision": {"type": "bool", "default": False},
+            "context": {"type": "int", "default": 0},
+            "needle": {"type": "int"},
+            "unable": {"type": "dict", "default": {}},
+            "slowest": {"type": "float", "default": 0.3},
+            "depth": {"type": "str", "choices": ["gate", "full"], "default": "gate"},
+            "history_folder": {"type": "path"},
+            "release": {"type": "str", "default": ""},
             "health_url": {"type": "str"},
+            "container": {"type": "str"},
             "timeout": {"type": "int", "default": 60},
             "wait": {"type": "int", "default": 0},
             "verdict_file": {"type": "path"},
@@ -321,34 +318,74 @@ def main() -> None:
     )
     if OPENAI_ERROR:
         module.fail_json(msg=client.missing_sdk(OPENAI_ERROR))
-    params = module.params
+    params = {**module.params, "metrics_url": client.metrics_url(module.params), "needle": module.params["needle"] or 0}
+    name, folder, release = params["service"], params["history_folder"], params["release"]
     try:
         key = client.read_key(params)
     except ValueError as error:
         module.fail_json(msg=str(error))
-    service, checks = run(params, key, Progress(params["progress_file"]))
+    record = Path(folder) / history.file_name(name, release) if folder and release else None
+    usual = history.usual_speed(history.read(record)) if record else None
+    applying = smoke.applying(
+        params["args"],
+        params["depth"],
+        vision=params["vision"],
+        room=params["context"],
+        needle=params["needle"],
+        history=record is not None,
+    )
+    left_out = {a.id: str(params["unable"][a.id]) for a in applying if a.id in params["unable"]}
+    file = Path(params["verdict_file"]) if params["verdict_file"] and not module.check_mode else None
+
+    def keep(checks: list[engine.Check]) -> None:
+        """What there is while more is asked; that it cannot be written is reported at the end."""
+        if file is not None:
+            try:
+                write_verdict(file, name, engine.ServiceVerdict(ok=False, checks=checks))
+            except OSError:
+                return
+
+    service = make_service(params, key, smoke.Speed(*usual) if usual else None)
+    checks = run(service, [a for a in applying if a.id not in left_out], Progress(params["progress_file"]), keep)
     own = engine.service_verdict(checks)
     result: dict[str, Any] = {
         "changed": False,
         "ok": own["ok"],
-        "verdict": engine.verdict({params["service"]: own}),
+        "slow": usual is not None and {c["id"] for c in checks if not c["ok"]} == {"speed"},
+        "left_out": left_out,
+        "verdict": engine.verdict({name: own}),
         "answer": engine.redact(service.text or "", [key]),
         "ttft_ms": None if service.ttft is None else round(service.ttft * 1000, 1),
         "endpoint": params["base_url"],
     }
-    if params["verdict_file"] and not module.check_mode:
+    if record and own["ok"] and service.speed_found and not module.check_mode:
+        keep_speed(record, service.speed_found)
+    if file is not None:
         try:
-            write_verdict(Path(params["verdict_file"]), params["service"], own)
+            write_verdict(file, name, own)
         except OSError as error:
             module.fail_json(
-                msg=f"verdict_file {params['verdict_file']}: {error.strerror}. Name a folder that can be written.",
+                msg=f"verdict_file {file}: {error.strerror}. Name a folder that can be written.",
                 **result,
             )
         result["verdict_file"] = params["verdict_file"]
-    message = smoke.summary(params["service"], [(check["id"], check["ok"], check["evidence"]) for check in checks])
+    message = smoke.summary(name, checks, left_out)
     if not own["ok"]:
         module.fail_json(msg=message, **result)
     module.exit_json(msg=message, **result)
+
+
+def keep_speed(record: Path, found: smoke.Speed) -> None:
+    """Add a speed to the history of its release; no room for it is no failure."""
+    entry = {
+        "at": round(time.time(), 3),
+        "tokens_per_second": round(found.tokens_per_second, 2),
+        "ttft_ms": round(found.ttft_ms, 1),
+    }
+    try:
+        history.add(record, "speeds", entry)
+    except OSError:
+        return
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ module: llm_warmup
 short_description: Send prompts of declared sizes and measure the time to the first token
 description:
   - A fresh engine takes seconds longer for its first prompt of a size, because kernels are compiled and tuned on first use.
-    This module sends prompts of the declared sizes, each twice, and returns the time to the first token (TTFT) of both.
-  - The content is random words, different every time, so that the prefix cache does not answer in the engine's place.
+    This module sends prompts of the declared sizes, each twice, then many at once, a long beginning that is repeated, and pictures,
+    as far as asked to. It returns the time to the first token (TTFT) of the first and the second.
+  - The content is random words and noise, different every time, so that the prefix cache does not answer in the engine's place.
+  - An engine that has computed prompts of all these sizes since it started, by its own metrics, is warm and is sent nothing.
   - Two short probes tell how many tokens a word has, by the engine's own count, so that no prompt exceeds the context.
   - Proxy settings of the environment are ignored.
 requirements:
@@ -33,10 +35,30 @@ options:
     description: File on the host that holds the key, and nothing else.
     type: path
   prompt_tokens:
-    description: Sizes of the prompts in tokens, in the order in which they are sent.
+    description: Sizes of the prompts in tokens, in the order in which they are sent. Without any, from 50 to the context.
     type: list
     elements: int
-    required: true
+    default: []
+  concurrency:
+    description: Numbers of prompts of the first size to send at once, one number after the other, each twice.
+    type: list
+    elements: int
+    default: []
+  shared_prefix:
+    description: Tokens of a beginning that two prompts share; 0 sends none.
+    type: int
+    default: 0
+  images:
+    description: Whether to send pictures, two.
+    type: bool
+    default: false
+  container:
+    description: Container of the engine, for its metrics. Left out, C(/metrics) at host and port of O(base_url) is read.
+    type: str
+  again:
+    description: Whether to send everything to a warm engine too.
+    type: bool
+    default: false
   context:
     description: Tokens of the engine's context. Left out, C(max_model_len) of the engine's list of models is taken.
     type: int
@@ -96,7 +118,7 @@ sizes:
   elements: dict
   contains:
     prompt_tokens: {description: Declared size., type: int}
-    status: {description: "V(ok), V(skipped), V(failed), or V(planned) in check mode.", type: str}
+    status: {description: "V(ok), V(skipped), V(failed), V(warm), or V(planned) in check mode.", type: str}
     sent_tokens: {description: "Tokens of the two prompts, by the engine's count.", type: list, elements: int}
     first_ms: {description: TTFT of the first prompt of this size in milliseconds., type: float}
     second_ms: {description: TTFT of the second one., type: float}
@@ -104,6 +126,26 @@ sizes:
   sample:
     - {prompt_tokens: 50, status: ok, sent_tokens: [49, 50], first_ms: 412.0, second_ms: 98.5}
     - {prompt_tokens: 50000, status: skipped, reason: longer than the context of 2048 tokens}
+concurrency:
+  description: One row for each number of O(concurrency), with the longest TTFT of its prompts.
+  returned: when prompts were sent
+  type: list
+  elements: dict
+  sample: [{concurrency: 16, status: ok, first_ms: 820.0, second_ms: 310.0}]
+prefix:
+  description: One row when O(shared_prefix) asks for it; the second prompt is the one that shares its beginning.
+  returned: when prompts were sent
+  type: list
+  elements: dict
+images:
+  description: One row when O(images) asks for it.
+  returned: when prompts were sent
+  type: list
+  elements: dict
+warm:
+  description: Whether the engine was warm, so that nothing was sent.
+  returned: always
+  type: bool
 calibration:
   description: Tokens of a word, and of the chat template around the prompt.
   returned: when prompts were sent
@@ -111,14 +153,17 @@ calibration:
   sample: {per_word: 1.02, overhead: 30.0}
 """
 
+import base64
 import random
 import time
-from collections.abc import Iterator, Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import client, warmup
+from ansible.module_utils.llm import client, engine, warmup
 from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
 from ansible.module_utils.llm.progress import Progress
 
@@ -167,28 +212,66 @@ class Sender:
 
     def send(self, words: int) -> tuple[int, float]:
         """Send so many random words; return the prompt's tokens and the seconds to the first token."""
+        with self.limit(f"a prompt of {words} words"):
+            return self.ask(warmup.prompt(words, self.rng))
+
+    def ask(self, content: Any) -> tuple[int, float]:
+        """Send a user's message; return the prompt's tokens and the seconds to the first token."""
         first: float | None = None
         tokens = 0
-        with self.limit(f"a prompt of {words} words"):
-            start = time.perf_counter()
-            stream = self.sdk.chat.completions.create(
-                model=self.params["model"],
-                messages=[{"role": "user", "content": warmup.prompt(words, self.rng)}],
-                temperature=0,
-                max_tokens=self.params["answer_tokens"],
-                stream=True,
-                stream_options={"include_usage": True},
-            )
-            with stream:
-                for chunk in stream:
-                    # The first chunk comes with the first token, also where it holds no text (a special token).
-                    if first is None and chunk.choices:
-                        first = time.perf_counter() - start
-                    if chunk.usage:
-                        tokens = chunk.usage.prompt_tokens
+        start = time.perf_counter()
+        stream = self.sdk.chat.completions.create(
+            model=self.params["model"],
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=self.params["answer_tokens"],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        with stream:
+            for chunk in stream:
+                # The first chunk comes with the first token, also where it holds no text (a special token).
+                if first is None and chunk.choices:
+                    first = time.perf_counter() - start
+                if chunk.usage:
+                    tokens = chunk.usage.prompt_tokens
         if first is None or not tokens:
             raise WarmupError("the stream ended without a token or without usage. Read the engine's log.")
         return tokens, first
+
+    def at_once(self, count: int, words: int) -> float:
+        """Send so many prompts at once; return the seconds to the last one's first token."""
+        prompts = [warmup.prompt(words, self.rng) for _ in range(count)]
+        pool = ThreadPoolExecutor(count)
+        try:
+            with self.limit(f"{count} prompts at once"):
+                return max(first for _tokens, first in pool.map(self.ask, prompts))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def beginning(self, words: int) -> tuple[float, float]:
+        """Send two prompts with a long beginning in common; return the seconds to the first token of both."""
+        shared = warmup.prompt(words, self.rng)
+        with self.limit(f"a beginning of {words} words"):
+            first, second = (self.ask(f"{shared} {warmup.prompt(8, self.rng)}")[1] for _ in range(2))
+        return first, second
+
+    def picture(self) -> float:
+        """Send a picture; return the seconds to the first token."""
+        url = "data:image/png;base64," + base64.b64encode(warmup.picture(self.rng)).decode()
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
+        with self.limit("a picture"):
+            return self.ask(content)[1]
+
+    def is_warm(self, sizes: list[warmup.Size]) -> bool:
+        """Whether the engine's metrics say so; one that does not tell is cold."""
+        url = client.metrics_url(self.params)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+                text = answer.read().decode("utf-8", "replace")
+        except (OSError, ValueError):
+            return False
+        return warmup.warm(engine.parse_metrics(text), [size.target for size in sizes if not size.skip])
 
     @contextmanager
     def limit(self, what: str) -> Iterator[None]:
@@ -201,7 +284,7 @@ class Sender:
                 f"{what}: no complete answer within {self.params['timeout']} s. Raise `timeout`, or read the engine's log."
             ) from None
         except openai.OpenAIError as error:
-            raise WarmupError(f"{what}: {client.failure(error, [self.key])}") from None
+            raise WarmupError(f"{what}: {'. '.join(client.failure(error, [self.key]))}") from None
 
 
 def calibrate(sender: Sender, context: int) -> warmup.Calibration:
@@ -246,30 +329,57 @@ def warm(
     return rows
 
 
-def describe(service: str, rows: list[dict[str, Any]]) -> str:
-    """Return one message about all sizes."""
-    parts = []
-    for row in rows:
-        if row["status"] == "ok":
-            parts.append(f"{row['prompt_tokens']}: {row['first_ms']:.0f} / {row['second_ms']:.0f} ms")
+def timed(
+    row: dict[str, Any], both: Callable[[], tuple[float, float]], progress: Progress, what: str
+) -> dict[str, Any]:
+    """The row with the times of what is sent twice, or with why that failed."""
+    progress.say("warmup", what)
+    try:
+        first, second = both()
+    except WarmupError as error:
+        return {**row, "status": "failed", "reason": str(error)}
+    return {**row, "status": "ok", "first_ms": round(first * 1000, 1), "second_ms": round(second * 1000, 1)}
+
+
+def more(
+    sender: Sender, sizes: list[warmup.Size], calibration: warmup.Calibration, context: int, progress: Progress
+) -> dict[str, list[dict[str, Any]]]:
+    """Send what is asked for beside the sizes, and return its rows."""
+    params = sender.params
+    found: dict[str, list[dict[str, Any]]] = {"concurrency": [], "prefix": [], "images": []}
+    words = calibration.words_for(next((size.target for size in sizes if not size.skip), warmup.FIRST))
+    for count in params["concurrency"]:
+
+        def crowd(count: int = count) -> tuple[float, float]:
+            return sender.at_once(count, words), sender.at_once(count, words)
+
+        found["concurrency"].append(timed({"concurrency": count}, crowd, progress, f"{count} prompts at once"))
+    if params["shared_prefix"]:
+        (size,) = warmup.plan([params["shared_prefix"]], context - 16, params["answer_tokens"])
+        row = {"prompt_tokens": size.declared}
+        if size.skip:
+            found["prefix"].append({**row, "status": "skipped", "reason": size.skip})
         else:
-            parts.append(
-                f"{row['prompt_tokens']}: {row['status']}" + (f" ({row['reason']})" if "reason" in row else "")
-            )
-    return f"{service}: time to first token, first / second, by prompt tokens: " + "; ".join(parts)
+            shared = calibration.words_for(size.target)
+            found["prefix"].append(timed(row, lambda: sender.beginning(shared), progress, "a beginning in common"))
+    if params["images"]:
+        found["images"].append(timed({}, lambda: (sender.picture(), sender.picture()), progress, "pictures"))
+    return found
 
 
 def run(params: Mapping[str, Any], key: str, progress: Progress, *, check_mode: bool) -> dict[str, Any]:
     """Warm up and return the result; raises WarmupError."""
     sender = Sender(params, key)
     context = sender.context()
-    sizes = warmup.plan(params["prompt_tokens"], context, params["answer_tokens"])
-    result: dict[str, Any] = {"changed": False, "context": context}
-    if check_mode:
+    sizes = warmup.plan(params["prompt_tokens"] or warmup.ladder(context), context, params["answer_tokens"])
+    is_warm = not params["again"] and sender.is_warm(sizes)
+    result: dict[str, Any] = {"changed": False, "context": context, "warm": is_warm}
+    if check_mode or is_warm:
+        status = "warm" if is_warm else "planned"
         result["sizes"] = [
             {"prompt_tokens": size.declared, "status": "skipped", "reason": size.skip}
             if size.skip
-            else {"prompt_tokens": size.declared, "status": "planned"}
+            else {"prompt_tokens": size.declared, "status": status}
             for size in sizes
         ]
         return result
@@ -280,6 +390,7 @@ def run(params: Mapping[str, Any], key: str, progress: Progress, *, check_mode: 
     return result | {
         "calibration": {"per_word": round(calibration.per_word, 4), "overhead": round(calibration.overhead, 1)},
         "sizes": warm(sender, sizes, calibration, progress),
+        **more(sender, sizes, calibration, context, progress),
     }
 
 
@@ -291,7 +402,12 @@ def main() -> None:
             "model": {"type": "str", "required": True},
             "api_key": {"type": "str", "no_log": True},
             "api_key_file": {"type": "path", "no_log": False},
-            "prompt_tokens": {"type": "list", "elements": "int", "required": True, "no_log": False},
+            "prompt_tokens": {"type": "list", "elements": "int", "default": [], "no_log": False},
+            "concurrency": {"type": "list", "elements": "int", "default": []},
+            "shared_prefix": {"type": "int", "default": 0},
+            "images": {"type": "bool", "default": False},
+            "container": {"type": "str"},
+            "again": {"type": "bool", "default": False},
             "context": {"type": "int"},
             "answer_tokens": {"type": "int", "default": 4, "no_log": False},
             "seed": {"type": "int"},
@@ -310,8 +426,9 @@ def main() -> None:
         result = run(module.params, key, Progress(module.params["progress_file"]), check_mode=module.check_mode)
     except (WarmupError, ValueError) as error:
         module.fail_json(msg=f"{service}: {error}", sizes=[])
-    message = describe(service, result["sizes"])
-    if any(row["status"] == "failed" for row in result["sizes"]):
+    message = warmup.summary(service, result)
+    rows = [row for kind in ("sizes", "concurrency", "prefix", "images") for row in result.get(kind, [])]
+    if any(row["status"] == "failed" for row in rows):
         module.fail_json(msg=message, **result)
     module.exit_json(msg=message, **result)
 

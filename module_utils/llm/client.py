@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.llm import compose, docker_api, smoke
 from ansible.module_utils.llm.engine import redact, shorten
 
 
@@ -33,6 +34,18 @@ def read_key(params: Mapping[str, Any]) -> str:
     return key
 
 
+def metrics_url(params: Mapping[str, Any]) -> str:
+    """Where the metrics are of the engine in `container`, "" when that has no address; without one, beside `base_url`."""
+    if not params["container"]:
+        health = params.get("health_url") or smoke.health_url(params["base_url"])
+        return f"{health.removesuffix('/health')}/metrics"
+    try:
+        ip = docker_api.container_ip(docker_api.inspect(params["container"]), compose.NETWORK)
+    except docker_api.DockerError:
+        ip = ""
+    return f"http://{ip}:{compose.ENGINE_PORT}/metrics" if ip else ""
+
+
 def explain(error: BaseException, secrets: Sequence[str] = ()) -> tuple[int, str]:
     """Return (HTTP status or 0, text) of an error, without secrets.
 
@@ -50,13 +63,22 @@ def explain(error: BaseException, secrets: Sequence[str] = ()) -> tuple[int, str
     return number, shorten(redact("; ".join(chain), secrets), 300).rstrip(". ")
 
 
-def failure(error: BaseException, secrets: Sequence[str] = ()) -> str:
-    """Say what an error of the library means and what to do, without secrets."""
+def failure(error: BaseException, secrets: Sequence[str] = ()) -> tuple[str, str]:
+    """Say what an error of the library means, and what to do, without secrets."""
     status, why = explain(error, secrets)
     if status == 401:
-        return "401: the key given is not one of the service's keys. Check `api_key` or the content of `api_key_file`."
+        return (
+            "401: the key given is not one of the service's keys",
+            "Check `api_key` or the content of `api_key_file`.",
+        )
     if status == 404:
-        return f"404: {why}. Check `base_url` (it ends with /v1) and `model`."
+        return f"404: {why}", "Check `base_url` (it ends with /v1) and `model`."
     if status:
-        return f"{status}: {why}. Read the engine's log (`docker logs`)."
-    return f"{type(error).__name__}: {why}. Check that the container runs and that `base_url` is right."
+        return f"{status}: {why}", "Read the engine's log (`docker logs`)."
+    if "SSL" in why or "CERTIFICATE" in why:
+        return (
+            f"{type(error).__name__}: {why}",
+            "Check the scheme of `base_url`: engines speak http. For https the certificate must be one that this host trusts "
+            "(SSL_CERT_FILE) and name this address.",
+        )
+    return f"{type(error).__name__}: {why}", "Check that the container runs and that `base_url` is right."

@@ -608,12 +608,13 @@ def metric_sum(samples: Iterable[Sample], name: str, **labels: str) -> float | N
 
 
 class Check(TypedDict):
-    """One question put to a service: ``evidence`` says what came back, and on a failure what to do."""
+    """One question put to a service: ``evidence`` says what came back, ``remedy`` what to do ("" when it is right)."""
 
     id: str
     ok: bool
     seconds: float
     evidence: str
+    remedy: str
 
 
 class ServiceVerdict(TypedDict):

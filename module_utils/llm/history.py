@@ -109,3 +109,17 @@ def boot_records(place: Path, service: str) -> dict[str, dict[str, Any]]:
     """See boot_record, of every release of a service that has booted here: {release: record}."""
     found = {release: boot_record(history) for release, history in of_service(place, service).items()}
     return {release: record for release, record in found.items() if record}
+
+
+def usual_speed(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[float, float] | None:
+    """Median of a release's recorded speeds, as tokens per second and milliseconds to the first token; None without any.
+
+    Only speeds of a release that passed are recorded, so a slow boot does not lower what the next one is held against.
+    """
+    speeds = history.get("speeds", [])
+    if not speeds:
+        return None
+    return (
+        statistics.median(float(s["tokens_per_second"]) for s in speeds),
+        statistics.median(float(s["ttft_ms"]) for s in speeds),
+    )

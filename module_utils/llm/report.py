@@ -48,7 +48,11 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
             continue
         why = str(result.get("msg") or "the run ended before it was its turn").strip()
         services[name] = engine.service_verdict(
-            [engine.Check(id=NO_VERDICT, ok=False, seconds=0.0, evidence=engine.shorten(engine.redact(why), 600))]
+            [
+                engine.Check(
+                    id=NO_VERDICT, ok=False, seconds=0.0, evidence=engine.shorten(engine.redact(why), 600), remedy=""
+                )
+            ]
         )
     return engine.verdict(services), noted
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ansible.module_utils.llm import renamed, values
+from ansible.module_utils.llm import renamed, smoke, values
 from ansible.module_utils.llm.values import (
     ENV_NAME,
     FLAG,
@@ -128,6 +128,7 @@ class Model:
     vision: bool | None = None
     thinking: bool | None = None
     quantization: str = "none"
+    smoke: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -473,6 +474,44 @@ _MODEL_EXTRA: Shape = {
     "gguf": Key(values.relative, False, "Path of the GGUF file in the `package`; required for one."),
     "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
 }
+
+
+def _smoke_problem(value: Mapping[str, Any]) -> str:
+    """A question without its answer would be judged by another one's."""
+    given = [key for key in ("question", "answer") if key in value]
+    return f"has `{given[0]}` alone: `question` and `answer` go together" if len(given) == 1 else ""
+
+
+_SMOKE: Shape = {
+    "question": Key(prose, False, "What the service is asked.", "What is the capital of France?"),
+    "answer": Key(prose, False, "What must be in the answer; upper and lower case count the same.", "Paris"),
+    "max_tokens": Key(
+        whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
+    ),
+    "timeout": Key(
+        whole(1, 3600),
+        False,
+        "Seconds for each check; long prompts and many requests may take up to five times that.",
+        60,
+    ),
+    "needle": Key(
+        whole(0, 100_000_000),
+        False,
+        "Tokens within which the model finds a word again, asked by `playbooks/smoke.yml`. Without it, its `context`.",
+    ),
+    "unable": Key(
+        MapOf(re.compile("|".join(a.id for a in smoke.TABLE)), "a check of docs/smoke.md", values.why),
+        False,
+        "Checks that the model can't pass, each with the reason. They are left out, and every verdict says so.",
+        {},
+    ),
+    "slowest": Key(
+        number(0, 1),
+        False,
+        "Share of its own recorded speed on this host that a release must reach. 0 asks for none.",
+        0.3,
+    ),
+}
 _MODEL: Shape = {
     "sources": Key(
         ListOf(OneOf(_MODEL_SOURCES, _MODEL_EXTRA), 1),
@@ -493,6 +532,11 @@ _MODEL: Shape = {
     "quantization": Key(
         one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
     ),
+    "smoke": Key(
+        Keys(_SMOKE, _smoke_problem),
+        False,
+        "What proves that it is served right; `question` and `answer` go together.",
+    ),
 }
 _PLUGINS: Shape = {
     "tool_parser": Key(values.relative, False, "Registers the parser that the flag `tool-call-parser` names."),
@@ -511,17 +555,15 @@ LIMITS: Shape = {
     "pids": Key(whole(64, 4_194_304), False, "Number of processes and threads.", 4096),
     "nofile": Key(whole(1024, 1_048_576), False, "Number of open files. Docker's own limit without it."),
 }
-_SMOKE: Shape = {
-    "question": Key(prose, True, "What the service is asked.", "What is the capital of France?"),
-    "answer": Key(prose, True, "What must be in the answer; upper and lower case count the same.", "Paris"),
-    "max_tokens": Key(
-        whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
-    ),
-}
 _WARMUP: Shape = {
     "prompt_tokens": Key(
         ListOf(whole(1, 10_000_000)), True, "Sizes of prompts in tokens; each is sent twice after the boot."
     ),
+    "concurrency": Key(
+        ListOf(whole(1, 1024)), False, "Numbers of prompts of the first size that are sent at once, each number twice."
+    ),
+    "shared_prefix": Key(whole(0, 10_000_000), False, "Tokens of a beginning that two prompts share. 0 sends none.", 0),
+    "images": Key(boolean, False, "Whether to send pictures, two.", False),
 }
 LIVENESS: Shape = {
     "progress_timeout": Key(
@@ -580,7 +622,7 @@ _SERVICE: Shape = {
     "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
     "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
-    "smoke": Key(Keys(_SMOKE), False, "The question that proves it; `question` and `answer` go together."),
+    "smoke": Key(Keys(_SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
     "accept": Key(
         MapOf(RULE, "the id of a rule", values.why),

@@ -7,8 +7,10 @@ would be those of the cache.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from ansible.module_utils.llm import engine, smoke
 
 # Short and common, so that nearly every tokenizer has each as one token with the space before it; the calibration
 # corrects what is left.
@@ -24,6 +26,68 @@ WORDS = tuple(
 
 MARGIN = 0.01
 """Part of the context kept free: tokens at a word's edge vary a little with the words."""
+
+
+FIRST, STEP = 50, 4
+"""Sizes where none are declared: from so many tokens, each so many times the one before, to the whole context."""
+SENT = 2
+"""Prompts of a size that make it warm."""
+HISTOGRAM = "vllm:request_prefill_kv_computed_tokens_bucket"
+"""Finished requests by the tokens that were computed for their prompt; those that came from the prefix cache don't count."""
+
+
+def ladder(context: int) -> list[int]:
+    """Sizes from FIRST tokens to the context."""
+    sizes, size = [], FIRST
+    while size < context:
+        sizes.append(size)
+        size *= STEP
+    return [*sizes, context]
+
+
+def warm(metrics: Iterable[engine.Sample], targets: Sequence[int]) -> bool:
+    """Whether an engine has computed prompts of all these sizes since it started, by its own count, whoever sent them."""
+    buckets: dict[float, float] = {}
+    for sample in metrics:
+        if sample.name == HISTOGRAM:
+            edge = float(sample.labels["le"].replace("+Inf", "inf"))
+            buckets[edge] = buckets.get(edge, 0.0) + sample.value
+    edges = sorted(buckets)
+
+    def computed(tokens: int) -> float:
+        here = next((n for n, edge in enumerate(edges) if tokens <= edge), None)
+        if here is None:
+            return 0.0
+        return buckets[edges[here]] - (buckets[edges[here - 1]] if here else 0.0)
+
+    return bool(targets) and all(computed(target) >= SENT for target in targets)
+
+
+def picture(rng: random.Random, side: int = 448) -> bytes:
+    """A PNG of noise, coarse so that it stays small: one that no cache knows."""
+    coarse = side // 16
+    rows = [bytes(rng.randrange(256) for _ in range(3 * coarse)) for _ in range(coarse)]
+    wide = [b"".join(row[n : n + 3] * 16 for n in range(0, len(row), 3)) for row in rows]
+    return smoke.png(b"".join(row * 16 for row in wide), side)
+
+
+def summary(service: str, result: Mapping[str, Sequence[Mapping[str, object]]]) -> str:
+    """Return one message about all rows of a result."""
+    forms = {
+        "sizes": "{prompt_tokens} tokens",
+        "concurrency": "{concurrency} at once",
+        "prefix": "{prompt_tokens} tokens, then the same beginning",
+        "images": "a picture",
+    }
+    parts = []
+    for kind, form in forms.items():
+        for row in result.get(kind, ()):
+            what = form.format(**row)
+            if row["status"] == "ok":
+                parts.append(f"{what}: {row['first_ms']:.0f} / {row['second_ms']:.0f} ms")
+            else:
+                parts.append(f"{what}: {row['status']}" + (f" ({row['reason']})" if "reason" in row else ""))
+    return f"{service}: time to first token, first / second: " + "; ".join(parts)
 
 
 def prompt(words: int, rng: random.Random) -> str:

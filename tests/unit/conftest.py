@@ -32,6 +32,7 @@ class StubEngine(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompts = self.prompts  # of this test: a slow answer may outlive it
         if not self.allowed():
             return
         if "slow" in self.faults:
@@ -41,7 +42,7 @@ class StubEngine(BaseHTTPRequestHandler):
             return
         words = len(request["messages"][-1]["content"].split())
         tokens = self.overhead + (1 if "odd_usage" in self.faults else 2 * words)
-        self.prompts.append(tokens)
+        prompts.append(tokens)
         if tokens + request["max_tokens"] > self.context:
             self.reply(400, {"error": {"message": "maximum context length exceeded"}})
             return

@@ -308,7 +308,7 @@ def test_metrics_format() -> None:
 
 
 def check(ok: bool) -> engine.Check:
-    return engine.Check(id="health", ok=ok, seconds=0.1, evidence="e")
+    return engine.Check(id="health", ok=ok, seconds=0.1, evidence="e", remedy="")
 
 
 @pytest.mark.parametrize(("checks", "ok"), [([True], True), ([True, False], False), ([], False)])

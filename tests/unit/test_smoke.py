@@ -1,14 +1,21 @@
 """How answers are judged, and the module's checks against a stub engine that gets each of them wrong."""
 
+import base64
 import json
+import random
+import struct
+import threading
+import zlib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import llm_smoke
 import pytest
-from ansible.module_utils.llm import client, smoke
+from ansible.module_utils.llm import asking, client, history, smoke
 
+GATE = [a.id for a in smoke.applying({}, "gate")]
 KEY = "k-right-key-of-the-stub"
 Start = Callable[..., dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
@@ -32,7 +39,7 @@ def service(stub_engine: Start) -> Start:
 )
 def test_judge_answer(text: str, expected: str, finish: str | None, thinking: str, ok: bool, words: str) -> None:
     found = smoke.judge_answer(text, expected, finish, thinking=thinking)
-    assert (found[0], words in found[1]) == (ok, True), found
+    assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,7 @@ def test_judge_stream(
     found = smoke.judge_stream(
         pieces, "Paris", finish_reason=finish, completion_tokens=tokens, whole=whole, first_seconds=0.05
     )
-    assert (found[0], words in found[1]) == (ok, True), found
+    assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
 
 
 @pytest.mark.parametrize(("status", "ok"), [(401, True), (200, False), (403, False), (0, False), (500, False)])
@@ -99,7 +106,7 @@ def test_read_key(tmp_path: Path) -> None:
 
 def failed_checks(result: dict[str, Any]) -> set[str]:
     checks = result["verdict"]["services"]["micro"]["checks"]
-    assert [check["id"] for check in checks] == list(smoke.CHECKS)
+    assert [check["id"] for check in checks] == list(GATE)
     return {check["id"] for check in checks if not check["ok"]}
 
 
@@ -135,7 +142,7 @@ def test_each_fault_is_found(service: Start, run_module: Run, fault: str, failed
     assert result["failed"] is True
     assert result["ok"] is False
     assert failed_checks(result) == failed
-    assert f"{len(failed)} of {len(smoke.CHECKS)} checks failed" in result["msg"]
+    assert f"{len(failed)} of {len(GATE)} checks failed" in result["msg"]
     assert KEY not in json.dumps({key: value for key, value in result.items() if key != "invocation"})
 
 
@@ -155,8 +162,8 @@ def test_never_hangs(service: Start, run_module: Run, fault: str, failed: set[st
 
 def test_nobody_there(run_module: Run, service: Start) -> None:
     result = run_module(llm_smoke, {**service(), "base_url": "http://127.0.0.1:9/v1"})
-    assert failed_checks(result) == set(smoke.CHECKS)
-    assert "refused" in result["msg"]
+    assert failed_checks(result) == set(GATE)
+    assert "refused" in result["msg"] and "not asked: nobody answers there" in result["msg"]
 
 
 def test_check_mode_asks_and_writes_nothing(service: Start, run_module: Run, tmp_path: Path) -> None:
@@ -169,7 +176,7 @@ def test_check_mode_asks_and_writes_nothing(service: Start, run_module: Run, tmp
 
 def test_verdict_of_other_services_is_kept(service: Start, run_module: Run, tmp_path: Path) -> None:
     file = tmp_path / "verdict.json"
-    other = {"ok": False, "checks": [{"id": "health", "ok": False, "seconds": 1.0, "evidence": "down"}]}
+    other = {"ok": False, "checks": [{"id": "health", "ok": False, "seconds": 1.0, "evidence": "down", "remedy": "up"}]}
     file.write_text(json.dumps({"ok": False, "services": {"other": other}}))
     run_module(llm_smoke, {**service(), "verdict_file": str(file)})
     written = json.loads(file.read_text(encoding="utf-8"))
@@ -201,3 +208,285 @@ def test_a_key_is_required(run_module: Run, service: Start) -> None:
     arguments = {key: value for key, value in service().items() if key != "api_key"}
     assert "api_key" in run_module(llm_smoke, arguments)["msg"]
     assert "No such file" in run_module(llm_smoke, {**arguments, "api_key_file": "/nosuch/key"})["msg"]
+
+
+BOTH = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes", "reasoning-parser": "qwen3"}
+
+
+def ids(args: dict[str, Any], depth: str, **more: Any) -> set[str]:
+    return {a.id for a in smoke.applying(args, depth, **more)}
+
+
+def test_which_checks_apply_follows_from_the_declaration() -> None:
+    plain, full = ids({}, "gate"), ids({}, "full")
+    assert plain < full and not any(name.startswith(("tool", "reasoning", "needle", "vision")) for name in full)
+    assert ids(BOTH, "gate") - plain == {"reasoning", "tool_auto"}
+    assert ids({}, "gate", history=True) - plain == {"speed"}
+    whole = ids(BOTH, "full", vision=True, room=20_000, needle=20_000, history=True)
+    assert whole == {asked.id for asked in smoke.TABLE}
+    assert "tool_auto" not in ids({"tool-call-parser": "hermes"}, "full")
+    assert "vision" not in ids({"limit-mm-per-prompt": {"image": 0}}, "full", vision=True)
+    assert "shared_prefix" not in ids({"enable-prefix-caching": False}, "full")
+    assert "chunked_prefill" not in ids({}, "full", room=2048)
+    assert "chunked_prefill" in ids({"max-num-batched-tokens": 512}, "full", room=2048)
+    assert all(callable(getattr(asking.Service, asked.id)) for asked in smoke.TABLE)
+
+
+def test_the_documentation_names_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "smoke.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")][1:]
+    told = {(name.strip(), depth.strip()) for names, depth in rows for name in names.split(",")}
+    assert told == {(asked.id, asked.depth) for asked in smoke.TABLE}
+
+
+def test_what_is_known_of_a_model_is_overridden_by_its_service() -> None:
+    model = {"question": "Q", "answer": "A", "unable": {"tool_parallel": "small"}}
+    found = smoke.known(model, {"question": "R", "answer": "B"}, {"max-model-len": 2048}, context=8192, vision=False)
+    assert (found["question"], found["unable"], found["needle"]) == ("R", {"tool_parallel": "small"}, 2048)
+    found = smoke.known({"needle": 0}, {}, {"max-model-len": "auto"}, context=8192, vision=True)
+    assert (found["needle"], found["context"], found["vision"]) == (0, 8192, True)
+
+
+@pytest.mark.parametrize(
+    ("calls", "text", "ok", "words"),
+    [
+        ([("get_weather", '{"city": "Paris, France"}')], "", True, "get_weather"),
+        ([], '<tool_call>{"name": "get_weather"}', False, "`tool-call-parser`"),
+        ([("get_weather", '{"city": ')], "", False, "no JSON"),
+        ([("get_weather", '{"city": "Rome"}')], "", False, "get_weather with Paris was to be called"),
+        ([("get_weather", "[]")], "", False, "no JSON"),
+        ([("get_time", '{"city": "Paris"}')], "", False, "get_time was called"),
+    ],
+)
+def test_judge_calls(calls: list[tuple[str, str]], text: str, ok: bool, words: str) -> None:
+    found = smoke.judge_calls(calls, ["Paris"], text, "stop")
+    assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
+
+
+@pytest.mark.parametrize(
+    ("calls", "ok"),
+    [
+        ([("get_weather", '{"city": "Rome"}'), ("get_weather", '{"city": "Paris"}')], True),
+        ([("get_weather", '{"city": "Paris"}')], False),
+        ([("get_weather", '{"city": "Paris"}'), ("get_weather", '{"city": "Paris"}')], False),
+    ],
+)
+def test_two_calls_at_once(calls: list[tuple[str, str]], ok: bool) -> None:
+    assert smoke.judge_calls(calls, ["Paris", "Rome"], "", "tool_calls").ok is ok
+
+
+@pytest.mark.parametrize(("arguments", "ok"), [("{}", True), ("", False), ("null", False), ('{"a": 1}', False)])
+def test_a_call_without_arguments(arguments: str, ok: bool) -> None:
+    assert smoke.judge_bare_call([("get_time", arguments)], "", "tool_calls").ok is ok
+    assert not smoke.judge_bare_call([], "get_time", "stop").ok
+
+
+def test_thoughts_within_the_answer_are_no_answer() -> None:
+    found = smoke.judge_answer("<think>Paris it is.</think> Paris.", "Paris", "stop")
+    assert not found.ok and "`reasoning-parser`" in found.remedy
+    found = smoke.judge_reasoning("", "Paris.", "Paris", "stop")
+    assert not found.ok and "`reasoning-parser`" in found.remedy
+    assert smoke.judge_reasoning("Hm.", "Paris.", "Paris", "stop")[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "alive", "ok", "words"),
+    [
+        ({"a": 400, "b": 404}, True, True, "a: 400"),
+        ({"a": 400, "b": 200}, True, False, "b got 200 instead of 4xx"),
+        ({"a": 500}, True, False, "a got 500"),
+        ({"a": 0}, True, False, "a got no answer"),
+        ({"a": 400}, False, False, "not healthy"),
+    ],
+)
+def test_judge_bad_requests(answers: dict[str, int], alive: bool, ok: bool, words: str) -> None:
+    found = smoke.judge_bad_requests(answers, alive=alive)
+    assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
+
+
+def test_what_a_stream_lost_is_seen() -> None:
+    assert smoke.judge_unicode([smoke.UNICODE[:5], smoke.UNICODE[5:]])[0]
+    assert not smoke.judge_unicode([smoke.UNICODE[:5], smoke.UNICODE[6:]])[0]
+    assert not smoke.judge_unicode([smoke.UNICODE.replace("京", "\ufffd")])[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "ok"), [("It is ", "stop", True), ("It is Paris.", "stop", False), ("It is ", "length", False)]
+)
+def test_judge_stop(text: str, finish: str, ok: bool) -> None:
+    assert smoke.judge_stop(text, smoke.stop_word("The capital is Paris."), finish)[0] is ok
+
+
+USUAL = smoke.Speed(100.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "usual", "share", "ok"),
+    [
+        (smoke.Speed(90.0, 60.0), USUAL, 0.3, True),
+        (smoke.Speed(29.0, 60.0), USUAL, 0.3, False),
+        (smoke.Speed(90.0, 360.0), USUAL, 0.3, True),
+        (smoke.Speed(90.0, 370.0), USUAL, 0.3, False),
+        (smoke.Speed(1.0, 9999.0), USUAL, 0, True),
+        (smoke.Speed(1.0, 9999.0), None, 0.3, True),
+    ],
+)
+def test_a_speed_is_judged_by_what_the_release_did_before(
+    found: smoke.Speed, usual: smoke.Speed | None, share: float, ok: bool
+) -> None:
+    judged = smoke.judge_speed(found, usual, share)
+    assert judged.ok is ok
+    assert ("caches may be damaged" in judged.remedy) is not ok
+
+
+def test_speeds_are_recorded_and_a_slow_engine_is_told(service: Start, run_module: Run, tmp_path: Path) -> None:
+    arguments = {**service(), "history_folder": str(tmp_path), "release": "0123456789ab"}
+    first = run_module(llm_smoke, arguments)
+    assert first["ok"] and not first["slow"]
+    file = tmp_path / "micro-0123456789ab.json"
+    (recorded,) = history.read(file)["speeds"]
+    assert recorded["tokens_per_second"] > 0 and recorded["ttft_ms"] > 0
+    history.add(file, "speeds", {"at": 1, "tokens_per_second": 1e12, "ttft_ms": 1.0})
+    history.add(file, "speeds", {"at": 2, "tokens_per_second": 1e12, "ttft_ms": 1.0})
+    again = run_module(llm_smoke, arguments)
+    assert again["slow"] and not again["ok"] and "caches may be damaged" in again["msg"]
+    assert len(history.read(file)["speeds"]) == 3, "a speed that failed is not what the next one is held against"
+
+
+def test_what_a_model_is_unable_to_do_is_left_out_and_said(service: Start, run_module: Run) -> None:
+    result = run_module(
+        llm_smoke, {**service("one_piece"), "unable": {"streaming": "says all at once", "n": "not asked"}}
+    )
+    assert result["ok"] and result["left_out"] == {"streaming": "says all at once"}
+    assert "1 left out: streaming: says all at once" in result["msg"]
+
+
+def test_a_slow_engine_ends_it_and_what_was_not_asked_has_failed(
+    service: Start, run_module: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "verdict.json"
+    arguments = {**service("slow"), "timeout": 1, "depth": "full", "verdict_file": str(file)}
+    checks = run_module(llm_smoke, arguments)["verdict"]["services"]["micro"]["checks"]
+    assert [c["id"] for c in checks if "within 1 s" in c["evidence"]] == ["answer", "streaming"]
+    assert {c["evidence"] for c in checks[6:]} == {"not asked: 2 checks in a row got no complete answer"}
+    assert json.loads(file.read_text(encoding="utf-8"))["services"]["micro"]["checks"] == checks
+
+
+def test_an_address_with_the_wrong_scheme_is_told(service: Start, run_module: Run) -> None:
+    arguments = service()
+    result = run_module(llm_smoke, {**arguments, "base_url": arguments["base_url"].replace("http:", "https:")})
+    assert "SSL" in result["msg"] and not result["ok"]
+
+
+class SeeingStub(BaseHTTPRequestHandler):
+    """A stub of an engine with a vision model: it reads the picture of a request with code of its own, and names its colours.
+
+    It stands for what the CPU build of the engine can't do, and shows that the request and the picture are well-formed.
+    """
+
+    blind = False
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        image, text = request["messages"][-1]["content"]
+        assert (image["type"], text["type"]) == ("image_url", "text")
+        kind, _, data = image["image_url"]["url"].partition(",")
+        assert kind == "data:image/png;base64"
+        left, right = self.colours(base64.b64decode(data))
+        said = "Two colours." if self.blind else f"{left} {right}"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        body = json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    @staticmethod
+    def colours(png: bytes) -> tuple[str, str]:
+        assert png.startswith(b"\x89PNG\r\n\x1a\n")
+        parts, rest = {}, png[8:]
+        while rest:
+            (size,) = struct.unpack(">I", rest[:4])
+            kind, data, sum_ = rest[4:8], rest[8 : 8 + size], rest[8 + size : 12 + size]
+            assert struct.unpack(">I", sum_) == (zlib.crc32(kind + data),)
+            parts[kind], rest = data, rest[12 + size :]
+        width, height, depth, colour = struct.unpack(">IIBB", parts[b"IHDR"][:10])
+        assert (depth, colour) == (8, 2) and list(parts)[-1] == b"IEND"
+        pixels = zlib.decompress(parts[b"IDAT"])
+        assert len(pixels) == height * (1 + 3 * width)
+        names = {value: name for name, value in smoke.COLOURS.items()}
+        first, last = pixels[1:4], pixels[3 * width - 2 : 3 * width + 1]
+        return names[tuple(first)], names[tuple(last)]  # type: ignore[index]
+
+    def log_message(self, *_args: Any) -> None:
+        return
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_vision_is_asked_with_a_picture_that_a_named_stub_reads(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, blind: bool
+) -> None:
+    monkeypatch.setattr(SeeingStub, "blind", blind)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SeeingStub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    others = {a.id: "not of interest" for a in smoke.TABLE if a.id != "vision"}
+    arguments = {
+        "service": "eye",
+        "base_url": f"http://127.0.0.1:{server.server_port}/v1",
+        "model": "eye",
+        "api_key": KEY,
+    }
+    try:
+        result = run_module(llm_smoke, {**arguments, "depth": "full", "vision": True, "unable": others, "timeout": 5})
+    finally:
+        server.shutdown()
+        server.server_close()
+    (check,) = result["verdict"]["services"]["eye"]["checks"]
+    assert (check["id"], check["ok"]) == ("vision", not blind), check
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [("Red, blue.", True), ("Blue, red.", False), ("red", False), ("The left half is red, the right one blue", True)],
+)
+def test_judge_vision(text: str, ok: bool) -> None:
+    assert smoke.judge_vision(text, "red", "blue").ok is ok
+
+
+@pytest.mark.parametrize(
+    ("events", "ok"),
+    [
+        (smoke.ANTHROPIC_EVENTS, True),
+        (("ping", *smoke.ANTHROPIC_EVENTS), True),
+        ((*smoke.ANTHROPIC_EVENTS[:4], *smoke.ANTHROPIC_EVENTS[1:]), True),
+        (smoke.ANTHROPIC_EVENTS[:-1], False),
+        (tuple(reversed(smoke.ANTHROPIC_EVENTS)), False),
+        ((), False),
+    ],
+)
+def test_judge_events(events: tuple[str, ...], ok: bool) -> None:
+    assert smoke.judge_events(events, "Paris", "Paris", "end_turn").ok is ok
+
+
+def test_a_needle_is_told_after_its_share_of_the_text() -> None:
+    for share in (0.1, 0.5, 0.9):
+        text = smoke.haystack(500, share, "tiger", random.Random(1))
+        assert abs(text.index("tiger") / len(text) - share) < 0.05
+        assert text.endswith(smoke.NEEDLE_QUESTION)
+
+
+def test_other_judgements() -> None:
+    assert smoke.judge_prefix(700.0, 900, [1.0, 0.1]).ok and not smoke.judge_prefix(100.0, 900, [1.0, 1.0]).ok
+    assert not smoke.judge_prefix(None, 900, [1.0, 1.0]).ok
+    assert smoke.judge_cancel(1.0, 1.0, 0.2, ended=False).ok
+    assert (
+        not smoke.judge_cancel(0.0, 1.0, 20.0, ended=False).ok and not smoke.judge_cancel(0.0, 0.0, 0.1, ended=True).ok
+    )
+    assert smoke.judge_chunks(600, 512, "x").ok and not smoke.judge_chunks(500, 512, "x").ok
+    assert smoke.judge_structured('{"city": "Rome", "capital": true, "rivers": ["Tiber"]}', "stop").ok
+    assert not smoke.judge_structured('{"city": "Rome", "capital": "yes", "rivers": ["Tiber"]}', "stop").ok
+    assert not smoke.judge_structured('{"city": "Ro', "length").ok
+    assert smoke.judge_logprobs([("a", -0.5, 2)], 2).ok and not smoke.judge_logprobs([("a", 0.5, 2)], 2).ok
+    assert not smoke.judge_logprobs([], 2).ok and not smoke.judge_choices(["a", ""], 2).ok
+    assert not smoke.judge_no_reasoning("hm", "Paris", "Paris", "stop").ok

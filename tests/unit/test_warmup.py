@@ -7,7 +7,7 @@ from typing import Any
 
 import llm_warmup
 import pytest
-from ansible.module_utils.llm import warmup
+from ansible.module_utils.llm import engine, warmup
 
 Start = Callable[..., dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
@@ -124,3 +124,47 @@ def test_time_limit(stub_engine: Start, run_module: Run) -> None:
 def test_wrong_key(stub_engine: Start, run_module: Run) -> None:
     result = run_module(llm_warmup, {**stub_engine(), "api_key": "k-wrong-wrong", "prompt_tokens": [50]})
     assert "not one of the service's keys" in result["msg"]
+
+
+def test_more_than_sizes(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
+    asked = {"prompt_tokens": [50], "concurrency": [1, 3], "shared_prefix": 200}
+    result = run_module(llm_warmup, {**stub_engine(), **asked})
+    assert [(row["concurrency"], row["status"]) for row in result["concurrency"]] == [(1, "ok"), (3, "ok")]
+    (prefix,) = result["prefix"]
+    assert (prefix["prompt_tokens"], prefix["status"]) == (200, "ok")
+    assert len(stub_prompts) == 2 + 2 + 2 * (1 + 3) + 2
+    assert "3 at once" in result["msg"] and "the same beginning" in result["msg"]
+
+
+def test_without_sizes_they_reach_from_fifty_tokens_to_the_context(stub_engine: Start, run_module: Run) -> None:
+    result = run_module(llm_warmup, stub_engine())
+    assert [row["prompt_tokens"] for row in result["sizes"]] == [50, 200, 300]
+    assert warmup.ladder(131072) == [50, 200, 800, 3200, 12800, 51200, 131072]
+
+
+def metrics(counts: dict[str, int]) -> list[engine.Sample]:
+    lines = [f'{warmup.HISTOGRAM}{{engine="0",le="{edge}"}} {count}' for edge, count in counts.items()]
+    return engine.parse_metrics("\n".join(lines))
+
+
+def test_an_engine_is_warm_when_it_has_computed_all_sizes_twice() -> None:
+    found = metrics({"20.0": 5, "50.0": 7, "100.0": 7, "200.0": 8, "500.0": 10, "+Inf": 12})
+    assert warmup.warm(found, [50, 300]) and warmup.warm(found, [9000])
+    assert not warmup.warm(found, [50, 60]) and not warmup.warm(found, [150])
+    assert not warmup.warm([], [50]) and not warmup.warm(found, [])
+
+
+def test_a_warm_engine_is_sent_nothing(
+    stub_engine: Start, run_module: Run, stub_prompts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_warmup.Sender, "is_warm", lambda _self, _sizes: True)
+    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50], "concurrency": [2]})
+    assert (result["warm"], stub_prompts) == (True, []) and "50 tokens: warm" in result["msg"]
+    again = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50], "again": True})
+    assert again["warm"] is False and again["sizes"][0]["status"] == "ok"
+
+
+def test_pictures_of_noise_differ() -> None:
+    rng = random.Random(3)
+    first, second = warmup.picture(rng), warmup.picture(rng)
+    assert first != second and len(first) < 50_000

@@ -1,0 +1,500 @@
+"""The requests of a smoke test: one method a check of smoke.TABLE, each gives its judgement.
+
+The SDK is handed in, so that nothing here needs it to be imported.
+"""
+
+# ruff: noqa: D102 - a method is the check of its name, and docs/smoke.md says what that asks
+from __future__ import annotations
+
+import base64
+import json
+import random
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from ansible.module_utils.llm import client, engine, smoke, warmup
+
+POLL = 0.5
+CANCELLED = 0.1  # seconds between two looks at whether the engine has given a request up
+LONG = 4096  # tokens of a stream that is left before its end
+TRIES = 4  # streams that are timed at most: the best one counts, since what else a machine does only makes them slower
+UNCOMPARED = 2  # where there is nothing to compare them with
+TIMED = 48  # tokens of such a stream
+PREFIX = 2000  # tokens that two requests share
+MARGIN = 48  # tokens between a long prompt and the end of the context, beside the answer's
+
+
+class Service:
+    """The service under test. params: options of module llm_smoke, `metrics_url` found out; usual: see smoke.judge_speed."""
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        key: str,
+        sdk: Any,
+        omit: Any,
+        usual: smoke.Speed | None = None,
+    ) -> None:
+        self.params = params
+        self.base_url: str = params["base_url"]
+        self.health_url: str = params["health_url"] or smoke.health_url(self.base_url)
+        self.key = key
+        self.wrong_key = "wrong-" + secrets.token_hex(16)
+        self.sdk, self.omit = sdk, omit
+        self.usual = usual
+        self.rng = random.Random()  # noqa: S311 - words for prompts, no secret
+        self.text: str | None = None
+        self.ttft: float | None = None
+        self.speed_found: smoke.Speed | None = None
+        self.unreachable = False
+        self._calibration: warmup.Calibration | None = None
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def request(self, question: Any = None) -> dict[str, Any]:
+        """A request for an answer to the known question, or to another one."""
+        return {
+            "model": self.params["model"],
+            "messages": [{"role": "user", "content": self.params["question"] if question is None else question}],
+            "temperature": 0,
+            "max_tokens": self.params["max_tokens"],
+        }
+
+    def create(self, **options: Any) -> Any:
+        """What the engine gave to the known question, or to what the options say instead."""
+        return self.sdk.chat.completions.create(**{**self.request(), **options})
+
+    def ask(self, **options: Any) -> Any:
+        """Its first choice."""
+        return self.create(**options).choices[0]
+
+    @contextmanager
+    def stream(self, **options: Any) -> Iterator[Any]:
+        with self.create(stream=True, stream_options={"include_usage": True}, **options) as chunks:
+            yield chunks
+
+    def get(self, url: str) -> tuple[int, str]:
+        """HTTP status, and the text or the reason; 0 when nobody answers."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(url, timeout=self.params["timeout"]) as answer:
+                return answer.status, answer.read().decode("utf-8", "replace")
+        except urllib.error.HTTPError as error:
+            return error.code, str(error.reason)
+        except (OSError, ValueError) as error:
+            return 0, client.explain(error)[1]
+
+    def open(self, path: str, body: bytes) -> Any:
+        """The answer to a request that the SDK has no name for; urllib's errors."""
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.base_url.rstrip("/") + path, body, headers)  # noqa: S310 - as base_url is
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return opener.open(request, timeout=self.params["timeout"])
+
+    def status(self, path: str, body: bytes) -> int:
+        """Status of a request; 0 when nobody answers."""
+        try:
+            with self.open(path, body) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def metric(self, name: str) -> float | None:
+        """Sum of a metric of the engine; None when it does not tell."""
+        status, text = self.get(self.params["metrics_url"])
+        return engine.metric_sum(engine.parse_metrics(text), name) if status == 200 else None
+
+    # -- the door and plain answers -------------------------------------------------------------------------------
+
+    def health(self) -> smoke.Judgement:
+        end = time.monotonic() + self.params["wait"]
+        while True:
+            found = self.ask_health()
+            if found.ok or time.monotonic() >= end:
+                return found
+            time.sleep(POLL)
+
+    def ask_health(self) -> smoke.Judgement:
+        status, why = self.get(self.health_url)
+        self.unreachable = status == 0
+        return smoke.judge_health(status, why, self.health_url)
+
+    def models(self) -> smoke.Judgement:
+        return smoke.judge_models([model.id for model in self.sdk.models.list().data], self.params["model"])
+
+    def refusal(self, sdk: Any, who: str, **options: Any) -> smoke.Judgement:
+        try:
+            sdk.chat.completions.create(**{**self.request(), "max_tokens": 1}, **options)
+        except Exception as error:  # noqa: BLE001 - the SDK's own; which one it is says the status
+            status, why = client.explain(error, [self.key, self.wrong_key])
+            return smoke.judge_refusal(status, why, who)
+        return smoke.judge_refusal(200, "", who)
+
+    def no_key_refused(self) -> smoke.Judgement:
+        return self.refusal(self.sdk, "no key", extra_headers={"Authorization": self.omit})
+
+    def wrong_key_refused(self) -> smoke.Judgement:
+        return self.refusal(self.sdk.with_options(api_key=self.wrong_key), "a wrong key")
+
+    def answer(self) -> smoke.Judgement:
+        choice = self.ask()
+        self.text = choice.message.content or ""
+        thoughts = thinking(choice.message)
+        return smoke.judge_answer(self.text, self.params["answer"], choice.finish_reason, thinking=thoughts)
+
+    def streaming(self) -> smoke.Judgement:
+        start = time.perf_counter()
+        pieces: list[str] = []
+        finish = tokens = None
+        with self.stream() as chunks:
+            for chunk in chunks:
+                if chunk.usage:
+                    tokens = chunk.usage.completion_tokens
+                for choice in chunk.choices:
+                    if self.ttft is None and (choice.delta.content or thinking(choice.delta)):
+                        self.ttft = time.perf_counter() - start
+                    if choice.delta.content:
+                        pieces.append(choice.delta.content)
+                    finish = choice.finish_reason or finish
+        return smoke.judge_stream(
+            pieces,
+            self.params["answer"],
+            finish_reason=finish,
+            completion_tokens=tokens,
+            whole=self.text,
+            first_seconds=self.ttft,
+        )
+
+    def stop(self) -> smoke.Judgement:
+        word = smoke.stop_word(self.params["answer"])
+        choice = self.ask(stop=[word], **self.without_thoughts())
+        return smoke.judge_stop(choice.message.content or "", word, choice.finish_reason)
+
+    def n(self) -> smoke.Judgement:
+        # Greedy, all choices would be the same one, and engines refuse that.
+        choices = self.create(n=2, temperature=0.7, **self.without_thoughts()).choices
+        return smoke.judge_choices([c.message.content or "" for c in choices], 2)
+
+    def logprobs(self) -> smoke.Judgement:
+        choice = self.ask(logprobs=True, top_logprobs=2, max_tokens=4)
+        listed = choice.logprobs.content if choice.logprobs else None
+        return smoke.judge_logprobs([(t.token, t.logprob, len(t.top_logprobs)) for t in listed or []], 2)
+
+    def structured(self) -> smoke.Judgement:
+        schema = {"name": "city", "schema": smoke.SCHEMA, "strict": True}
+        choice = self.ask(
+            messages=[{"role": "user", "content": smoke.SCHEMA_QUESTION}],
+            response_format={"type": "json_schema", "json_schema": schema},
+            **self.without_thoughts(),
+        )
+        return smoke.judge_structured(choice.message.content or "", choice.finish_reason)
+
+    def unicode(self) -> smoke.Judgement:
+        body = self.without_thoughts().get("extra_body", {})
+        with self.stream(extra_body={**body, "structured_outputs": {"choice": [smoke.UNICODE]}}) as chunks:
+            return smoke.judge_unicode([c.delta.content for chunk in chunks for c in chunk.choices if c.delta.content])
+
+    def responses(self) -> smoke.Judgement:
+        given = self.sdk.responses.create(
+            model=self.params["model"],
+            input=self.params["question"],
+            temperature=0,
+            max_output_tokens=self.params["max_tokens"],
+        )
+        return smoke.judge_answer(given.output_text or "", self.params["answer"], given.status)
+
+    # -- thoughts -------------------------------------------------------------------------------------------------
+
+    def without_thoughts(self) -> dict[str, Any]:
+        """Options that switch thinking off, for checks of something else; none where the service has no parser for it."""
+        if "reasoning" not in smoke.features(self.params["args"]) or "reasoning_off" in self.params["unable"]:
+            return {}
+        return {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
+
+    def reasoning(self) -> smoke.Judgement:
+        choice = self.ask()
+        text = choice.message.content or ""
+        return smoke.judge_reasoning(thinking(choice.message), text, self.params["answer"], choice.finish_reason)
+
+    def reasoning_streamed(self) -> smoke.Judgement:
+        thoughts, text, finish = "", "", None
+        with self.stream() as chunks:
+            for choice in (c for chunk in chunks for c in chunk.choices):
+                thoughts += thinking(choice.delta)
+                text += choice.delta.content or ""
+                finish = choice.finish_reason or finish
+        return smoke.judge_reasoning(thoughts, text, self.params["answer"], finish)
+
+    def reasoning_off(self) -> smoke.Judgement:
+        choice = self.ask(**self.without_thoughts())
+        text = choice.message.content or ""
+        return smoke.judge_no_reasoning(thinking(choice.message), text, self.params["answer"], choice.finish_reason)
+
+    # -- tools ----------------------------------------------------------------------------------------------------
+
+    def ask_tool(
+        self, question: str = smoke.TOOL_QUESTION, tool: Mapping[str, Any] = smoke.TOOL, **options: Any
+    ) -> Any:
+        messages = [{"role": "user", "content": question}]
+        return self.ask(**{"messages": messages, "tools": [tool], **options})
+
+    def called(self, cities: Sequence[str] = (smoke.TOOL_CITY,), **options: Any) -> smoke.Judgement:
+        choice = self.ask_tool(**options)
+        return smoke.judge_calls(calls(choice.message), cities, choice.message.content or "", choice.finish_reason)
+
+    def tool_auto(self) -> smoke.Judgement:
+        return self.called()
+
+    def tool_required(self) -> smoke.Judgement:
+        return self.called(tool_choice="required")
+
+    def tool_named(self) -> smoke.Judgement:
+        return self.called(tool_choice={"type": "function", "function": {"name": smoke.TOOL["function"]["name"]}})
+
+    def tool_none(self) -> smoke.Judgement:
+        found = calls(self.ask_tool(tool_choice="none").message)
+        if found:
+            return smoke.Judgement(False, f"called {found[0][0]} although tools were ruled out", smoke.VERSION)
+        return smoke.Judgement(True, "no call")
+
+    def tool_zero_argument(self) -> smoke.Judgement:
+        choice = self.ask_tool(smoke.BARE_QUESTION, smoke.BARE_TOOL)
+        return smoke.judge_bare_call(calls(choice.message), choice.message.content or "", choice.finish_reason)
+
+    def tool_parallel(self) -> smoke.Judgement:
+        return self.called((smoke.TOOL_CITY, smoke.TOOL_OTHER_CITY), question=smoke.TOOL_PARALLEL_QUESTION)
+
+    def tool_streamed(self) -> smoke.Judgement:
+        parts: dict[int, list[str]] = {}
+        text, finish = "", None
+        messages = [{"role": "user", "content": smoke.TOOL_QUESTION}]
+        with self.stream(messages=messages, tools=[smoke.TOOL]) as chunks:
+            for choice in (c for chunk in chunks for c in chunk.choices):
+                text += choice.delta.content or ""
+                finish = choice.finish_reason or finish
+                for call in choice.delta.tool_calls or []:
+                    held = parts.setdefault(call.index, ["", ""])
+                    held[0] += call.function.name or ""
+                    held[1] += call.function.arguments or ""
+        found = [(name, arguments) for _index, (name, arguments) in sorted(parts.items())]
+        return smoke.judge_calls(found, [smoke.TOOL_CITY], text, finish)
+
+    def tool_result(self) -> smoke.Judgement:
+        call = {"name": smoke.TOOL["function"]["name"], "arguments": json.dumps({"city": smoke.TOOL_CITY})}
+        messages = [
+            {"role": "user", "content": smoke.TOOL_QUESTION},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "call_1", "type": "function", "function": call}],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": smoke.TOOL_RESULT},
+        ]
+        choice = self.ask_tool(messages=messages)
+        text = choice.message.content or ""
+        return smoke.judge_answer(text, smoke.TOOL_ANSWER, choice.finish_reason, thinking=thinking(choice.message))
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def vision(self) -> smoke.Judgement:
+        left, right = self.rng.sample(list(smoke.COLOURS), 2)
+        image = "data:image/png;base64," + base64.b64encode(smoke.picture(left, right)).decode()
+        content = [
+            {"type": "image_url", "image_url": {"url": image}},
+            {"type": "text", "text": smoke.VISION_QUESTION},
+        ]
+        choice = self.ask(messages=[{"role": "user", "content": content}])
+        return smoke.judge_vision(choice.message.content or "", left, right)
+
+    # -- Anthropic's protocol -------------------------------------------------------------------------------------
+
+    def message(self, path: str = "/messages", **changes: Any) -> Any:
+        """What the engine answers a request in this protocol: JSON, or the list of events of a stream."""
+        body = json.dumps({**self.request(), **changes}).encode()
+        with self.open(path, body) as answer:
+            if not changes.get("stream"):
+                return json.load(answer)
+            lines = (line.decode().strip() for line in answer)
+            return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data: {")]
+
+    def anthropic(self) -> smoke.Judgement:
+        given = self.message()
+        text = "".join(block.get("text") or "" for block in given["content"])
+        return smoke.judge_answer(text, self.params["answer"], given.get("stop_reason"))
+
+    def anthropic_streaming(self) -> smoke.Judgement:
+        events = self.message(stream=True)
+        text = "".join(e["delta"].get("text") or "" for e in events if e["type"] == "content_block_delta")
+        reasons = [e["delta"].get("stop_reason") for e in events if e["type"] == "message_delta"]
+        return smoke.judge_events(
+            [e["type"] for e in events], text, self.params["answer"], reasons[-1] if reasons else None
+        )
+
+    def count_tokens(self) -> smoke.Judgement:
+        counts = []
+        for times in (1, 10):
+            messages = [{"role": "user", "content": self.params["question"] * times}]
+            counts.append(int(self.message("/messages/count_tokens", messages=messages)["input_tokens"]))
+        return smoke.judge_counts(*counts)
+
+    # -- long prompts ---------------------------------------------------------------------------------------------
+
+    def words_for(self, tokens: int) -> int:
+        """Words of smoke.haystack that make a prompt of no more than so many tokens, by the engine's own count."""
+        if self._calibration is None:
+            probes = []
+            for words in (5, 100):
+                text = smoke.haystack(words, 0.5, smoke.SECRETS[0], self.rng)
+                used = self.create(messages=[{"role": "user", "content": text}], max_tokens=1).usage.prompt_tokens
+                probes.append((len(text.split()), used))
+            self._calibration = warmup.calibrate(probes)
+        return self._calibration.words_for(tokens)
+
+    def needle(self, share: float) -> smoke.Judgement:
+        limit = min(self.params["needle"], self.params["context"] or self.params["needle"])
+        room = max(limit - (MARGIN if limit == self.params["context"] else 0) - self.answer_room(), 32)
+        word = self.rng.choice(smoke.SECRETS)
+        # The words that tell and ask are in the haystack as well.
+        text = smoke.haystack(self.words_for(room) - 16, share, word, self.rng)
+        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=self.answer_room())
+        choice = done.choices[0]
+        return smoke.judge_needle(
+            choice.message.content or "",
+            word,
+            choice.finish_reason,
+            done.usage.prompt_tokens,
+            thinking=thinking(choice.message),
+        )
+
+    def answer_room(self) -> int:
+        """Tokens for an answer to a long prompt: not more than a quarter of what is there."""
+        limit = min(self.params["needle"] or self.params["context"], self.params["context"] or self.params["needle"])
+        return min(int(self.params["max_tokens"]), max(int(limit) // 4, 16))
+
+    def needle_10(self) -> smoke.Judgement:
+        return self.needle(0.1)
+
+    def needle_50(self) -> smoke.Judgement:
+        return self.needle(0.5)
+
+    def needle_90(self) -> smoke.Judgement:
+        return self.needle(0.9)
+
+    def shared_prefix(self) -> smoke.Judgement:
+        # Random words, so that the first of the two finds nothing of it.
+        words = self.words_for(min(PREFIX, (self.params["context"] or PREFIX) // 2))
+        beginning = warmup.prompt(words, self.rng)
+        times, hits, tokens = [], [], 0
+        for question in ("What is this?", self.params["question"]):
+            hits.append(self.metric("vllm:prefix_cache_hits_total"))
+            start = time.perf_counter()
+            messages = [{"role": "user", "content": f"{beginning}\n{question}"}]
+            used = self.create(messages=messages, max_tokens=1).usage.prompt_tokens
+            times.append(time.perf_counter() - start)
+            tokens = min(tokens or used, used)
+        last = self.metric("vllm:prefix_cache_hits_total")
+        gained = None if last is None or hits[1] is None else last - hits[1]
+        return smoke.judge_prefix(gained, tokens, times)
+
+    def chunked_prefill(self) -> smoke.Judgement:
+        size = smoke.chunk(self.params["args"])
+        # Too long rather than too short: random words differ in their tokens.
+        words = self.words_for(int(size * 1.1)) + 16
+        text = f"{smoke.haystack(words, 0.5, smoke.SECRETS[0], self.rng)} {self.params['question']}"
+        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=16)
+        message = done.choices[0].message
+        return smoke.judge_chunks(done.usage.prompt_tokens, size, (message.content or "") + thinking(message))
+
+    # -- many at once ---------------------------------------------------------------------------------------------
+
+    def at_once(self, count: int, what: str, request: Callable[[int], Any]) -> smoke.Judgement:
+        start = time.perf_counter()
+        pool = ThreadPoolExecutor(count)
+        try:
+            asked = [pool.submit(request, number) for number in range(count)]
+            failed = [client.explain(error, [self.key])[1] for job in asked if (error := job.exception())]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return smoke.judge_all(failed, count, what, time.perf_counter() - start)
+
+    def together(self) -> smoke.Judgement:
+        return self.at_once(smoke.TOGETHER, "requests at once", lambda _number: self.ask(max_tokens=16))
+
+    def burst(self) -> smoke.Judgement:
+        def short(number: int) -> Any:
+            return self.ask(messages=[{"role": "user", "content": f"{number}?"}], max_tokens=1)
+
+        return self.at_once(smoke.BURST, "short prompts at once", short)
+
+    def cancel(self) -> smoke.Judgement:
+        running = "vllm:num_requests_running"
+        before = self.metric(running)
+        most = min(LONG, max(64, (self.params["context"] or LONG) - 256))
+        ended = True
+        with self.stream(max_tokens=most, extra_body={"ignore_eos": True}) as chunks:
+            for chunk in chunks:
+                if chunk.choices:
+                    ended = chunk.choices[0].finish_reason is not None
+                    break
+        start = time.perf_counter()
+        after = self.metric(running)
+        while before is not None and after is not None and after > before:
+            # A third of the time-out, and then the judgement: what it had worked on until then is no answer.
+            if time.perf_counter() - start > self.params["timeout"] / 3:
+                break
+            time.sleep(CANCELLED)
+            after = self.metric(running)
+        return smoke.judge_cancel(before, after, time.perf_counter() - start, ended=ended)
+
+    def bad_requests(self) -> smoke.Judgement:
+        answers = {}
+        for what, wrong in smoke.BAD_REQUESTS.items():
+            body = wrong if isinstance(wrong, str) else json.dumps({**self.request(), **wrong})
+            answers[what] = self.status("/chat/completions", body.encode())
+        return smoke.judge_bad_requests(answers, alive=self.ask_health().ok)
+
+    # -- speed ----------------------------------------------------------------------------------------------------
+
+    def speed(self) -> smoke.Judgement:
+        best = self.timed()
+        for _try in range(1, TRIES if self.usual else UNCOMPARED):
+            if self.usual and smoke.fast_enough(best, self.usual, self.params["slowest"]):
+                break
+            again = self.timed()
+            best = smoke.Speed(max(best.tokens_per_second, again.tokens_per_second), min(best.ttft_ms, again.ttft_ms))
+        self.speed_found = best
+        return smoke.judge_speed(best, self.usual, self.params["slowest"])
+
+    def timed(self) -> smoke.Speed:
+        """The speed of one stream, alone. ValueError when it gave too little to be timed."""
+        start = time.perf_counter()
+        first = last = 0.0
+        tokens = 0
+        with self.stream(max_tokens=TIMED, extra_body={"ignore_eos": True}) as chunks:
+            for chunk in chunks:
+                if chunk.choices:
+                    last = time.perf_counter()
+                    first = first or last
+                if chunk.usage:
+                    tokens = chunk.usage.completion_tokens
+        if tokens < 2 or last <= first:
+            raise ValueError(f"a stream of {TIMED} tokens had {tokens}")
+        return smoke.Speed((tokens - 1) / (last - first), (first - start) * 1000)
+
+
+def calls(message: Any) -> list[tuple[str, str]]:
+    """Name and arguments of each tool call of a message."""
+    return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+
+
+def thinking(message: Any) -> str:
+    """Return what a reasoning parser split off: engines name the field either way."""
+    return getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None) or ""
