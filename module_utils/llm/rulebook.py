@@ -234,9 +234,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         id="mount-over-model",
         severity="error",
-        when={"mounts": ("/model", "/model/*", "*/.cache/huggingface*")},
+        when={"mounts": ("*/.cache/huggingface*",)},
         at="volumes",
-        message="mounts something over the place of models",
+        message="mounts something over the place where an engine looks for models",
         reason="an empty folder there looked like a slow boot for an hour, and the model is mounted by the project",
         remedy="Remove the mount; a folder of your own is a `path` source of the model",
         source=(OPERATOR,),
