@@ -49,7 +49,7 @@ def test_work_without_a_token_is_a_hang_after_the_declared_time_and_no_sooner() 
         [seen(0), *[seen(at, scrape="failed") for at in range(10, 2000, 10)]],  # a failed scrape alone
         [seen(0), *[seen(at, scrape="timeout", wakeups=at) for at in range(10, 2000, 10)]],  # slow, and alive
         [seen(0), *[seen(at, scrape="timeout") for at in range(10, 2000, 10)]],  # nothing known of its processes
-        [seen(at, scrape="refused") for at in range(0, 1800, 10)],  # boots
+        [seen(at, scrape="refused") for at in range(0, 3600, 10)],  # boots
         [seen(0), *[seen(at, status="exited") for at in range(10, 2000, 10)]],  # stopped by somebody
     ],
 )
@@ -66,6 +66,10 @@ def test_one_core_of_several_that_hangs_is_found() -> None:
 def test_a_server_that_does_not_answer_and_does_not_run_is_frozen(status: str) -> None:
     silent = [seen(at, status=status, scrape="timeout", wakeups=7) for at in range(10, 60, 10)]
     assert verdicts([seen(0), *silent]) == ["busy", "unknown", "unknown", "unknown", "frozen", "frozen"]
+
+
+def test_a_boot_that_takes_twice_its_time_is_none() -> None:
+    assert verdicts([seen(at, scrape="refused") for at in (0, 3600, 3601)]) == ["starting", "starting", "not-ready"]
 
 
 def test_one_that_ended_for_good_is_dead_and_one_that_keeps_ending_loops() -> None:

@@ -94,7 +94,9 @@ class Service:
         if by:
             self._restarted(inspected, by)
         if verdict != self.verdict:
-            self.supervisor.event(self.name, "verdict", verdict=verdict, was=self.verdict, why=why)
+            # Between work and rest an engine goes all day long.
+            if {verdict, self.verdict} != {"busy", "idle"}:
+                self.supervisor.event(self.name, "verdict", verdict=verdict, was=self.verdict, why=why)
             self.verdict = verdict
         if verdict == "idle" and not self.probing and core.probe_due(self.memory, seen, self.rules, self.probed):
             self._probe(address, seen.at)

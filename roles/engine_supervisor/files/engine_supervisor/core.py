@@ -184,7 +184,9 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
     memory.moved = {}
     if not memory.ready and look.status == "running":
         up = look.at - memory.since
-        if up > rules.boot_timeout:
+        if (
+            up > 2 * rules.boot_timeout
+        ):  # once is what a deployment gives it, and another load on the machine can slow it down
             return "not-ready", f"not ready {up:.0f} s after its start"
         return "starting", f"not ready yet (metrics: {look.scrape})"
     if look.status == "running" and look.scrape != "timeout":
