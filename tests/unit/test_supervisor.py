@@ -26,10 +26,27 @@ def verdicts(looks: Looks, rules: core.Rules = RULES) -> list[str]:
     return [core.judge(memory, look, rules)[0] for look in looks]
 
 
-def test_recorded_metrics_are_read() -> None:
-    text = (Path(__file__).parent / "data/engine/metrics.txt").read_text()
+def recorded(name: str) -> dict[str, core.Work]:
+    """Engine cores as a real engine told of them."""
+    text = (Path(__file__).parent / "data/engine" / name).read_text(encoding="utf-8")
     found, asleep = core.works(parse_metrics(text))
-    assert set(found) == {"0"} and len(found["0"].progress) == 3 and not asleep
+    assert not asleep
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "in_flight"),
+    [("metrics.txt", 0), ("metrics-busy-1.txt", 2), ("metrics-busy-2.txt", 2), ("metrics-hung.txt", 4)],
+)
+def test_recorded_metrics_are_read(name: str, in_flight: int) -> None:
+    found = recorded(name)
+    assert set(found) == {"0"} and len(found["0"].progress) == 3 and found["0"].in_flight == in_flight
+
+
+def test_recorded_work_is_none_and_a_recorded_hang_is_one() -> None:
+    busy = [seen(at, engines=recorded(f"metrics-busy-{1 + at // 60}.txt")) for at in (0, 30, 60, 90)]
+    assert verdicts(busy) == ["busy"] * 4
+    assert verdicts([seen(at, engines=recorded("metrics-hung.txt")) for at in range(0, 100, 30)])[-1] == "wedged"
 
 
 def test_work_without_a_token_is_a_hang_after_the_declared_time_and_no_sooner() -> None:
