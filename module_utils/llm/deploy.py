@@ -22,6 +22,9 @@ BULKY = (
     "findings",
     "kv_tokens",
     "verdict",
+    "boot_records",
+    "side_by_side",
+    "side_by_side_why",
 )  # of a plan: what a return does not need
 
 

@@ -220,7 +220,7 @@ def _read(path: Path) -> str:
 def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> None:
     release, name, gateway = machine.release, machine.engine().name, machine.gateway().id
     stopped = playbook("playbooks/stop.yml").passed()
-    assert stopped.changed == 1 and machine.engine().status == "exited"
+    assert stopped.changed == 2 and machine.engine().status == "exited"  # the door, then the engine
     status, text = request(f"{ENDPOINT}/models", {"Authorization": f"Bearer {machine.key}"})
     assert status == 503 and "not serving" in json.loads(text)["error"]["message"]
     assert playbook("playbooks/stop.yml").passed().changed == 0

@@ -1,0 +1,139 @@
+"""A host that is no longer as it was left, and services that are to go: shown, repaired, stopped without cutting anybody off.
+
+Docker, gateway, playbooks and files are real; the engine is a stub (stub/engine.py). tests/e2e and test_deploys.py do the same to
+the demo's real one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.demo import Run
+from tests.faults.stub.host import IMAGE, SERVICE, StubHost, differences
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def deployed(host: StubHost) -> StubHost:
+    """The host with its service."""
+    host.reset()
+    host.run("site.yml").passed()
+    return host
+
+
+def engine(host: StubHost) -> Any:
+    """The service's only container."""
+    (found,) = host.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    return found
+
+
+def shown_and_repaired(host: StubHost, *reasons: str) -> Run:
+    """Check mode shows the reasons and touches nothing; a run repairs, and the next has nothing to do."""
+    drifted = host.state()
+    predicted = host.run("site.yml", "--check", "--diff").passed().says(*reasons)
+    assert predicted.changed > 0 and differences(drifted, host.state()) == {}
+    run = host.run("site.yml").passed().says(*reasons)
+    assert run.changed > 0 and host.run("site.yml").passed().changed == 0
+    return run
+
+
+@pytest.mark.fault(46, "a stopped service (engine: stub)")
+def test_a_stopped_service_is_started_again(deployed: StubHost) -> None:
+    before = deployed.state()
+    engine(deployed).stop()
+    shown_and_repaired(deployed, "container: exited -> running")
+    assert differences(before, deployed.state()) == {}
+
+
+@pytest.mark.fault(46, "a tag that means another image (engine: stub)")
+def test_a_tag_that_means_another_image_is_a_new_release(deployed: StubHost) -> None:
+    before = engine(deployed)
+    other = before.commit(changes=["LABEL other=yes"])
+    deployed.client.images.get(other.id).tag(*IMAGE.split(":"))
+    shown_and_repaired(deployed, f"image id: {before.attrs['Image']} -> {other.id}")
+    assert engine(deployed).attrs["Image"] == other.id and deployed.status() == 200
+
+
+@pytest.mark.fault(47, "its container is listed, kept, and removed with llm_prune (engine: stub)")
+def test_an_orphan_goes_only_when_asked(deployed: StubHost) -> None:
+    name = engine(deployed).name
+    nothing = ("-e", json.dumps({"llm_host_services": []}))
+    run = deployed.run("site.yml", *nothing).passed()
+    run.says(f"{name} (running) is not wanted by the declaration; -e llm_prune=true removes it")
+    assert engine(deployed).status == "running"
+    deployed.run("site.yml", "--check", *nothing, "-e", "llm_prune=true").passed()
+    assert engine(deployed).status == "running"
+    deployed.run("site.yml", *nothing, "-e", "llm_prune=true").passed()
+    assert not deployed.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    deployed.run("site.yml").passed()
+    assert deployed.status() == 200
+
+
+@contextmanager
+def streaming(host: StubHost) -> Iterator[list[dict[str, Any]]]:
+    """A client in the middle of an answer; its last word is there once the block is left."""
+    client = host.ask(tokens=100_000)
+    assert client.stdout
+    first = json.loads(client.stdout.readline())
+    assert first["status"] == 200 and first["pieces"] == 1
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.extend(client.stdout or ()))
+    reader.start()
+    last: list[dict[str, Any]] = []
+    try:
+        yield last
+    finally:
+        reader.join(120)
+        last.append(json.loads(read[-1]))
+
+
+def test_stop_lets_running_requests_finish_and_stays(deployed: StubHost) -> None:
+    container = engine(deployed)
+    runs: list[Run] = []
+    with streaming(deployed) as last:
+        stop = threading.Thread(target=lambda: runs.append(deployed.run("playbooks/stop.yml")))
+        stop.start()
+        end = time.monotonic() + 120
+        while deployed.status() != 503:
+            assert time.monotonic() < end and stop.is_alive(), runs
+        container.reload()
+        assert container.status == "running", "stopped while an answer was being written"
+        container.kill("SIGUSR1")
+        stop.join()
+    assert last[0]["finish"] == "length" and last[0]["pieces"] > 1, last
+    runs[0].passed()
+    container.reload()
+    assert container.status == "exited"
+    assert deployed.run("playbooks/stop.yml").passed().changed == 0
+    deployed.run("site.yml").passed()
+    assert engine(deployed).status == "running" and deployed.status() == 200
+
+
+def test_a_service_declared_stopped_or_absent_finishes_and_goes(deployed: StubHost) -> None:
+    runs: list[Run] = []
+    changes = {"state": "stopped"}
+    deployed.run("site.yml", "--check", changes=changes).passed().says("Let it finish, and stop it")
+    container = engine(deployed)
+    with streaming(deployed) as last:
+        stop = threading.Thread(target=lambda: runs.append(deployed.run("site.yml", changes=changes)))
+        stop.start()
+        end = time.monotonic() + 120
+        while deployed.status() != 503:
+            assert time.monotonic() < end and stop.is_alive(), runs
+        container.kill("SIGUSR1")
+        stop.join()
+    assert last[0]["finish"] == "length", last
+    runs[0].passed()
+    assert engine(deployed).status == "exited"
+    assert deployed.run("site.yml", changes=changes).passed().changed == 0
+    deployed.run("site.yml", changes={"state": "absent"}).passed()
+    assert not deployed.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    assert deployed.run("site.yml", changes={"state": "absent"}).passed().changed == 0
