@@ -359,12 +359,14 @@ class Service:
         return self._calibration.words_for(tokens)
 
     def needle(self, share: float) -> smoke.Judgement:
-        limit = min(self.params["needle"], self.params["context"] or self.params["needle"])
-        room = max(limit - (MARGIN if limit == self.params["context"] else 0) - self.answer_room(), 32)
+        context, answer = self.params["context"], self.params["max_tokens"]
+        if context:  # prompt and answer share it
+            answer = min(answer, context // 4)
+        longest = min(self.params["needle"], context - answer - MARGIN) if context else self.params["needle"]
         word = self.rng.choice(smoke.SECRETS)
         # The words that tell and ask are in the haystack as well.
-        text = smoke.haystack(self.words_for(room) - 16, share, word, self.rng)
-        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=self.answer_room())
+        text = smoke.haystack(max(self.words_for(longest) - 16, 8), share, word, self.rng)
+        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=answer)
         choice = done.choices[0]
         return smoke.judge_needle(
             choice.message.content or "",
@@ -373,11 +375,6 @@ class Service:
             done.usage.prompt_tokens,
             thinking=thinking(choice.message),
         )
-
-    def answer_room(self) -> int:
-        """Tokens for an answer to a long prompt: not more than a quarter of what is there."""
-        limit = min(self.params["needle"] or self.params["context"], self.params["context"] or self.params["needle"])
-        return min(int(self.params["max_tokens"]), max(int(limit) // 4, 16))
 
     def needle_10(self) -> smoke.Judgement:
         return self.needle(0.1)
@@ -389,9 +386,9 @@ class Service:
         return self.needle(0.9)
 
     def shared_prefix(self) -> smoke.Judgement:
-        # Random words, so that the first of the two finds nothing of it.
         words = self.words_for(min(PREFIX, (self.params["context"] or PREFIX) // 2))
-        beginning = warmup.prompt(words, self.rng)
+        # What nobody has asked before, from its first sentence on: the first of the two finds nothing of it.
+        beginning = smoke.haystack(words, 0.0, secrets.token_hex(4), self.rng)
         times, hits, tokens = [], [], 0
         for question in ("What is this?", self.params["question"]):
             hits.append(self.metric("vllm:prefix_cache_hits_total"))
