@@ -164,11 +164,7 @@ class ActionModule(ActionBase):
                 }
                 for s in placement.deployed(declared)
             },
-            "clients": [
-                {"service": s, "url": clients.url(declared.settings.bind_address, reached, declared.services[s].port)}
-                | {"declared": _plain(_for_clients(declared, s))}
-                for s in placement.deployed(declared)
-            ],
+            "clients": [_for_clients(declared, s, reached) for s in placement.deployed(declared)],
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
@@ -509,10 +505,13 @@ def _service(
     return rendered
 
 
-def _for_clients(declared: spec.Declared, name: str) -> dict[str, Any]:
+def _for_clients(declared: spec.Declared, name: str, reached: str) -> dict[str, Any]:
+    """What role client_config wants to know of a service. reached: name or address of the host."""
     service = declared.services[name]
     model = declared.models[service.model]
-    return clients.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
+    told = clients.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
+    place = declared.settings.bind_address, reached, service.port, door.host_name(declared, name)
+    return {"service": name, "url": clients.url(*place, door.setting(declared, "https_port")), "declared": told}
 
 
 def image_job(

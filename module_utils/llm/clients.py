@@ -52,11 +52,16 @@ def served(service: str, url: str, declared: Mapping[str, Any]) -> Served:
     return Served(service=service, url=url.rstrip("/"), **declared)
 
 
-def url(bind_address: str, host: str, port: int) -> str:
-    """Address of a service for its clients. host: name or address by which the machine is reached."""
+def url(bind_address: str, host: str, port: int, name: str = "", https_port: int = 0) -> str:
+    """Address of a service for its clients: by its name over TLS where it has both, else its own port.
+
+    host: name or address by which the machine is reached.
+    """
+    if name and https_port:
+        return f"https://{name}" + ("" if https_port == 443 else f":{https_port}")
     everywhere = bind_address in ("0.0.0.0", "::")  # noqa: S104 - what was declared, compared
-    name = host if everywhere else bind_address
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    found = host if everywhere else bind_address
+    return f"http://{f'[{found}]' if ':' in found else found}:{port}"
 
 
 def facts(model: str, args: Mapping[str, Any], context: int, vision: bool) -> dict[str, Any]:

@@ -164,6 +164,29 @@ def test_openai_responses_answer(asked: Asked) -> None:
     assert response.output_text.strip() == ANSWER
 
 
+def test_openai_streams_a_response(asked: Asked) -> None:
+    options: Any = {"model": asked.model, "input": QUESTION, "temperature": 0, "max_output_tokens": 80}
+    events = list(asked.openai.responses.create(stream=True, **options))
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    pieces = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(pieces) > 1 and "".join(pieces).strip() == ANSWER
+    last: Any = events[-1]
+    assert last.response.output_text.strip() == ANSWER and last.response.usage.output_tokens >= len(pieces)
+
+
+def test_anthropic_streams_its_events_in_order(asked: Asked) -> None:
+    options: Any = {"model": asked.model, "max_tokens": 80, "extra_body": {"temperature": 0}}
+    messages: Any = [user(QUESTION)]
+    events: list[Any] = list(asked.anthropic.messages.create(messages=messages, stream=True, **options))
+    kinds = [event.type for event in events if event.type != "ping"]
+    assert kinds[0] == "message_start" and kinds[-2:] == ["message_delta", "message_stop"]
+    blocks_begun = [event.content_block.type for event in events if event.type == "content_block_start"]
+    assert blocks_begun == ["thinking", "text"] and kinds.count("content_block_stop") == 2
+    deltas = [event.delta for event in events if event.type == "content_block_delta"]
+    assert "".join(delta.text for delta in deltas if delta.type == "text_delta").strip() == ANSWER
+    assert events[-2].delta.stop_reason == "end_turn" and events[-2].usage.output_tokens > 0
+
+
 def test_anthropic_counts_tokens(asked: Asked) -> None:
     short = asked.anthropic.messages.count_tokens(model=asked.model, messages=[{"role": "user", "content": "Hi"}])
     long = asked.anthropic.messages.count_tokens(model=asked.model, messages=[{"role": "user", "content": NEEDLE}])
@@ -187,6 +210,14 @@ def test_openai_streams_a_tool_call(asked: Asked) -> None:
     assert "".join(function.name or "" for function in functions) == NAME
     assert json.loads("".join(function.arguments or "" for function in functions)) == CALL
     assert pieces[-1].finish_reason == "tool_calls"
+
+
+def test_openai_responses_call_a_tool(asked: Asked) -> None:
+    tools: Any = [{"type": "function", **FUNCTION}]
+    options: Any = {"model": asked.model, "temperature": 0, "max_output_tokens": 80}
+    response = asked.openai.responses.create(input=TOOL_QUESTIONS[0], tools=tools, **options)
+    called = [(item.name, json.loads(item.arguments)) for item in response.output if item.type == "function_call"]
+    assert called == [(NAME, CALL)]
 
 
 @pytest.mark.parametrize(

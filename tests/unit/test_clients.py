@@ -119,6 +119,13 @@ def test_the_address_is_the_one_that_clients_reach(bind: str, expected: str) -> 
     assert clients.url(bind, "box.example.org", 5002) == expected
 
 
+def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
+    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 443) == "https://api.medium.example.org"
+    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 8443) == "https://api.medium.example.org:8443"
+    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 0) == "http://box:5002"
+    assert clients.url("0.0.0.0", "box", 5002, "", 443) == "http://box:5002"
+
+
 def test_the_page_lists_every_client_and_its_files() -> None:
     page = (catalogs.ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
     assert [n for n in clients.files(WHAT) if f"`{n}`" not in page] == []
