@@ -8,7 +8,8 @@ import pytest
 
 from tests import catalogs
 
-ROLES = sorted(p.name for p in (catalogs.ROOT / "roles").iterdir() if p.is_dir())
+# client_config writes files where the playbook is started, on no machine: tests/e2e runs it.
+ROLES = sorted(p.name for p in (catalogs.ROOT / "roles").iterdir() if p.is_dir() and p.name != "client_config")
 SCENARIOS = sorted(p.parent.name for p in (catalogs.ROOT / "molecule").glob("*/molecule.yml"))
 STEPS = ["destroy", "syntax", "create", "prepare", "check", "converge", "idempotence"]
 OWN = {"ansible", "verifier", "scenario"}
