@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,13 @@ class ActionModule(ActionBase):
             )
             return self._refused(result, host, judged, origins)
         reached = str(self._value(variables, "ansible_host", host))
+        reasons = plan.service_work(facts, running, rendered, keys) if facts else {s: [] for s in rendered}
         result["plan"] = {
             **document,
             "report_dir": str(reports),
             "table": "\n".join(table.plan_table(declared, judged, fits)),
             "stages": list(selection.stages),
+            "todo": plan.todo(selection.stages, None),
             "selected": list(selection.services),
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
@@ -171,7 +174,8 @@ class ActionModule(ActionBase):
             "models": [m for m in _models(declared, running, facts) if not m["present"]],
             "models_here": _models(declared, selection.services, facts),
             "services": {
-                s: {**document["services"][s], **_service(declared, rendered[s], facts)} for s in declared.host_services
+                s: {**document["services"][s], **_service(declared, rendered[s], facts, with_files=s in reasons)}
+                for s in declared.host_services
             },
             "host": _host_wants(declared),
             "supervisor": _plain(observe.plan(declared)),
@@ -181,12 +185,19 @@ class ActionModule(ActionBase):
             else "",
         }
         if facts:
-            reasons = plan.service_work(facts, running, rendered, keys)
             result["plan"]["work"] = _work(
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
             )
             result["plan"]["work"]["preflight"] = _plain(
                 preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
+            )
+            result["plan"]["todo"] = plan.todo(
+                selection.stages,
+                result["plan"]["work"],
+                images=result["plan"]["images"],
+                models=result["plan"]["models"],
+                prune=declared.settings.prune,
+                check=bool(self._task.check_mode),
             )
             beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
             result["plan"]["rollback"] = _plain(deploy.rollback(facts["releases"], selection.named, rendered, beside))
@@ -403,6 +414,7 @@ def _note_origins(key: str, value: Any, origins: dict[str, str]) -> None:
     visit(key, value)
 
 
+@cache
 def _short(path: str) -> str:
     full = Path(path).resolve()
     try:
@@ -455,8 +467,13 @@ def _compose_text(release: compose.Release) -> str:
 
 
 def _service(
-    declared: spec.Declared, release: compose.Release, facts: Mapping[str, Any] | None = None
+    declared: spec.Declared,
+    release: compose.Release,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    with_files: bool = True,
 ) -> dict[str, Any]:
+    """What role vllm_service is given; with the files of the release only where they are to be written."""
     service, settings = declared.services[release.service], declared.settings
     model = declared.models[service.model]
     folder = compose.release_dir(settings, service.name, release.hash)
@@ -472,8 +489,6 @@ def _service(
             "service_folder": compose.service_dir(settings, service.name),
             "cache": f"{settings.root}/cache/{compose.cache_key(release.facts['image']['id'])}",
             "key_file": compose.key_file(settings, service.name),
-            "facts": release.facts,
-            "files": {**release.files, "compose.yml": _compose_text(release)},
             "image": compose.image_ref(declared.images[service.image]),
             "model_folder": compose.model_dir(settings, declared.models[service.model]),
             "record_folder": f"{settings.root}/state/calibration",
@@ -502,6 +517,8 @@ def _service(
             "side_by_side_why": beside.why,
         }
     )
+    if with_files:
+        rendered |= _plain({"facts": release.facts, "files": {**release.files, "compose.yml": _compose_text(release)}})
     return rendered
 
 

@@ -37,7 +37,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 sys.path.insert(0, str(PROJECT))
 
-from ansible.module_utils.llm import artifacts, compose, files, plan, spec  # noqa: E402 - the path comes first, here and below
+from ansible.module_utils.llm import (  # noqa: E402 - the path comes first, here and below
+    artifacts,
+    compose,
+    door,
+    door_host,
+    files,
+    observe,
+    plan,
+    spec,
+)
+from ansible.module_utils.llm import host as read_host  # noqa: E402
 
 from tests import catalogs  # noqa: E402
 
@@ -103,6 +113,7 @@ class Host:
             "accelerator": "cpu",
             "root": str(self.root),
             "host_services": self.names,
+            "gateway": {"https_port": 0, "http_port": 0},  # a certificate would have to be issued first
             "models_custom": {
                 name: {"sources": [{"path": f"/nowhere/{name}"}], "size_gib": 0.1, "context": 2048}
                 for name in self.names
@@ -120,7 +131,8 @@ class Host:
                 for n, name in enumerate(self.names)
             },
         }
-        raw = catalogs.raw("demo", root=str(self.root), host_services=self.names, accelerator="cpu")
+        own = {key: self.host[key] for key in ("root", "host_services", "accelerator", "gateway")}
+        raw = catalogs.raw("demo", **own)
         for kind in ("models", "services"):
             raw[kind] = spec.merge(raw[kind], self.host[f"{kind}_custom"])
         declared, findings = spec.parse(raw)
@@ -148,6 +160,7 @@ class Host:
         images = {reference: f"sha256:{n:064x}" for n, reference in enumerate(sorted(references), 1)}
         rendered = plan.releases(self.declared, {"images": images, "models": models}, {})
         containers = [self._service(name, release) for name, release in rendered.items()]
+        (self.root / "state").mkdir()
         python = self.root / "venv/bin/python"
         python.parent.mkdir(parents=True)
         python.symlink_to(sys.executable)
@@ -164,7 +177,7 @@ class Host:
                 "Ports": [{"PublicPort": FIRST_PORT + n} for n in range(self.count)],
             }
         )
-        self.answers = {
+        self.answers: dict[str, Any] = {
             "/version": {"Version": "26.1.5"},
             "/info": {"DockerRootDir": str(self.folder), "ContainersRunning": len(containers)},
             "/containers/json": containers,
@@ -172,12 +185,39 @@ class Host:
             "/networks": [{"Name": n, "Internal": internal} for n, internal in compose.NETWORKS.items()],
         }
         routes = plan.routes(self.declared, {"releases": {}}, {s: r.hash for s, r in rendered.items()})
+        watched = observe.plan(self.declared)
         self.given = {
+            "rendered_file": str(self.folder / "rendered.json"),
             "gateway_routes": routes,
+            "gateway_settings": door.settings(self.declared),
             "gateway_image": compose.image_ref(self.declared.images[compose.GATEWAY_IMAGE]),
             "gateway_root": str(self.root),
             "gateway_found": {"id": gateway["id"][:12]},
+            "engine_supervisor_image": watched["image"],
+            "engine_supervisor_config": watched["config"],
+            "engine_supervisor_root": str(self.root),
+            "engine_supervisor_systemd": read_host.system()["systemd"],
         }
+
+    def _write_rendered(self) -> None:
+        """Files of gateway and supervisor, and the supervisor's container."""
+        rendered = json.loads((self.folder / "rendered.json").read_text())
+        for name, part in rendered.items():
+            for file, content in part["files"].items():
+                files.write(self.root / name / file, content)
+        keys = door.key_map(door_host.clients(self.root / "gateway"), door_host.service_keys(self.root), time.time())
+        loaded = [rendered["gateway"]["loaded"], door_host.digest(keys), "none"]
+        files.write(self.root / "gateway/loaded", " ".join(loaded) + "\n")
+        self.answers["/containers/json"].append(
+            {
+                "Id": "d" * 64,
+                "Names": [f"/{compose.SUPERVISOR}"],
+                "ImageID": "sha256:" + "0" * 64,
+                "State": "running",
+                "Labels": {"llm.supervisor": rendered["supervisor"]["loaded"]},
+                "Ports": [],
+            }
+        )
 
     def _service(self, name: str, release: compose.Release) -> dict[str, Any]:
         job = llm_plan._service(self.declared, release)
@@ -201,7 +241,7 @@ class Host:
 
     @contextmanager
     def served(self) -> Iterator[dict[str, str]]:
-        """Environment in which the stub is Docker; the gateway's files are rendered by the gateway's own templates."""
+        """Environment in which the stub is Docker; files of gateway and supervisor are rendered by their roles' own variables."""
         path = str(self.folder / "docker.sock")
         handler = type("Stub", (StubDocker,), {"answers": self.answers})
         with Server(path, handler) as server:
@@ -209,7 +249,8 @@ class Host:
             ours = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "LLM_"))}
             environment = {**ours, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "DOCKER_HOST": f"unix://{path}"}
             given = ["-e", json.dumps(self.given)]
-            run([str(HERE / "gateway_files.yml"), "-i", str(self.inventory), *given], environment)
+            run([str(HERE / "role_files.yml"), "-i", str(self.inventory), *given], environment)
+            self._write_rendered()
             yield environment
             server.shutdown()
 
@@ -235,7 +276,7 @@ def _sha256(text: str) -> str:
 
 
 def run(arguments: list[str], environment: Mapping[str, str]) -> dict[str, float]:
-    """Wall and processor seconds, module processes and changes of one run; ends the benchmark when it fails."""
+    """Wall and processor seconds, processes of modules and workers, and changes of one run; ends the benchmark when it fails."""
     with tempfile.TemporaryDirectory() as folder:
         timings = Path(folder) / "timings.json"
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -254,7 +295,7 @@ def run(arguments: list[str], environment: Mapping[str, str]) -> dict[str, float
         report = json.loads(timings.read_text())
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     changed = sum(int(part.split()[0]) for part in done.stdout.split("changed=")[1:])
-    return {"wall": wall, "cpu": cpu, "modules": report["modules"], "changed": changed}
+    return {"wall": wall, "cpu": cpu, "modules": report["modules"], "workers": report["workers"], "changed": changed}
 
 
 def spread(values: list[float]) -> str:

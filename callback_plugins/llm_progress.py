@@ -26,6 +26,8 @@ description:
     host carried out a module for it. Skipped and unreachable hosts don't count, nor do actions that run on the controller
     alone (set_fact, assert, include_tasks, ...). An action that starts more than one process (template or copy with
     something to change, polling of a background job) still counts as one.
+  - The file also has workers, the processes that the controller started, one for each task and host, skipped or not. They are
+    what a run costs that has nothing to do.
 options:
   timings_file:
     description: File that gets the table as JSON at the end of the run.
@@ -57,13 +59,14 @@ def runs_module(action: str) -> bool:
 
 @dataclass
 class Stage:
-    """What one play took: wall time in seconds, tasks that ran on a host or the controller, module processes."""
+    """What one play took: wall time in seconds, tasks that ran on a host or the controller, processes of modules and workers."""
 
     name: str
     started: float
     seconds: float = 0.0
     tasks: set[str] = field(default_factory=set)
     modules: int = 0
+    workers: int = 0
 
 
 @dataclass
@@ -98,6 +101,11 @@ class Timings:
             stage.seconds += now - stage.started
             stage.started = now
 
+    def begun(self) -> None:
+        """Count a task that a host begins, whatever comes of it."""
+        if self.stages:
+            self.stages[-1].workers += 1
+
     def item(self, task: str, host: str, action: str, *, skipped: bool) -> None:
         """Count the result of one item of a loop."""
         self._looped.add((task, host))
@@ -124,6 +132,7 @@ class Timings:
                 "seconds": round(stage.seconds, 1),
                 "tasks": len(stage.tasks),
                 "modules": stage.modules,
+                "workers": stage.workers,
             }
             for stage in self.stages
         ]
@@ -135,6 +144,7 @@ class Timings:
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "tasks": sum(row["tasks"] for row in rows),
             "modules": sum(row["modules"] for row in rows),
+            "workers": sum(row["workers"] for row in rows),
             "stages": rows,
         }
 
@@ -224,6 +234,7 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Note that a host has begun a task."""
         now = self._clock()
+        self._timings.begun()
         with self._lock:
             self._hosts.add(host.get_name())
             if shows_itself(task.action) and not task.check_mode:

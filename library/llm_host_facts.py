@@ -8,7 +8,8 @@ module: llm_host_facts
 short_description: Read a host - Docker, images, engines, releases, models, disk, ports
 description:
   - One call that reads all that a plan compares with the declaration; an unchanged host costs nothing more.
-  - Reads only, and works on a host that has nothing yet.
+  - Reads only, and works on a host that has nothing yet. One note is kept in C(state/compose) of the root, once that is there -
+    the version of the Compose plugin, so that not even that starts a process.
 options:
   root:
     description: Folder of the project on the host.
@@ -171,18 +172,20 @@ from ansible.module_utils.llm import compose, docker_api, docker_host, door_host
 from ansible.module_utils.llm import images as images_of
 
 
-def docker_facts(module: AnsibleModule) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
+def docker_facts(module: AnsibleModule, root: Path) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
     """State of the engine, all its containers, all its images, all its networks."""
-    plugin = host.compose_plugin()
-    compose_version = None
-    if plugin:
+
+    def ask(plugin: str) -> str | None:
         rc, out, _ = module.run_command([plugin, "version", "--short"])
-        compose_version = out.strip().lstrip("v") if rc == 0 else None
+        return out.strip().lstrip("v") if rc == 0 else None
+
     state: dict[str, Any] = {
         "installed": module.get_bin_path("dockerd") is not None,
         "running": False,
         "version": None,
-        "compose_version": compose_version,
+        "compose_version": host.compose_version(
+            host.compose_plugin(), root / "state/compose", ask, keep=not module.check_mode
+        ),
         "error": None,
         "root": "/var/lib/docker",
         "named": os.environ.get("DOCKER_HOST", ""),
@@ -232,7 +235,7 @@ def main() -> None:
     )
     wanted = module.params
     root = Path(wanted["root"])
-    docker, containers, images, networks = docker_facts(module)
+    docker, containers, images, networks = docker_facts(module, root)
     engines, published = host.containers(containers)
     records = host.image_records(root / images_of.RECORDS)
     ids = {image["Id"] for image in images}

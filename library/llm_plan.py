@@ -58,6 +58,11 @@ plan:
     stages:
       description: Stages that the tags select.
       type: list
+    todo:
+      description:
+        - Parts of the run that have something to do - images, models, services, verify, leftovers.
+        - Without facts, all that the tags select.
+      type: list
     selected:
       description: Services that the tags select.
       type: list

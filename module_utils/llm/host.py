@@ -5,15 +5,16 @@ Each function reads one thing and says so plainly when it is absent; module llm_
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import artifacts, store
+from ansible.module_utils.llm import artifacts, files, store
 
 COMPOSE_PLUGIN_FOLDERS = (
     "~/.docker/cli-plugins",
@@ -57,6 +58,26 @@ def compose_plugin() -> str:
         if os.access(path, os.X_OK):
             return str(path)
     return ""
+
+
+def compose_version(plugin: str, kept: Path, ask: Callable[[str], str | None], *, keep: bool = True) -> str | None:
+    """Version of the Compose plugin at this path; None when there is none, or it does not say.
+
+    It is asked once and its answer kept, since asking is a process: an answer counts as long as the file is the same one.
+    kept: file in a folder that may not be there yet. ask: starts the plugin. keep: False writes nothing.
+    """
+    if not plugin:
+        return None
+    stat = Path(plugin).stat()
+    same = f"{plugin} {stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+    found, _, version = _read(kept).strip().rpartition(" ")
+    if found == same and version:
+        return version
+    answer = ask(plugin)
+    if answer and keep and kept.parent.is_dir():
+        with contextlib.suppress(OSError):  # asked again the next time
+            files.write(kept, f"{same} {answer}\n")
+    return answer
 
 
 def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -592,6 +592,37 @@ def to_stop(
     return found
 
 
+def todo(
+    stages: Iterable[str],
+    work: Mapping[str, Any] | None,
+    *,
+    images: Iterable[Any] = (),
+    models: Iterable[Any] = (),
+    prune: bool = False,
+    check: bool = False,
+) -> list[str]:
+    """Parts of a run that have something to do: images, models, services, verify, and leftovers (what is to be removed last).
+
+    One condition leaves out a part with all its tasks; each task costs a process of the controller even when it is skipped.
+    Host and gateway are no such parts: their roles decide. stages: those chosen. work: what differs; None when the host has
+    not been read, and any chosen stage may have something to do. images, models: those to be made.
+    """
+    chosen = {*stages}
+    if work is None:
+        return sorted(chosen | {"services"})  # which begins by reading the host
+    made = {"images": bool([*images]), "models": bool([*models])}
+    needed = {part for part in made if made[part] and part in chosen}
+    if any(made.values()) or (
+        "services" in chosen and any(work[k] for k in ("preflight", "stop", "orphans", "deploy"))
+    ):
+        needed.add("services")  # new images and models change what differs, so that the host is read again there
+    if ("services" in chosen and work["strays"]) or (prune and chosen & {"images", "models"}):
+        needed.add("leftovers")
+    if "verify" in chosen and work["prove"] and not check:
+        needed.add("verify")
+    return sorted(needed)
+
+
 def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
     """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request.
 

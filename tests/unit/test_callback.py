@@ -44,6 +44,8 @@ def test_runs_module(action: str, counts: bool) -> None:
 def test_counts() -> None:
     timings = progress.Timings()
     timings.stage("host", 100.0)
+    for _ in range(4):
+        timings.begun()
     timings.result("t1", "a", "command", skipped=False)
     timings.result("t1", "b", "command", skipped=False)
     timings.result("t2", "a", "command", skipped=True)
@@ -58,9 +60,10 @@ def test_counts() -> None:
         "seconds": 10.5,
         "tasks": 3,
         "modules": 5,
+        "workers": 4,
         "stages": [
-            {"stage": "host", "seconds": 3.0, "tasks": 2, "modules": 2},
-            {"stage": "images", "seconds": 7.5, "tasks": 1, "modules": 3},
+            {"stage": "host", "seconds": 3.0, "tasks": 2, "modules": 2, "workers": 4},
+            {"stage": "images", "seconds": 7.5, "tasks": 1, "modules": 3, "workers": 0},
         ],
     }
 
@@ -115,6 +118,12 @@ PLAY = """
   tasks:
     - name: Fact
       ansible.builtin.set_fact: {a: 1}
+    - name: Skipped
+      ansible.builtin.command: "true"
+      when: false
+    - name: End
+      ansible.builtin.meta: end_play
+      when: false
     - name: Loop
       ansible.builtin.command: "true"
       changed_when: false
@@ -131,7 +140,7 @@ def test_a_real_run(tmp_path: Path) -> None:
     assert "only stage" in done.stdout.partition("PLAY RECAP")[2]
     assert "still running" not in done.stdout
     stage = json.loads(file.read_text(encoding="utf-8"))["stages"][0]
-    assert (stage["tasks"], stage["modules"]) == (2, 2)
+    assert (stage["tasks"], stage["modules"], stage["workers"]) == (2, 2, 3)
 
 
 def test_switched_off(tmp_path: Path) -> None:

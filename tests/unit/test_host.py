@@ -51,6 +51,30 @@ def test_strangers_are_those_with_names_like_ours_or_that_write_somewhere() -> N
     ]
 
 
+def test_compose_is_asked_for_its_version_once_for_each_file(tmp_path: Path) -> None:
+    plugin, kept = tmp_path / "docker-compose", tmp_path / "state/compose"
+    asked: list[str] = []
+
+    def version(answer: str | None = "2.40.3", *, keep: bool = True) -> str | None:
+        def ask(path: str) -> str | None:
+            asked.append(path)
+            return answer
+
+        return host.compose_version(str(plugin), kept, ask, keep=keep)
+
+    assert host.compose_version("", kept, lambda _: "2.40.3") is None
+    plugin.write_text("one")
+    assert version() == "2.40.3" and not kept.parent.exists()  # a host that has nothing yet
+    kept.parent.mkdir()
+    assert version(keep=False) == "2.40.3" and not kept.exists()
+    assert version(None) is None and not kept.exists()
+    assert [version() for _ in range(3)] == ["2.40.3"] * 3 and len(asked) == 4
+    plugin.write_text("another")
+    assert version("2.41.0") == "2.41.0" and len(asked) == 5
+    kept.write_text("damaged")
+    assert version("2.41.0") == "2.41.0" and len(asked) == 6
+
+
 @pytest.mark.parametrize(
     ("reference", "tags", "digests"),
     [

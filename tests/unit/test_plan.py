@@ -93,6 +93,32 @@ def test_an_unknown_tag_is_refused_with_the_names() -> None:
     assert "micro" in findings[0].remedy and "services" in findings[0].remedy
 
 
+NOTHING: dict[str, Any] = {part: [] for part in ("preflight", "stop", "orphans", "deploy", "strays", "prove")}
+
+
+@pytest.mark.parametrize(
+    ("stages", "work", "given", "todo"),
+    [
+        (plan.STAGES, NOTHING, {}, []),
+        (plan.STAGES, NOTHING, {"images": ["a"]}, ["images", "services"]),
+        (["images"], NOTHING, {"images": ["a"], "models": ["m"]}, ["images", "services"]),
+        (["host"], NOTHING, {"models": ["m"]}, ["services"]),
+        (plan.STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["services", "verify"]),
+        (plan.STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {"check": True}, ["services"]),
+        (["gateway"], {**NOTHING, "deploy": [1], "strays": [1], "prove": [1]}, {}, []),
+        (["verify"], {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["verify"]),
+        (plan.STAGES, {**NOTHING, "stop": [1]}, {}, ["services"]),
+        (plan.STAGES, {**NOTHING, "orphans": [1]}, {}, ["services"]),
+        (plan.STAGES, {**NOTHING, "strays": [1]}, {}, ["leftovers"]),
+        (plan.STAGES, NOTHING, {"prune": True}, ["leftovers"]),
+        (["services"], NOTHING, {"prune": True}, []),
+        (["images", "gateway"], None, {}, ["gateway", "images", "services"]),
+    ],
+)
+def test_stages_without_work_are_left_out(stages: Any, work: Any, given: dict[str, Any], todo: list[str]) -> None:
+    assert plan.todo(stages, work, **given) == todo
+
+
 def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
     declared = catalogs.declared("rtx4090x3")
     assert placement.deployed(declared) == ("medium-glm", "mini-zwz")
