@@ -193,6 +193,9 @@ class Maker:
             raise Failed(problem)
         if (file := self.recipe["dataset"].get("file")) and (problem := _unreadable(Path(file))):
             raise Failed(f"the text {file} {problem}. {self._where()}")
+        if not file and self.module.params["offline"]:
+            hub = self.recipe["dataset"]["hub"]
+            raise Failed(f"the data set {hub} needs the network, and llm_offline is set. {self._where()}")
         return {"digest": state["digest"], "bytes": state["bytes"], "tied": bool(config.get("tie_word_embeddings"))}
 
     def _where(self) -> str:
@@ -256,8 +259,6 @@ class Maker:
         return {"file": file.name, "sha256": artifacts.sha256(self.place / "text" / file.name), **more}
 
     def _from_hub(self, dataset: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-        if self.module.params["offline"]:
-            raise Failed(f"the data set {dataset['hub']} needs the network, and llm_offline is set. {self._where()}")
         # Read when the library is imported: no saved token of the user, no bars, nothing in the user's home.
         for switch in ("IMPLICIT_TOKEN", "PROGRESS_BARS", "TELEMETRY"):
             os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
@@ -302,6 +303,7 @@ class Maker:
         )
         log, done = self.place / "output.log", threading.Event()
         (self.place / "watched").touch()
+        self.progress.say("start", f"{params['image']}, with at most {store.size(self.memory)} of memory")
         watcher = threading.Thread(target=self._watch, args=(log, done), daemon=True)
         watcher.start()
         # A shell sends the output to the log, which run_command alone would hold back until the end.
@@ -323,8 +325,13 @@ class Maker:
             about = f"the text {self.recipe['dataset'].get('file', self.recipe['dataset'].get('hub'))}"
             what = about if "pieces of" in error or "be read" in error or "column" in error else "its source"
             raise Failed(f"{what} {error}")
+        lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+        if rc == 125:  # Docker's own
+            said = next((line for line in lines if "rror" in line), "Docker did not say why")[:300]
+            raise Failed(
+                f"the container was not started: {said}. If its image is missing, `site.yml --tags images` makes it"
+            )
         if rc or not result:
-            lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
             raise Failed(f"llm-compressor ended with {rc}: {lines[-1][:400] if lines else 'it said nothing'}")
         return result
 

@@ -241,7 +241,7 @@ def argv(
 ) -> list[str]:
     """Docker's command: no network, no rights, the source read-only, and less weight than what serves. memory: bytes at most."""
     command = ["docker", "run", "--rm", "--init", "--name", name, "--network", "none", "--user", f"{uid}:{uid}"]
-    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--cpu-shares", "256"]
+    command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--cpu-shares", "512"]
     command += ["--memory", str(memory), "--memory-swap", str(memory), "--tmpfs", "/tmp:exec,mode=1777"]  # noqa: S108
     for variable in ("HOME=/tmp", "HF_HUB_OFFLINE=1", "PYTHONUNBUFFERED=1", "TOKENIZERS_PARALLELISM=false"):
         command += ["--env", variable]
@@ -261,27 +261,33 @@ class Pace:
     phase: str = ""
     since: float = 0.0
     first: int = 0
+    done: int = -1
+    said: tuple[str, str] | None = None
 
     def line(self, output: str, now: float) -> tuple[str, str] | None:
-        """(phase, message) of the newest step in an output, None before the first. now: seconds of any clock."""
+        """(phase, message) of the newest step in an output, None before the first; the same until the next step.
+
+        now: seconds of any clock.
+        """
         steps = list(_STEP.finditer(output.replace("\r", "\n")))
         if not steps:
-            return None
+            return self.said
         last = steps[-1]
         if last["phase"]:
             phase, done, total = last["phase"], int(last["done"]), int(last["total"])
         else:
             phase, done, total = "quantize", int(last["layer"]) - 1, int(last["layers"])
+        if (phase, done) == (self.phase, self.done):
+            return self.said
         if phase != self.phase:
             self.phase, self.since, self.first = phase, now, done
-        if total < 2:
-            return phase, ""
-        what = "layer" if phase == "quantize" else "piece"
-        text = f"{what} {done + 1} of {total}"
+        self.done = done
+        text = f"{'layer' if phase == 'quantize' else 'piece'} {done + 1} of {total}" if total > 1 else ""
         if done > self.first:
             left = int((now - self.since) / (done - self.first) * (total - done))
             text += f", {left // 60}:{left % 60:02d} left"
-        return phase, text
+        self.said = phase, text
+        return self.said
 
 
 # ---------------------------------------------------------------------------------------------------------------------

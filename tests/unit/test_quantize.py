@@ -179,7 +179,9 @@ def test_progress_says_layer_and_time_left() -> None:
     assert pace.line("@ load 0/1\n", 1) == ("load", "")
     assert pace.line("@ load 0/1\n@ measure source 0/8\n", 2) == ("measure source", "piece 1 of 8")
     assert pace.line("(1/31): Calibrating:   0%|\r(1/31): Calibrating:  50%|", 10) == ("quantize", "layer 1 of 31")
-    assert pace.line("(3/31): Propagating: 12%| noise\nGPTQ | METRIC", 30) == ("quantize", "layer 3 of 31, 4:50 left")
+    third = ("quantize", "layer 3 of 31, 4:50 left")
+    assert pace.line("(3/31): Propagating: 12%| noise\nGPTQ | METRIC", 30) == third
+    assert pace.line("(3/31): Propagating: 90%|", 40) == pace.line("METRIC", 41) == third  # a line a step, not a look
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
