@@ -160,6 +160,7 @@ def test_generations_that_fail_inside_the_engine_are_a_hang_at_the_third() -> No
 def test_who_restarted_it_is_told_apart(restarts: int, who: str) -> None:
     memory = core.Memory()
     core.judge(memory, seen(0), RULES)
+    core.judge(memory, seen(5, status="restarting", restarts=restarts), RULES)
     assert core.judge(memory, seen(10, run="b", restarts=restarts), RULES)[2] == who
     memory.ours = True
     assert core.judge(memory, seen(20, run="c"), RULES)[2] == ""

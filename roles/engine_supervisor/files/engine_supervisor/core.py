@@ -138,12 +138,14 @@ def judge(memory: Memory, look: Look, rules: Rules) -> tuple[str, str, str]:
             if by_docker:
                 memory.crashes += [look.at] * (look.restarts - memory.restarts)
         memory.run, memory.since, memory.ours = look.run, look.at, False
+        # Not at every look: Docker counts a restart before it begins.
+        memory.restarts = look.restarts
         _forget(memory)
         memory.ready = False
         memory.active_at = look.at
     elif look.at - memory.last > GAP or look.at < memory.last:
         _forget(memory)
-    memory.last, memory.restarts = look.at, look.restarts
+    memory.last = look.at
     memory.ready = memory.ready or look.was_ready
     memory.crashes = [at for at in memory.crashes if look.at - at <= CRASH_WINDOW]
     verdict, why = _judged(memory, look, rules)
