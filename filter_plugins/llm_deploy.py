@@ -24,6 +24,7 @@ class FilterModule:
         return {
             "llm_displaced": deploy.displaced,
             "llm_doors": deploy.doors,
+            "llm_expected_back": deploy.expected_back,
             "llm_predecessor": deploy.predecessor,
             "llm_serving": deploy.serving,
         }

@@ -151,7 +151,7 @@ def main() -> None:
     try:
         module.exit_json(**act(module.params, module.check_mode))
     except door.Refused as error:
-        module.fail_json(msg=f"{error}. No key was changed")
+        module.fail_json(msg=f"{error} No key was changed.")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
 

@@ -96,6 +96,7 @@ from ansible.module_utils.llm import compose, docker_api, door, door_host, files
 
 COMPOSE, CONFIG, WAIT = "compose.yml", "etc/haproxy.cfg", "etc/wait.lua"
 READY_WITHIN = 20.0
+KEPT_LOGS = 10
 CA_DAYS, DAYS = 3650, 397  # no client takes a server's certificate that is valid for longer
 EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"]
 
@@ -215,6 +216,19 @@ def last_words(module: AnsibleModule) -> str:
     return f"Its last words: {out}{err}"
 
 
+def keep_log(module: AnsibleModule, folder: Path, found: dict[str, Any] | None) -> None:
+    """Keep the access log of a container that is about to be replaced; Docker removes it with the container."""
+    if not found:
+        return
+    rc, out, _ = module.run_command(["docker", "logs", found["Id"]])
+    requests = "".join(f"{line}\n" for line in out.splitlines() if line.startswith("{"))
+    if rc == 0 and requests:
+        logs = folder / door_host.LOGS
+        files.write(logs / f"{found['Created'][:19].replace(':', '-')}.log", requests, 0o640)
+        for old in sorted(logs.glob("*.log"))[:-KEPT_LOGS]:
+            old.unlink()
+
+
 def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> None:
     """Fail unless another HAProxy than `before` takes new connections in time; the old one only ends what it has begun."""
     end = time.monotonic() + READY_WITHIN
@@ -332,6 +346,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")
         wait_for_worker(module, folder, before_pid)
     elif action == "started":
+        keep_log(module, folder, found)
         argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / COMPOSE)]
         rc, out, err = module.run_command(
             [*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"]
@@ -371,7 +386,7 @@ def main() -> None:
             )
         module.fail_json(msg=f"gateway: {error}")
     except door.Refused as error:
-        module.fail_json(msg=f"{error}. The running gateway is untouched")
+        module.fail_json(msg=f"{error} The running gateway is untouched.")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
 

@@ -29,17 +29,26 @@ BULKY = (
 
 
 def doors(
-    routes: Iterable[Mapping[str, Any]], containers: Mapping[str, str], returning: Iterable[Mapping[str, Any]] = ()
+    routes: Iterable[Mapping[str, Any]],
+    containers: Mapping[str, str],
+    returning: Iterable[Mapping[str, Any]] = (),
+    back_in: float = 0,
 ) -> list[dict[str, Any]]:
-    """The gateway's routes with other containers behind some of them; "" sends new requests away (503, Retry-After).
+    """The gateway's routes with other containers behind some of them; with "" new requests wait, then get 503 (Retry-After).
 
-    returning: plans of releases that are to serve again, though the routes may give their port to another service.
+    returning: plans of releases that are to serve again, though the routes may give their port to another service. back_in:
+    seconds after which what is closed is expected back; 0 where nobody knows.
     """
+    closed = {"returns_in": int(back_in)} if back_in else {}
     back = {
         p["port"]: {"service": p["name"], "container": p["container"], **(p.get("route") or {"port": p["port"]})}
         for p in returning
     }
-    kept = {r["port"]: {**r, "container": containers.get(r["service"], r["container"])} for r in routes}
+    kept: dict[Any, dict[str, Any]] = {}
+    for route in routes:
+        named = route["service"] in containers
+        now = {**route, "container": containers[route["service"]]} if named else dict(route)
+        kept[route["port"]] = {**now, **closed} if named and not now["container"] else now
     return sorted({**kept, **back}.values(), key=lambda r: r["port"])
 
 
@@ -87,6 +96,12 @@ def displaced(
     """Plans of the releases that have to stop for another service. entries: [{service, container}] of the plan's work."""
     found = [(e, predecessor(plans[e["service"]], releases.get(e["service"], {}))) for e in entries]
     return [{**plan, "name": e["service"], "container": e["container"]} for e, plan in found]
+
+
+def expected_back(plan: Mapping[str, Any], drain: float) -> float:
+    """Seconds from closing its door until a service should answer again, by the slowest boot it has had here; 0: never booted."""
+    boots = [r["expected"] for r in (plan.get("boot_records") or {}).values()]
+    return drain + max(boots) if boots else 0
 
 
 def needs_restart(reasons: Iterable[Mapping[str, Any]]) -> bool:

@@ -291,7 +291,11 @@ def key_map(keys: Iterable[Key], service_keys: Mapping[str, Iterable[str]], now:
 
 
 class Refused(ValueError):
-    """What was asked for can't be; the message says why and what to do."""
+    """What was asked for can't be; the message says why and what to do, in whole sentences."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.endswith((".", "?")) else f"{text}."
 
 
 def wanted_key(given: Mapping[str, Any], known: Sequence[str], now: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ PEM = "etc/tls/door.pem"
 MAPS = "etc/maps"
 ENGINE_FILE = "secrets/engine.yml"  # below a release
 SOCKET = "run/haproxy.sock"
+LOGS = "log"  # what containers that are gone had logged
 IN_CONTAINER = "/usr/local/etc/haproxy/maps"
 
 

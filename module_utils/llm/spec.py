@@ -804,6 +804,25 @@ VARIABLES: Shape = {
     "llm_pip_mirror": Key(
         values.secret_url, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
     ),
+    "llm_key_do": Key(
+        one_of("list", "create", "rotate", "revoke", "rotate-engine", "leaks"),
+        False,
+        "What playbooks/keys.yml does. This and the next seven are for the command line.",
+        "list",
+    ),
+    "llm_key_client": Key(name, False, "Client whose key it is; to revoke, also the id of one key."),
+    "llm_key_services": Key(ListOf(name), False, "Services that a new key is for, or `*` for all."),
+    "llm_key_per_minute": Key(whole(1, 1_000_000), False, "Requests a minute. No limit without it."),
+    "llm_key_at_once": Key(whole(1, 100_000), False, "Requests under way at a time. No limit without it."),
+    "llm_key_queue": Key(whole(0, 100_000), False, "Requests that may wait beyond that.", 0),
+    "llm_key_expires": Key(text, False, "End of a new key: `90d`, `12h`, or a date. Never without it."),
+    "llm_key_overlap": Key(text, False, "How long older keys go on after a rotation.", "24h"),
+    "llm_usage_since": Key(
+        text,
+        False,
+        "From when on playbooks/usage.yml counts: `30m`, `24h`, `7d`, or a date. For the command line.",
+        "24h",
+    ),
     "llm_report_dir": Key(
         text, False, "Folder on the controller for plan.json, verdict.json and their page.", "reports"
     ),

@@ -109,3 +109,14 @@ def test_a_rollback_names_what_it_needs() -> None:
     assert found["problem"] == "" and "flag --seed: 1 runs, none is declared" in found["services"][0]["keep"]
     entry["before"]["facts"] = rendered["micro-cpu"].facts
     assert "site.yml keeps it" in judge("micro-cpu")["services"][0]["keep"]
+
+
+def test_a_closed_door_says_when_it_is_expected_to_open() -> None:
+    routes = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": ""}]
+    plan = {"boot_records": {"r1": {"expected": 40.0}, "r2": {"expected": 65.5}}}
+    expected = deploy.expected_back(plan, 30)
+    assert expected == 95.5 and deploy.expected_back({}, 30) == 0
+    closed, other = deploy.doors(routes, {"a": ""}, (), expected)
+    assert closed == {"service": "a", "port": 1, "container": "", "returns_in": 95}
+    assert other == routes[1], "nobody knows of one that was never there"
+    assert "returns_in" not in deploy.doors(routes, {"a": ""})[0]

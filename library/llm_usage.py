@@ -1,0 +1,81 @@
+#!/usr/bin/python
+"""What clients asked of the gateway."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: llm_usage
+short_description: Sum up the gateway's access log by client
+description:
+  - Reads the log of the gateway's container, and those that were kept of the containers before it.
+options:
+  root:
+    description: Folder of the project on the host.
+    type: path
+    default: /opt/llm
+  since:
+    description: From when on requests count - V(30m), V(24h), V(7d), or a date.
+    type: str
+    default: 24h
+attributes:
+  check_mode:
+    description: Changes nothing, so it does the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Reading again gives the same for the same log.
+    support: full
+author: ansible-vllm
+"""
+
+EXAMPLES = r"""
+- name: Usage of the last week
+  llm_usage:
+    since: 7d
+"""
+
+RETURN = r"""
+clients:
+  description: Client to requests, answered, limited, refused, failed, bytes_in, bytes_out, services, first_byte_ms, total_ms, last.
+  returned: always
+  type: dict
+table:
+  description: The same for a person.
+  returned: always
+  type: list
+"""
+
+import itertools
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import compose, door_host, files, usage
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"root": {"type": "path", "default": "/opt/llm"}, "since": {"type": "str", "default": "24h"}},
+        supports_check_mode=True,
+    )
+    try:
+        start = usage.begin(module.params["since"], time.time())
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    kept = sorted((Path(module.params["root"]) / "gateway" / door_host.LOGS).glob("*.log"))
+    rc, out, err = module.run_command(["docker", "logs", compose.GATEWAY])
+    if rc != 0 and not kept:
+        module.fail_json(
+            msg=f"there is no log of the gateway: {err.strip()}. Bring the host to its declaration with site.yml"
+        )
+    lines = itertools.chain.from_iterable(
+        text.splitlines() for text in (*map(files.read, kept), out if rc == 0 else "")
+    )
+    found = usage.summary(usage.entries(lines, start))
+    module.exit_json(changed=False, clients=found, table=usage.table(found))
+
+
+if __name__ == "__main__":
+    main()

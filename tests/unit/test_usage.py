@@ -1,0 +1,43 @@
+"""Usage by client, from lines as HAProxy writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible.module_utils.llm import usage
+
+
+def line(client: str, status: int, second: int = 0, **more: Any) -> str:
+    entry = {"time": f"2026-11-25T14:00:{second:02d}Z", "client": client, "service": "micro", "status": status}
+    return json.dumps({**entry, "bytes_in": 100, "bytes_out": 2**20, "first_byte_ms": 20, "total_ms": 90, **more})
+
+
+LOG = [
+    "[NOTICE]   (1) : New worker (8) forked",
+    line("alice", 200, 1, first_byte_ms=10),
+    line("alice", 200, 2, first_byte_ms=30),
+    line("alice", 429, 3, service="-", first_byte_ms=-1),
+    line("alice", 503, 4, first_byte_ms=-1),
+    line("-", 401, 5, service="micro"),
+    line("bob", 200, 6)[:40],
+]
+
+
+def test_each_client_s_requests_are_counted_by_how_they_ended() -> None:
+    found = usage.summary(usage.entries(LOG))
+    alice = found["alice"]
+    assert [alice[k] for k in ("requests", "answered", "limited", "refused", "failed")] == [4, 2, 1, 0, 1]
+    assert alice["services"] == {"-": 1, "micro": 3} and alice["bytes_in"] == 400
+    assert alice["first_byte_ms"] == {"p50": 10, "p95": 30} and alice["last"] == "2026-11-25T14:00:04Z"
+    assert found["-"]["refused"] == 1 and "bob" not in found, "a line that was cut short is passed over"
+    assert usage.table(found)[1].startswith("(no valid key)") and usage.table(found)[2].startswith("alice")
+
+
+def test_only_what_was_asked_since_then_counts() -> None:
+    start = usage.begin("2026-11-25T14:00:03+00:00", 0)
+    assert usage.summary(usage.entries(LOG, start))["alice"]["requests"] == 2
+    assert usage.begin("2h", 10_000) == 2_800
+    with pytest.raises(ValueError, match="write 30m, 24h, 7d, or a date"):
+        usage.begin("yesterday", 0)
