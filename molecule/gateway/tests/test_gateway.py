@@ -175,3 +175,34 @@ def test_what_is_secret_is_readable_by_who_needs_it(host: Host) -> None:
         file = host.file(f"{folder}/{name}")
         assert (file.uid, file.mode) == (owner, 0o400), name
     assert host.file(f"{folder}/ca/ca.pem").mode == 0o644, "clients trust it"
+
+
+def test_keys_of_clients_change_while_the_same_haproxy_runs(host: Host) -> None:
+    def key_work(arguments: str) -> Any:
+        return host.ansible("llm_client_key", f"known=first,second {arguments}", check=False)
+
+    def send(key: str, port: int = 5011) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        status, said = curl(host, url, "--header", f"Authorization: Bearer {key}", "--data", "{}")
+        return status, said["error"]["code"] if "error" in said else ""
+
+    before = host.check_output(
+        "docker exec llm-gateway cat /proc/1/task/1/children; docker inspect --format {{.Id}} llm-gateway"
+    )
+    made = key_work("do=create client=alice services=first per_minute=2")
+    assert made["told"] and made["key"] not in host.check_output("cat /opt/llm/gateway/clients.json")
+    assert send(made["key"], 5012) == (403, "out_of_scope")
+    assert [send(made["key"]) for _ in range(3)] == [(200, ""), (200, ""), (429, "rate_limit_exceeded")]
+    other = key_work("do=create client=bob services=*")
+    newer = key_work("do=rotate client=bob overlap=1h")
+    assert send(other["key"]) == send(newer["key"]) == (200, ""), "old and new overlap"
+    newest = key_work("do=rotate client=bob overlap=0h")
+    assert send(newer["key"]) == (401, "expired_api_key") and send(newest["key"]) == (200, "")
+    key_work("do=revoke client=bob")
+    assert send(newest["key"]) == (401, "invalid_api_key")
+    key_work("do=revoke client=alice")
+    assert before == host.check_output(
+        "docker exec llm-gateway cat /proc/1/task/1/children; docker inspect --format {{.Id}} llm-gateway"
+    )
+    refused = key_work("do=create client=carol services=nobody-s")
+    assert "names no service: `nobody-s`" in refused["msg"]
