@@ -22,7 +22,7 @@ options:
     type: str
     required: true
   files:
-    description: C(compose.yml), C(etc/haproxy.cfg) and C(etc/wait.lua), path to content.
+    description: C(compose.yml), C(etc/haproxy.cfg) and C(etc/door.lua), path to content.
     type: dict
     required: true
   ports:
@@ -71,7 +71,7 @@ EXAMPLES = r"""
   llm_gateway:
     folder: /opt/llm/gateway
     image: docker.io/library/haproxy:3.2-alpine
-    files: {compose.yml: "...", etc/haproxy.cfg: "...", etc/wait.lua: "..."}
+    files: {compose.yml: "...", etc/haproxy.cfg: "...", etc/door.lua: "..."}
     ports: [5002]
 """
 
@@ -94,7 +94,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm import compose, docker_api, door, door_host, files
 
-COMPOSE, CONFIG, WAIT = "compose.yml", "etc/haproxy.cfg", "etc/wait.lua"
+COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
 KEPT_LOGS = 10
 CA_DAYS, DAYS = 3650, 397  # no client takes a server's certificate that is valid for longer
@@ -111,7 +111,7 @@ def inspected() -> dict[str, Any] | None:
 
 def sums(texts: dict[str, str]) -> list[str]:
     """Checksums in the order in which they are recorded; the program that waits counts as configuration."""
-    config = texts[CONFIG] + texts.get(WAIT, "")
+    config = texts[CONFIG] + texts.get(PROGRAM, "")
     return [hashlib.sha256(text.encode()).hexdigest() for text in (texts[COMPOSE], config)]
 
 

@@ -267,7 +267,7 @@ def main() -> None:
         "supervisor": host.supervisor(root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR),
         "gateway": {
             "files": {
-                n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg", "etc/wait.lua")
+                n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg", "etc/door.lua")
             },
             "loaded": host.first_line(root / "gateway" / "loaded"),
             "id": gateway["Id"][:12] if gateway else "",

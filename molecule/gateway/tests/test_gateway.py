@@ -162,7 +162,7 @@ def test_engines_have_no_way_out(host: Host) -> None:
 def test_what_is_loaded_is_written_down(host: Host, container: Any) -> None:
     loaded = host.file("/opt/llm/gateway/loaded").content_string.split()
     sums = host.check_output(
-        "cd /opt/llm/gateway; for f in compose.yml 'etc/haproxy.cfg etc/wait.lua' etc/maps/keys.map etc/tls/door.pem; "
+        "cd /opt/llm/gateway; for f in compose.yml 'etc/haproxy.cfg etc/door.lua' etc/maps/keys.map etc/tls/door.pem; "
         "do cat $f | sha256sum; done"
     ).split()[::2]
     assert loaded == [*sums[:2], container["Id"][:12], *sums[2:]]
