@@ -2,7 +2,8 @@
 """STUB of an engine, called as `vllm serve MODEL [flags]`: knows one answer, and just enough of vLLM's HTTP.
 
 GET /health, /metrics, /v1/models; POST /v1/chat/completions, streamed or not. With `ignore_eos` a stream has `max_tokens` pieces,
-ten a second, or ends with the next one after SIGUSR1. The key is the one in the options file that --config names.
+a hundred a second, or ends with the next one after SIGUSR1. Its keys are in the
+options file that --config names.
 """
 
 import argparse
@@ -22,7 +23,8 @@ class Engine(http.server.BaseHTTPRequestHandler):
     """Answers as vLLM would."""
 
     protocol_version = "HTTP/1.1"
-    model = key = ""
+    model = ""
+    keys: frozenset[str] = frozenset()
     running = 0
     total = 0
     told_to_end = threading.Event()
@@ -35,7 +37,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
 
     def _allowed(self) -> bool:
-        allowed = not self.key or self.headers.get("Authorization") == f"Bearer {self.key}"
+        allowed = not self.keys or (self.headers.get("Authorization") or "").removeprefix("Bearer ") in self.keys
         if not allowed:
             self._send(401, json.dumps({"error": "Unauthorized"}))
         return allowed
@@ -90,7 +92,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
             if last:
                 break
             if asked.get("ignore_eos"):
-                Engine.told_to_end.wait(0.1)
+                Engine.told_to_end.wait(0.01)
         self._event({**told, "choices": [], "usage": usage})
         self._chunk("data: [DONE]\n\n")
         self._chunk("")
@@ -123,8 +125,7 @@ def main() -> None:
     options, _ = parser.parse_known_args(sys.argv[1:])
     Engine.model = options.served_model_name
     if options.config:
-        found = re.search(r"sk-[\w-]+", pathlib.Path(options.config).read_text(encoding="utf-8"))
-        Engine.key = found[0] if found else ""
+        Engine.keys = frozenset(json.loads(pathlib.Path(options.config).read_text(encoding="utf-8"))["api-key"])
     server = Server(("", options.port), Engine)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     signal.signal(signal.SIGUSR1, lambda *_: Engine.told_to_end.set())

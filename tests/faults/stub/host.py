@@ -56,9 +56,21 @@ DECLARED = {
     "status": "active",
     "args": {"max-model-len": 1024},
     "limits": {"memory": "256m"},
+    "drain": 120,
+    # A stub's speed says how busy the machine is.
+    "smoke": {"question": "What is the capital of France?", "answer": "Paris", "slowest": 0},
 }
 # Times, and what happened on the way.
-VOLATILE = {"history", "diagnostics", "preflight", "lease.json", "verdict.json"}
+VOLATILE = {
+    "history",
+    "diagnostics",
+    "preflight",
+    "lease.json",
+    "verdict.json",
+    "events.jsonl",
+    "metrics.prom",
+    ".metrics.prom",
+}
 
 
 class StubHost:
@@ -133,6 +145,25 @@ class StubHost:
             self.engine.wait(60)
             self.engine = None
 
+    def power_off(self) -> None:
+        """Kill the engine and every process of its containers, and clear what does not outlive a machine's power."""
+        pids = [c.attrs["State"]["Pid"] for c in self.client.containers.list()]
+        pids += [_parent(pid) for pid in pids]
+        self.stop_docker(signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError):
+            pids.append(int((self.folder / "run/containerd/containerd.pid").read_text(encoding="utf-8")))
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+            assert time.monotonic() < end, pids
+            time.sleep(0.05)
+        for mount in sorted(mounts(self.folder), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=False)
+        shutil.rmtree(self.folder / "run")
+        (self.folder / "docker.pid").unlink(missing_ok=True)
+
     def reset(self) -> None:
         """Remove all that was deployed."""
         for container in self.client.containers.list(all=True):
@@ -178,6 +209,7 @@ class StubHost:
             "llm_accelerator": "cpu",
             "llm_root": str(self.root),
             "llm_host_services": [SERVICE],
+            "llm_gateway": {"wait": 1},
             "llm_service_keys": {SERVICE: KEY},
             "llm_images_custom": {
                 SERVICE: {**{k: catalog[k] for k in ("accelerator", "engine", "accept")}, "sources": [{"pull": IMAGE}]}
@@ -275,6 +307,10 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     """What two states differ in: {name: (wanted, found)}."""
     names = {*wanted, *found}
     return {n: (wanted.get(n), found.get(n)) for n in sorted(names) if wanted.get(n) != found.get(n)}
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def mounts(folder: Path) -> list[str]:
