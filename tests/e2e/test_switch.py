@@ -61,17 +61,8 @@ def answered_by(machine: Machine, service: str) -> str:
     return str(model.id)
 
 
-def test_a_switch_there_a_failed_one_and_back(machine: Machine, playbook: Playbook, twins: list[str]) -> None:
+def test_a_switch_there_and_back(machine: Machine, playbook: Playbook, twins: list[str]) -> None:
     first = machine.engine().id
-    waiting = playbook(*twins, "site.yml").passed()
-    assert waiting.changed == 0, "a fallback stands by"
-    waiting.says(f"stands by for `{SERVICE}`: both want port 5010", f"-e llm_switch={TWIN}")
-
-    failed = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}", *LITTLE).refused()
-    failed.says("reached its memory limit", f"Release {machine.release} of {SERVICE} serves again, and was asked")
-    assert states(machine) == {SERVICE: "running"} and machine.engine().id == first
-    assert answered_by(machine, SERVICE) == "smollm2-135m-instruct"
-
     there = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}").passed()
     there.says(f"runs because llm_switch names it, in place of `{SERVICE}`", f"llm_switch gives its place to `{TWIN}`")
     assert states(machine) == {SERVICE: "exited", TWIN: "running"} and machine.engine().id == first
@@ -85,3 +76,15 @@ def test_a_switch_there_a_failed_one_and_back(machine: Machine, playbook: Playbo
     assert states(machine) == {SERVICE: "running", TWIN: "exited"}
     assert answered_by(machine, SERVICE) == "smollm2-135m-instruct"
     assert playbook(*twins, "site.yml").passed().changed == 0
+
+
+def test_a_switch_that_fails_returns(machine: Machine, playbook: Playbook, twins: list[str]) -> None:
+    first = machine.engine().id
+    waiting = playbook(*twins, "site.yml", "--check").passed()
+    assert waiting.changed == 0, "a fallback stands by"
+    waiting.says(f"stands by for `{SERVICE}`: both want port 5010", f"-e llm_switch={TWIN}")
+
+    failed = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}", *LITTLE).refused()
+    failed.says("reached its memory limit", f"Release {machine.release} of {SERVICE} serves again, and was asked")
+    assert states(machine) == {SERVICE: "running"} and machine.engine().id == first
+    assert answered_by(machine, SERVICE) == "smollm2-135m-instruct"
