@@ -167,6 +167,12 @@ KINDS = ("hub", "package", "path", "archive")
 NETWORK = ("hub", "package")
 AT_ONCE = 4  # files that are fetched side by side
 ASK_TIMEOUT = 10.0  # seconds for a hub's answer to a question
+# Left alone, hf_xet tries for more than five minutes to reach its storage, which has other addresses than the hub.
+XET = {
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "3",
+    "HF_XET_CLIENT_RETRY_BASE_DELAY": "1s",
+    "HF_XET_CLIENT_RETRY_MAX_DURATION": "30s",
+}
 
 
 class Failed(Exception):
@@ -452,7 +458,7 @@ class Hub:
         # Read when the library is imported: no saved token of the user, no bars, nothing in the user's home.
         for switch in ("IMPLICIT_TOKEN", "PROGRESS_BARS", "TELEMETRY"):
             os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
-        os.environ.update(HF_HUB_VERBOSITY="critical", HF_HOME=str(home))
+        os.environ.update(HF_HUB_VERBOSITY="critical", HF_HOME=str(home), **XET)
         try:
             import huggingface_hub
         except ImportError as error:
@@ -465,6 +471,7 @@ class Hub:
         # A token is for the hub that the operator has named, not for every address in a catalog.
         self.token: str = module.params["hub_token"] or "" if self.endpoint == own else ""
         self.revision: str = source.get("revision", module.params["revision"])
+        self.fast = True  # until hf_xet has failed once
 
     def listing(self) -> tuple[str, dict[str, dict[str, Any]]]:
         """Commit that the revision stands for, and its files: {path: {size, sha256, blob}}."""
@@ -519,12 +526,20 @@ class Hub:
             url, token=self.token or False, endpoint=self.endpoint, timeout=ASK_TIMEOUT
         )
         begun = part.stat().st_size if part.is_file() else 0
-        if found.xet_file_data is not None and not begun and self.hub.utils.is_xet_available():
+        if found.xet_file_data is not None and not begun and self.fast and file_download.is_xet_available():
             # Faster, and with its own retries; but it begins anew after an interruption.
-            file_download.xet_get(
-                incomplete_path=part, xet_file_data=found.xet_file_data, headers=headers, expected_size=entry["size"]
-            )
-            return
+            try:
+                file_download.xet_get(
+                    incomplete_path=part,
+                    xet_file_data=found.xet_file_data,
+                    headers=headers,
+                    expected_size=entry["size"],
+                )
+                return
+            # The library raises many kinds. A network that lets the hub through may not let its storage.
+            except Exception:  # noqa: BLE001
+                self.fast = False
+                part.unlink(missing_ok=True)  # written in any order, so there is nothing to go on from
         if urlsplit(found.location).netloc != urlsplit(url).netloc:
             headers.pop("authorization", None)  # a signed address of somebody else's
         with part.open("r+b" if begun else "wb") as stream:

@@ -192,6 +192,7 @@ def test_a_disk_that_is_too_small(playbook: Playbook, small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.fault(13, "refused before anything is touched, with what to add")
 def test_a_model_that_is_not_there_offline(playbook: Playbook, tmp_path: Path) -> None:
     root = tmp_path / "fresh"
     words = (

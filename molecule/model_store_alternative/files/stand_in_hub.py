@@ -12,8 +12,9 @@ It can be told to fail: POST /stand-in with JSON, of which each key replaces wha
   slow: bytes a second for each file; null for no limit
   wrong: names of files of which the last byte is another one
   away: true to close every connection without an answer
+  xet: address of a storage for huggingface_hub's fast transfer (hf_xet), which the weights are then said to be in; null for none
 GET /stand-in says what happened since: {"sent": {file: bytes}, "ranges": {file: [first byte of a request]}, "tokens": [path that
-got one]}.
+got one], "xet": how often a token for that storage was asked for}.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Take orders."""
         self.told.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.seen.update(sent={}, ranges={}, tokens=[])
+        self.seen.update(sent={}, ranges={}, tokens=[], xet=0)
         self.answer(b"{}", {})
 
     def do_GET(self) -> None:
@@ -64,6 +65,18 @@ class Hub(BaseHTTPRequestHandler):
             return
         if self.told.get("away"):
             self.close_connection = True
+            return
+        if path == "xet-token":
+            self.seen["xet"] += 1
+            until = str(int(time.time()) + 3600)
+            self.answer(
+                b"{}",
+                {
+                    "X-Xet-Cas-Url": self.told["xet"],
+                    "X-Xet-Access-Token": "of-the-storage",
+                    "X-Xet-Token-Expiration": until,
+                },
+            )
             return
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token:
@@ -117,6 +130,9 @@ class Hub(BaseHTTPRequestHandler):
         if path.suffix == ".safetensors" and not stored:
             headers |= {"X-Linked-Etag": f'"{found["sha256"]}"', "X-Linked-Size": str(size)}
             headers["Location"] = f"http://localhost:{self.port}/storage/{asked}?Signature=secret-of-the-storage"
+            if self.told.get("xet"):
+                route = f"http://localhost:{self.port}/xet-token"
+                headers |= {"X-Xet-Hash": found["sha256"], "X-Xet-Refresh-Route": route}
             self.answer(b"", headers, 302)
             return
         if wanted := self.headers.get("Range"):
@@ -175,7 +191,7 @@ def serve(port: int, folders: dict[str, str | Path]) -> ThreadingHTTPServer:
     for named, folder in folders.items():
         repo, _, branch = named.rpartition("@")
         branches[(repo or REPOSITORY, branch)] = Path(folder)
-    state = {"branches": branches, "told": {}, "seen": {"sent": {}, "ranges": {}, "tokens": []}, "sums": {}}
+    state = {"branches": branches, "told": {}, "seen": {"sent": {}, "ranges": {}, "tokens": [], "xet": 0}, "sums": {}}
     handler = type("OneHub", (Hub,), state)
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     handler.port = server.server_address[1]  # type: ignore[attr-defined]
