@@ -32,7 +32,9 @@ Last = dict[str, dict[str, Any]]
 
 
 def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple[engine.Verdict, dict[str, Any]]:
-    """Sum up what llm_smoke returned for each name, in that order: the verdict, and {name: {"ttft_ms", "endpoint"}}.
+    """Sum up what llm_smoke returned for each name, in that order: the verdict, and what the page says beside it.
+
+    That is {name: {"ttft_ms", "endpoint", "left_out" (check to reason)}}.
 
     results: at most one for each name, fewer when the asking was cut short. A service of which no check came back is not ok,
     and its one check says why.
@@ -42,7 +44,7 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
     padded: list[Mapping[str, Any]] = [*results, *({} for _ in names)]
     for name, result in zip(names, padded):  # noqa: B905 - the filling is as long as it may be
         held = ((result.get("verdict") or {}).get("services") or {}).get(name)
-        noted[name] = {key: result.get(key) for key in ("ttft_ms", "endpoint")}
+        noted[name] = {key: result.get(key) for key in ("ttft_ms", "endpoint", "left_out")}
         if held:
             services[name] = held
             continue
@@ -196,11 +198,8 @@ def _xml(text: str) -> str:
 
 
 def _said(check: Mapping[str, Any]) -> tuple[str, str]:
-    """Evidence and remedy of a check. A remedy that has no field of its own is the evidence's last sentences."""
-    evidence = str(check["evidence"])
-    if check.get("remedy"):
-        return evidence, str(check["remedy"])
-    return evidence, ""
+    """Evidence and remedy of a check."""
+    return str(check["evidence"]), str(check.get("remedy") or "")
 
 
 # ---------------------------------------------------------------------------------------------------------------- page
@@ -383,8 +382,16 @@ def _section(name: str, entry: Mapping[str, Any], runs: Sequence[Run], at: float
     return (
         f'<section class="service" id="{escape(name)}"><h2>{escape(name)}</h2><p class="facts">{facts}</p>{older}'
         '<table><thead><tr><th scope="col">Check</th><th scope="col">Evidence</th><th scope="col">Time</th>'
-        f'<th scope="col">Earlier runs</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
+        f'<th scope="col">Earlier runs</th></tr></thead><tbody>{"".join(rows)}</tbody></table>{_left_out(entry)}</section>'
     )
+
+
+def _left_out(entry: Mapping[str, Any]) -> str:
+    reasons = entry.get("left_out")
+    if not isinstance(reasons, Mapping) or not reasons:
+        return ""
+    told = "; ".join(f"{escape(str(name).replace('_', ' '))} ({_text(str(why))})" for name, why in reasons.items())
+    return f'<p class="left-out">Not asked, as declared: {told}</p>'
 
 
 def _icon(colour: str) -> str:
@@ -415,7 +422,7 @@ h1{font-size:2.1rem;line-height:1.2;font-weight:650;letter-spacing:-.015em;overf
 padding:.45rem 1rem .45rem .6rem;border-radius:2rem}
 .verdict.good{background:var(--good-back);color:var(--good)}
 .verdict.bad{background:var(--bad-back);color:var(--bad)}
-.when,.facts,.model,footer,.older{color:var(--soft);font-size:.92rem}
+.when,.facts,.model,footer,.older,.left-out{color:var(--soft);font-size:.92rem}
 .mark{flex:none;width:1.15em;height:1.15em}
 .mark circle{fill:var(--good)}
 .mark.bad circle{fill:var(--bad)}
@@ -446,6 +453,7 @@ box-shadow:var(--shadow);text-decoration:none;min-width:0;transition:transform .
 .service{margin:0 0 3rem;scroll-margin-top:1.5rem}
 .service>h2{font-size:1.35rem;font-weight:640;letter-spacing:-.01em}
 .facts{overflow-wrap:anywhere}
+.left-out{margin-top:.7rem}
 .older{margin-top:.5rem;padding-left:.7rem;border-left:3px solid var(--line)}
 table{width:100%;margin-top:1rem;border-collapse:separate;border-spacing:0;background:var(--card);border:1px solid var(--line);
 border-radius:14px;box-shadow:var(--shadow);overflow:hidden}

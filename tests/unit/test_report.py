@@ -69,7 +69,7 @@ def test_a_verdict_holds_what_came_back_of_each_service() -> None:
         True,
         False,
     )
-    assert noted["chat"] == {"ttft_ms": 98.0, "endpoint": "http://127.0.0.1:5010/v1"}
+    assert noted["chat"] == {"ttft_ms": 98.0, "endpoint": "http://127.0.0.1:5010/v1", "left_out": None}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,12 @@ def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
         assert said in words
     assert "<code>tool-call-parser</code>" in text
     assert "All 2 checks passed" in " ".join(Reader(page(check("a"), check("b"))).texts)
+
+
+def test_the_page_names_what_was_left_out_on_purpose() -> None:
+    text = page(check("a"), left_out={"tool_auto": "the model calls no `tools`"})
+    assert "Not asked, as declared: tool auto (the model calls no <code>tools</code>)" in text
+    assert "Not asked, as declared" not in page(check("a"), left_out={})
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
