@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.llm import docker_api
 from ansible.module_utils.llm.engine import parse_metrics
 from engine_supervisor import core, host
 
@@ -210,3 +211,26 @@ def test_a_long_silence_is_no_hang() -> None:
     looks += [seen(at, engines={"0": core.Work(0, (30,))}) for at in range(910, 1800, 5)]
     looks += [seen(1800, step=30), seen(1805, step=31)]
     assert verdicts(looks)[-2:] == ["busy", "busy"] and not set(verdicts(looks)) & set(core.ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "stopped", "gave_up"),
+    [
+        (0, 0, False, True),  # as vLLM ends when its core has died
+        (0, 0, True, False),
+        (1, 3, False, True),
+        (137, 3, True, False),
+        (1, 2, False, False),  # Docker's turn
+    ],
+)
+def test_an_end_that_nobody_repairs_is_told_from_a_stop(
+    monkeypatch: pytest.MonkeyPatch, code: int, restarts: int, stopped: bool, gave_up: bool
+) -> None:
+    monkeypatch.setattr(docker_api, "get", lambda *_, **__: [{"Action": "kill"}] if stopped else None)
+    inspected = {
+        "Id": "1",
+        "RestartCount": restarts,
+        "State": {"Status": "exited", "ExitCode": code, "FinishedAt": "2026-11-25T15:46:33.289531707Z"},
+        "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
+    }
+    assert host.gave_up(inspected) is gave_up

@@ -179,7 +179,7 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
             return ("starting", "Docker restarts it") if look.status == "restarting" else ("stopped", look.status)
         if len(memory.crashes) >= CRASHES:
             return "crash-loop", f"{len(memory.crashes)} restarts within {CRASH_WINDOW / 60:.0f} minutes"
-        return "dead", "it ended, and Docker has used up its restarts"
+        return "dead", "it ended by itself, and Docker does not start it again"
     if look.status == "running" and look.scrape == "answered":
         memory.ready, memory.silent = True, None
         return _progress(memory, look, rules)

@@ -101,9 +101,10 @@ def gave_up(inspected: Mapping[str, Any]) -> bool:
     To be asked soon after the end: Docker forgets who stopped what.
     """
     state, policy = inspected["State"], inspected["HostConfig"]["RestartPolicy"]
-    if state["Status"] not in ("exited", "dead") or not state["ExitCode"] or policy["Name"] != "on-failure":
+    if state["Status"] not in ("exited", "dead") or policy["Name"] != "on-failure":
         return False
-    if inspected["RestartCount"] < policy["MaximumRetryCount"]:
+    # vLLM ends with 0 when its core has died, and Docker takes that for a success.
+    if state["ExitCode"] and inspected["RestartCount"] < policy["MaximumRetryCount"]:
         return False
     ended = docker_api.parse_time(state["FinishedAt"]) / 1e9
     filters = {"container": [inspected["Id"]], "event": ["kill", "stop"]}
