@@ -35,7 +35,7 @@ IMAGE = "llm-stub-engine:1"
 SERVICE = "stub"
 PORT = 5010
 KEY = "sk-stub-0123456789abcdef0123456789abcdef"
-LONGEST = 300  # seconds after which a hanging run is ended; no test measures time
+LONGEST = 900  # seconds after which a hanging run is ended; no test measures time
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
