@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import openai
@@ -106,9 +108,17 @@ def test_the_sdk_calls_a_wrong_key_an_authentication_error(machine: Machine) -> 
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("args", [[], ["--tags", SERVICE], ["--check", "--diff"]], ids=["again", "tag", "check"])
-def test_a_run_with_nothing_to_do_changes_and_shows_nothing(playbook: Playbook, args: list[str]) -> None:
-    run = playbook("site.yml", *args).passed()
+def test_a_run_with_nothing_to_do_changes_and_shows_nothing(
+    playbook: Playbook, args: list[str], tmp_path: Path
+) -> None:
+    started, command, timings = tmp_path / "started", tmp_path / "docker", tmp_path / "timings.json"
+    # Found before the real one, it writes down that it was started.
+    command.write_text(f'#!/bin/sh\necho "$*" >> {started}\nexec {shutil.which("docker")} "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LLM_TIMINGS_FILE": str(timings)}
+    run = playbook("site.yml", *args, env=env).passed()
     assert run.changed == 0 and not run.shows_diff
+    assert not started.exists() and json.loads(timings.read_text(encoding="utf-8"))["modules"] == 1
     assert run.tasks.count("Read the host") == 1 and not [t for t in run.tasks if t.endswith(": Read the host")]
 
 
