@@ -93,7 +93,7 @@ def test_what_the_engine_leaves_open_stays_inside(machine: Machine, path: str, k
     headers = {"Authorization": f"Bearer {machine.key}"} if keyed else {}
     body = {"model": MODEL, "messages": QUESTIONS} if path == "/invocations" else None
     status, text = request(ENDPOINT.removesuffix("/v1") + path, headers, body)
-    assert (status, json.loads(text)["error"]["code"]) == (404, 404), text
+    assert (status, json.loads(text)["error"]["code"]) == (404, "not_found"), text
 
 
 def test_the_sdk_calls_a_wrong_key_an_authentication_error(machine: Machine) -> None:
