@@ -1,12 +1,13 @@
 """Stub of an engine: the metrics of one that works, hangs or idles, on a test's word. Usage: engine.py [LIFE].
 
-LIFE: seconds until it fails.
+LIFE: seconds until it fails. Told to end, it ends with 0 as vLLM does.
 GET /metrics. POST /work: a request in flight, with a token each time somebody looks. POST /hang: one without any token.
 POST /rest: none. POST anything else, such as a short generation: 200.
 """
 
 import http.server
 import os
+import signal
 import sys
 import threading
 
@@ -43,6 +44,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
         self._say("{}")
 
 
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 if len(sys.argv) > 1:
     threading.Timer(float(sys.argv[1]), os._exit, [3]).start()
 http.server.ThreadingHTTPServer(("", 8000), Engine).serve_forever()

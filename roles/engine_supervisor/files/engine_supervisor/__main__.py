@@ -68,12 +68,17 @@ class Service:
                     engines = core.with_probe(engines)
         if state["Status"] == "paused" or scraped == "timeout":
             wakeups = host.wakeups(state["Pid"])
+        alive = self.alive
         if state["Status"] in ("running", "paused", "restarting"):
             self.alive = run
-        elif self.alive == run:
-            # Only of an end that this program has seen does Docker still know who brought it about.
+        # What ends while this program is told to end does so with Docker or the host, and is wanted again afterwards.
+        elif self.alive == run and not self.supervisor.ended.is_set():
+            # Only of an end that this program has seen does Docker still know who brought it about. Over a restart of Docker
+            # nobody was told to stop it: it ran at the last look, and ended with everything else.
             self.gave_up = run if host.gave_up(inspected) else ""
             self.alive = ""
+        if self.alive != alive:
+            self.supervisor.remember()
         self.policy = host.policy(inspected)
         health = (state.get("Health") or {}).get("Status")
         seen = core.Look(
@@ -189,11 +194,13 @@ class Supervisor:
         self.services = {name: Service(self, name, wanted) for name, wanted in config["services"].items()}
         self.rivals: dict[str, str] = {}
         self.lock = threading.Lock()
+        self.ended = threading.Event()
         try:
             kept = json.loads(files.read(self.folder / "state.json") or "{}")
             for name, service in self.services.items():
                 service.past = [float(at) for at in kept[name]["past"]] if name in kept else []
                 service.recoveries = {k: int(v) for k, v in kept[name]["recoveries"].items()} if name in kept else {}
+                service.alive = str(kept[name].get("alive", "")) if name in kept else ""
         except (ValueError, KeyError, TypeError, AttributeError):
             self.event("", "state", problem="state.json cannot be read; the budgets begin anew")
 
@@ -209,7 +216,7 @@ class Supervisor:
                 found[name] = entry["Id"]
         return found
 
-    def watch(self, ended: threading.Event) -> None:
+    def watch(self) -> None:
         """Look at all services until told to end, or until Docker is gone.
 
         Docker makes a new socket whenever it starts, and a container keeps the old one: Docker starts this program anew then.
@@ -217,7 +224,7 @@ class Supervisor:
         unanswered = 0
         jobs: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(max_workers=max(1, len(self.services))) as pool:
-            while not ended.is_set():
+            while not self.ended.is_set():
                 begun = time.monotonic()
                 try:
                     listed = docker_api.get("/containers/json?all=1", timeout=10)
@@ -235,7 +242,7 @@ class Supervisor:
                         self.event("", "ends", problem=str(error))
                         return
                 self.write_metrics()
-                ended.wait(max(0.5, self.every - (time.monotonic() - begun)))
+                self.ended.wait(max(0.5, self.every - (time.monotonic() - begun)))
 
     def _look(self, service: Service, container: str) -> None:
         try:
@@ -274,12 +281,16 @@ class Supervisor:
                 print(f"events.jsonl: {error}", flush=True)
 
     def remember(self) -> None:
-        """Write the budgets down: they outlive a restart of this program."""
-        kept = {name: {"past": s.past, "recoveries": s.recoveries} for name, s in self.services.items()}
-        try:
-            files.write(self.folder / "state.json", json.dumps(kept) + "\n")
-        except OSError as error:
-            print(f"state.json: {error}", flush=True)
+        """Write down budgets and which engines run: both outlive a restart of this program, and of the host."""
+        with self.lock:
+            kept = {
+                name: {"past": s.past, "recoveries": s.recoveries, "alive": s.alive}
+                for name, s in self.services.items()
+            }
+            try:
+                files.write(self.folder / "state.json", json.dumps(kept) + "\n")
+            except OSError as error:
+                print(f"state.json: {error}", flush=True)
 
     def write_metrics(self) -> None:
         """Write metrics.prom, in Prometheus' text format. It need not outlive a crash of the machine."""
@@ -308,13 +319,12 @@ class Supervisor:
 
 def main() -> int:
     """Watch until SIGTERM. Exit code 1 when it could not go on."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     supervisor = Supervisor(Path(sys.argv[1]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.ended.set())
     supervisor.event("", "begun", services=sorted(supervisor.services))
-    supervisor.watch(ended)
-    return 0 if ended.is_set() else 1
+    supervisor.watch()
+    return 0 if supervisor.ended.is_set() else 1
 
 
 if __name__ == "__main__":
