@@ -147,6 +147,8 @@ class ActionModule(ActionBase):
         own = self._task.args.get("progress_file")
         progress_file = own or f"{folder}/{name}.{secrets.token_hex(8)}.progress"
         begin = time.monotonic()
+        # Once the module is in the background, Ansible no longer knows its folder.
+        place = str(self._make_tmp_path())
         started = self._start(name, dict(self._task.args, progress_file=progress_file), task_vars)
         if started.get("failed") or "ansible_job_id" not in started:
             # A start counts as a change for Ansible, also one that failed.
@@ -163,7 +165,9 @@ class ActionModule(ActionBase):
             text = self._wait(results_file, progress_file, str(started["ansible_job_id"]), narrator, holds)
         finally:
             leftovers = [results_file, str(lease_path(progress_file))] + ([] if own else [progress_file])
-            self._shell_quietly("rm -f " + " ".join(shlex.quote(path) for path in leftovers))
+            # The module's folder holds its arguments, secrets among them. The job's wrapper removes it seconds later, or never.
+            leftovers.append(place)
+            self._shell_quietly("rm -rf " + " ".join(shlex.quote(path) for path in leftovers))
         found = self._parsed(name, text)
         if isinstance(started.get("ansible_facts"), dict):
             # The interpreter that was discovered at the start; the module's own result does not know it.

@@ -248,6 +248,6 @@ def test_a_port_that_another_process_has(playbook: Playbook) -> None:
         words = (
             f"llm_services.{SERVICE}.port",
             f"port {port} is taken by process ",
-            f"(pid {os.getpid()}). Stop it, or give the service another port",
+            f"(pid {os.getpid()}). Stop it, or declare another port",
         )
         host_refused(playbook, "site.yml", *declare(port=port), words=words)

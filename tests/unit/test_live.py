@@ -190,7 +190,8 @@ def command(project: Path, tasks: str, *options: str) -> tuple[list[str], dict[s
     folders = "\n".join(f"{name} = {ROOT / name}" for name in ("module_utils", "action_plugins", "callback_plugins"))
     (project / "ansible.cfg").write_text(
         f"[defaults]\nlibrary = {project / 'library'}\n{folders}\ncallbacks_enabled = llm_progress\n"
-        f"callback_result_format = yaml\nlocal_tmp = {project / 'tmp'}\n[connection]\npipelining = true\n"
+        f"callback_result_format = yaml\nlocal_tmp = {project / 'tmp'}\n"
+        f"remote_tmp = {project / 'remote'}\n[connection]\npipelining = true\n"
     )
     head = (
         "- name: stage one\n  hosts: localhost\n  connection: local\n  gather_facts: false\n  vars:\n"
@@ -276,6 +277,13 @@ def test_failures(played: Played, task: str, words: str) -> None:
 def test_nothing_is_left(played: Played) -> None:
     # The task with `async` of its own is Ansible's; it cleans its job file up as well.
     assert leftovers(played.project) == []
+
+
+def test_arguments_are_gone_with_the_task(tmp_path: Path) -> None:
+    """Ansible's own job wrapper removes them seconds after the task."""
+    argv, environment = command(tmp_path, "- name: Task plain\n  llm_model:\n")
+    subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=True)
+    assert list((tmp_path / "remote").glob("ansible-tmp-*")) == []
 
 
 def test_counted_by_the_callback(played: Played) -> None:
