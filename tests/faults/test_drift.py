@@ -29,9 +29,15 @@ def deployed(host: StubHost) -> StubHost:
     return host
 
 
+def engines(host: StubHost) -> list[Any]:
+    """The service's containers. By name: an image that is made of one has its labels, and so has the supervisor that uses it."""
+    found: list[Any] = host.client.containers.list(all=True, filters={"name": f"^llm-{SERVICE}-"})
+    return found
+
+
 def engine(host: StubHost) -> Any:
     """The service's only container."""
-    (found,) = host.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    (found,) = engines(host)
     return found
 
 
@@ -72,7 +78,7 @@ def test_an_orphan_goes_only_when_asked(deployed: StubHost) -> None:
     deployed.run("site.yml", "--check", *nothing, "-e", "llm_prune=true").passed()
     assert engine(deployed).status == "running"
     deployed.run("site.yml", *nothing, "-e", "llm_prune=true").passed()
-    assert not deployed.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    assert not engines(deployed)
     deployed.run("site.yml").passed()
     assert deployed.status() == 200
 
@@ -135,5 +141,5 @@ def test_a_service_declared_stopped_or_absent_finishes_and_goes(deployed: StubHo
     assert engine(deployed).status == "exited"
     assert deployed.run("site.yml", changes=changes).passed().changed == 0
     deployed.run("site.yml", changes={"state": "absent"}).passed()
-    assert not deployed.client.containers.list(all=True, filters={"label": f"llm.service={SERVICE}"})
+    assert not engines(deployed)
     assert deployed.run("site.yml", changes={"state": "absent"}).passed().changed == 0

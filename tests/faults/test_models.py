@@ -160,7 +160,7 @@ def test_a_download_that_was_cut_goes_on(model: Model, hub: Hub, tmp_path: Path)
     hub.say(cut=30 * MIB)
     failed, found, _ = model("large")
     assert failed and "goes on where it stopped" in found["msg"] and not folder.exists()
-    hub.say(slow=8 * MIB)
+    hub.say(slow=3 * MIB)
     failed, found, shown = model("large")
     assert not failed and found["fetched"]["found"] >= 20 * MIB and (folder / SHARDS[0]).stat().st_size > 24 * MIB
     assert sum(hub.seen()["sent"].values()) <= 28 * MIB + 4096
