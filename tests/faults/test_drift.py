@@ -51,6 +51,7 @@ def shown_and_repaired(host: StubHost, *reasons: str) -> Run:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.fault(46, "a stopped service (engine: stub)")
 def test_a_stopped_service_is_started_again(deployed: StubHost) -> None:
     before = deployed.state()
@@ -59,6 +60,7 @@ def test_a_stopped_service_is_started_again(deployed: StubHost) -> None:
     assert differences(before, deployed.state()) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(46, "a tag that means another image (engine: stub)")
 def test_a_tag_that_means_another_image_is_a_new_release(deployed: StubHost) -> None:
     before = engine(deployed)
@@ -68,6 +70,7 @@ def test_a_tag_that_means_another_image_is_a_new_release(deployed: StubHost) -> 
     assert engine(deployed).attrs["Image"] == other.id and deployed.status() == 200
 
 
+@pytest.mark.slow
 @pytest.mark.fault(47, "its container is listed, kept, and removed with llm_prune (engine: stub)")
 def test_an_orphan_goes_only_when_asked(deployed: StubHost) -> None:
     name = engine(deployed).name

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -70,7 +71,11 @@ VOLATILE = {
     "events.jsonl",
     "metrics.prom",
     ".metrics.prom",
+    "state.json",
 }
+# Made of chance once, on the host: whole files, and keys in others.
+RANDOM = {"ca.key", "ca.pem", "door.pem", "engine-keys", "loaded"}
+RANDOM_KEY = re.compile(rb"sk-[\w-]{43}")
 
 
 class StubHost:
@@ -292,8 +297,10 @@ class StubHost:
                 continue
             stat = path.lstat()
             content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-            if path.name == "loaded":  # by which container: the gateway's id
-                content = content.rpartition(b" ")[0] if isinstance(content, bytes) else content
+            if path.name in RANDOM:
+                content = b"made" if content else b""
+            elif isinstance(content, bytes):
+                content = RANDOM_KEY.sub(b"sk-made", content)
             found[str(path.relative_to(self.root))] = (oct(stat.st_mode), stat.st_uid, content)
         return found
 
