@@ -635,7 +635,7 @@ def judge_bad_requests(answers: Mapping[str, int], *, alive: bool) -> Judgement:
 
 
 class Speed(NamedTuple):
-    """How fast one stream was: tokens per second after the first, and milliseconds to the first."""
+    """How fast one stream was: tokens per second from the request to the last one, and milliseconds to the first."""
 
     tokens_per_second: float
     ttft_ms: float
