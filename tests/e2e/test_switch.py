@@ -37,10 +37,11 @@ def twins(machine: Machine, playbook: Playbook, inventory: Callable[[str], list[
     """An inventory with both; afterwards the demo is alone again, as it was."""
     release = machine.release
     yield inventory(TWINS)
-    again = playbook("site.yml", "-e", "llm_prune=true")
+    playbook("site.yml", "-e", "llm_prune=true").passed()
     for place in (ROOT / "services" / TWIN, ROOT / "keys" / TWIN):
         shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    assert (again.rc, machine.release) == (0, release), again.stdout[-6000:]
+    playbook("site.yml").passed()  # its key went with its file: the gateway forgets it
+    assert machine.release == release
     assert machine.engine().status == "running"
 
 
@@ -67,7 +68,7 @@ def test_a_switch_there_and_back(machine: Machine, playbook: Playbook, twins: li
     there.says(f"runs because llm_switch names it, in place of `{SERVICE}`", f"llm_switch gives its place to `{TWIN}`")
     assert states(machine) == {SERVICE: "exited", TWIN: "running"} and machine.engine().id == first
     assert answered_by(machine, TWIN) == "twin"
-    with pytest.raises(openai.AuthenticationError):
+    with pytest.raises(openai.PermissionDeniedError):
         machine.client().models.list()  # its own key opens its own service alone
     assert playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}").passed().changed == 0
     playbook(*twins, "playbooks/status.yml").passed().says(f"deploy: stop llm-{TWIN}-")
