@@ -160,12 +160,13 @@ class Machine:
     def files(self) -> dict[str, tuple[int, int, str]]:
         """Mode, owner and content (of large files: size and time) of all that is deployed but caches, Python and supervisor.
 
-        What happened on the way (who held the host, what an image accepted, times of boots, diagnostics) is no state, and left out.
+        What happened on the way (who held the host, what an image accepted, times of boots, diagnostics, who asked what) is no
+        state, and left out.
         """
         found = {}
         for top in sorted(p for p in ROOT.iterdir() if p.name not in ("cache", "venv", "supervisor")):
             for path in (top, *sorted(top.rglob("*"))):
-                if {"history", "diagnostics", "preflight", "lease.json"} & {*path.relative_to(top).parts}:
+                if {"history", "diagnostics", "preflight", "lease.json", "log"} & {*path.relative_to(top).parts}:
                     continue
                 stat, content = path.lstat(), ""
                 if path.is_symlink():
