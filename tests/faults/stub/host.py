@@ -30,7 +30,7 @@ from ansible.module_utils.llm.host import COMPOSE_HASH
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, Run, read_recap
-from tests.faults.stub.library import LIBRARY
+from tests.faults.stub.engine_modules import LIBRARY
 
 IMAGE = "llm-stub-engine:1"
 SERVICE = "stub"
