@@ -6,17 +6,25 @@ Killed after a task that ran nothing on the host is killed after the one before 
 
 from __future__ import annotations
 
+import importlib.util
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from callback_plugins.llm_progress import runs_module
+from tests.e2e.demo import CHECKOUT
 from tests.faults.stub.host import StubHost, differences
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+_SPEC = importlib.util.spec_from_file_location("llm_progress", CHECKOUT / "callback_plugins" / "llm_progress.py")
+assert _SPEC and _SPEC.loader
+progress = importlib.util.module_from_spec(_SPEC)
+sys.modules["llm_progress"] = progress
+_SPEC.loader.exec_module(progress)
 
 OTHER = {"args": {"max-model-len": 512}}
 Point = tuple[int, str]
@@ -39,7 +47,7 @@ def clean(host: StubHost, changes: dict[str, Any] | None = None) -> Clean:
     """Such a run."""
     host.run("site.yml", changes=changes).passed()
     ended = [line.split(" ", 1) for line in host.ended.read_text(encoding="utf-8").splitlines()]
-    points = [(k, name) for k, (action, name) in enumerate(ended, 1) if runs_module(action)]
+    points = [(k, name) for k, (action, name) in enumerate(ended, 1) if progress.runs_module(action)]
     return Clean(changes, host.state(), points)
 
 
