@@ -137,7 +137,11 @@ if do == "crash":
 if do == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if do == "vanish":
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    runner = os.getppid()  # goes first: it would write a result for a module that died before it
+    os.kill(runner, signal.SIGKILL)
+    while os.getppid() == runner:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 module.exit_json(changed=module.check_mode, said=["a", "b"], ansible_facts={"llm_probe": 7}, key=module.params["key"])
 """
 
