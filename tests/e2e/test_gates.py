@@ -1,4 +1,4 @@
-"""The speed of a release is a gate: role vllm_service's own tasks and real Docker, with a stub of an engine (stub/engine.py).
+"""A boot and its speed are gates: role vllm_service's own tasks and real Docker, with a stub of an engine (stub/engine.py).
 
 The stub has a container, a network and folders of its own: what is deployed on this machine is not touched.
 """
@@ -23,6 +23,7 @@ from tests.e2e.demo import CHECKOUT, Playbook, Run
 pytestmark = pytest.mark.e2e
 
 NAME, RELEASE, KEY = "stub-gated", "0123456789ab", "k-of-the-stub-engine"
+UNREAD = (CHECKOUT / "tests/unit/data/engine/fail-cache-truncated.log").read_text(encoding="utf-8")  # of a real engine
 PLAY = """
 - name: What a release has to pass
   hosts: all
@@ -75,6 +76,14 @@ class Stub:
         given = {"stub_plan": plan, "stub_python": sys.executable, "entry": "gates.yml"}
         return self.playbook(str(self.place / "play.yml"), "-e", json.dumps(given))
 
+    @property
+    def file(self) -> Path:
+        return self.place / "releases" / RELEASE / "compose.yml"
+
+    def compose(self, *arguments: str) -> None:
+        command = ["docker", "compose", "--project-name", NAME, "--file", str(self.file), *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
     def container(self) -> str:
         return str(self.client.containers.get(NAME).attrs["State"]["StartedAt"])
 
@@ -96,14 +105,12 @@ def stub(tmp_path: Path, playbook: Playbook, docker_client: docker.DockerClient)
         "volumes": [f"{CHECKOUT}/tests/e2e/stub/engine.py:/stub.py:ro", f"{found.cache}:/cache"],
         "init": True,
     }
-    file = folder / "compose.yml"
-    file.write_text(yaml.safe_dump({"name": NAME, "services": {"engine": engine}}), encoding="utf-8")
-    command = ["docker", "compose", "--project-name", NAME, "--file", str(file)]
+    found.file.write_text(yaml.safe_dump({"name": NAME, "services": {"engine": engine}}), encoding="utf-8")
     try:
-        subprocess.run([*command, "up", "--detach", "--pull", "never"], check=True, capture_output=True)
+        found.compose("up", "--detach", "--pull", "never")
         yield found
     finally:
-        subprocess.run([*command, "down", "--timeout", "1"], check=True, capture_output=True)
+        found.compose("down", "--timeout", "1")
 
 
 def test_a_slow_release_boots_once_more_without_its_caches(stub: Stub) -> None:
@@ -124,6 +131,29 @@ def test_a_slow_release_boots_once_more_without_its_caches(stub: Stub) -> None:
     started = stub.container()
     stub.gates().passed()
     assert stub.container() == started
+
+
+def test_a_release_that_cannot_read_its_caches_boots_once_more_without_them(stub: Stub) -> None:
+    (stub.cache / "damaged").write_text(UNREAD, encoding="utf-8")
+    stub.client.containers.get(NAME).restart(timeout=1)
+    run = stub.gates().passed()
+    run.says("caches may be damaged", "could not read its own compile cache", "Prove it with empty caches")
+    assert (stub.place / "cache.aside" / "damaged").exists() and not list(stub.cache.iterdir())
+    (kept,) = (stub.place / "diagnostics").iterdir()
+    assert "compile cache" in (kept / "cause.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_what_does_not_boot_without_caches_either_does_not_pass(stub: Stub) -> None:
+    # Another folder than the one that is set aside: the fault comes back with every start.
+    other = stub.place / "other"
+    other.mkdir()
+    (other / "damaged").write_text(UNREAD, encoding="utf-8")
+    stub.file.write_text(stub.file.read_text(encoding="utf-8").replace(f"{stub.cache}:", f"{other}:"), encoding="utf-8")
+    stub.compose("up", "--detach")
+    run = stub.gates().refused()
+    run.says("Prove it with empty caches", "could not read its own compile cache")
+    assert len(list((stub.place / "diagnostics").iterdir())) == 1, "it was tried once more, and not again"
 
 
 def test_what_is_slow_without_caches_too_does_not_pass(stub: Stub) -> None:

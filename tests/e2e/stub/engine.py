@@ -1,5 +1,7 @@
 """A stub of an engine, named as one: it knows one answer, and is slow while there is a file `slow` in its cache.
 
+With a file `damaged` there it does not boot, and says what is in that file.
+
 It stands for an engine whose caches are damaged, which can't be made at will: see docs/boots.md.
 """
 
@@ -64,4 +66,7 @@ class Engine(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    if os.path.exists(f"{CACHE}/damaged"):  # noqa: PTH110 - as above
+        with open(f"{CACHE}/damaged", encoding="utf-8") as said:  # noqa: PTH123 - as above
+            raise SystemExit(said.read())
     ThreadingHTTPServer(("", 8000), Engine).serve_forever()
