@@ -142,7 +142,8 @@ _FILLER = (
     "She planted beans behind the shed.",
     "The report has four tables.",
 )
-SECRETS = ("lantern", "guitar", "apple", "tiger", "castle", "planet", "window", "silver", "rocket", "garden")
+# None with a letter doubled: the small GLM of the tests finds "apple" every time, and spells it "appppple".
+SECRETS = ("lantern", "guitar", "falcon", "tiger", "castle", "planet", "window", "silver", "rocket", "garden")
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (220, 20, 20),
     "green": (20, 160, 40),
