@@ -464,7 +464,7 @@ def main() -> None:
             diff = {"before": "", "after": "".join(f"{line}\n" for line in shown)}
             module.exit_json(changed=True, id=image_id(ref), diff=diff, **result)
     except Failed as failure:
-        module.fail_json(msg=f"{failure}\nAdd a source that this host can reach, or correct what is named.")
+        module.fail_json(msg=f"{failure}\n{images.remedy(str(failure))}")
     except OSError as error:
         where = error.filename or job["folder"]
         module.fail_json(msg=f"cannot write {where}: {error.strerror}. Run as root, and check the disk")

@@ -182,10 +182,18 @@ def faults() -> dict[str, Any]:
                     "what": what,
                     "by": by,
                     "result": f"{'passed' if result['passed'] else '**failed**'} {result['date']}" if result else "",
-                    "recovery": f"{result['recovery_seconds']:g} s" if "recovery_seconds" in result else "",
+                    "recovery": recovery(result),
                 }
             )
     return {"faults": dict(sorted(found.items())), "machines": sorted({r["machine"] for r in results.values()})}
+
+
+def recovery(result: Mapping[str, Any]) -> str:
+    """What a test measured, in short; see NUMBERS of tests/faults/record.py."""
+    said = {"found_seconds": "found after {:g} s", "boot_seconds": "recorded boot {:g} s", "kills": "{} runs killed"}
+    more = "; ".join(text.format(result[key]) for key, text in said.items() if key in result)
+    seconds = f"{result['recovery_seconds']:g} s" if "recovery_seconds" in result else ""
+    return f"{seconds} ({more})" if seconds and more else seconds or more
 
 
 def fault_markers(source: str) -> Iterator[tuple[str, int, str, str]]:

@@ -257,6 +257,15 @@ def loaded(output: str) -> list[str]:
     return re.findall(r"^Loaded image(?: ID)?: (\S+)$", output, flags=re.MULTILINE)
 
 
+def remedy(failure: str) -> str:
+    """What to do about an image that could not be made."""
+    if "no space left on device" in failure.lower():
+        return (
+            "The disk of Docker's data is full: make room there (`docker system df` shows what takes it) and run again."
+        )
+    return "Add a source that this host can reach, or correct what is named."
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What nobody needs.
 

@@ -1,7 +1,8 @@
 """Plugin of `make test-faults`: writes down what tests of faults gave, one line a test.
 
-A test says how long recovery took with `record_property("recovery_seconds", 31.2)`. Entries of earlier runs stay until their
-test runs again; each has its own date and machine.
+A test says how long recovery took with `record_property("recovery_seconds", 31.2)`, and more of NUMBERS likewise. Entries
+of earlier runs stay until their test runs again; each has its own date and machine. Results of two checkouts are merged by
+`python -m tests.faults.record FILE OTHER`: into FILE goes what OTHER has, unless it is older.
 """
 
 from __future__ import annotations
@@ -10,12 +11,20 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+NUMBERS = {
+    "recovery_seconds": "from the fault to the first right answer",
+    "found_seconds": "from the fault to its discovery",
+    "boot_seconds": "the slowest boot on record, before the fault, of the release that answers again",
+    "kills": "how many runs were killed",
+}
+"""What a test may record; of parametrized cases the largest counts, of kills the sum."""
 RESULTS: pytest.StashKey[dict[str, dict[str, Any]]] = pytest.StashKey()
 
 
@@ -35,9 +44,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         name = item.nodeid.partition("[")[0]
         entry = item.config.stash[RESULTS].setdefault(name, {"passed": True, **_where()})
         entry["passed"] = entry["passed"] and report.passed
-        seconds = [value for key, value in report.user_properties if key == "recovery_seconds"]
-        if seconds:
-            entry["recovery_seconds"] = round(max(float(s) for s in [*seconds, entry.get("recovery_seconds", 0)]), 1)
+        for key, value in report.user_properties:
+            if key == "kills":
+                entry[key] = entry.get(key, 0) + int(str(value))
+            elif key in NUMBERS:
+                entry[key] = round(max(float(str(value)), entry.get(key, 0)), 1)
     return report
 
 
@@ -45,9 +56,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path, found = session.config.getoption("--fault-results"), session.config.stash[RESULTS]
     if path is None or not found:
         return
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dumps(kept | found), encoding="utf-8")
+    # Read as late as this: another run may have written meanwhile.
+    path.write_text(dumps(read(path) | found), encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Results in a file; none when it is not there."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def merged(ours: Mapping[str, dict[str, Any]], others: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Both, of each test the newer result; of the same day the others'."""
+    newer = {name: entry for name, entry in others.items() if entry["date"] >= ours.get(name, entry)["date"]}
+    return {**ours, **newer}
 
 
 def dumps(results: dict[str, dict[str, Any]]) -> str:
@@ -63,3 +85,8 @@ def _where() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, {system['ID'].title()} {system.get('VERSION_ID', '')}",
     }
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(dumps(merged(read(target), read(Path(sys.argv[2])))), encoding="utf-8")

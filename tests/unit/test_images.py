@@ -178,3 +178,15 @@ def test_an_image_goes_when_neither_a_release_nor_a_container_needs_it() -> None
     gone = images.unneeded(listed, ["new", "old"], leaving=["llm-c-1"])
     assert [g["name"] for g in gone] == ["llm/a:0", "vendor/a:0", "llm/c:1"]
     assert images.unneeded(listed, ["new", "old", "older"]) == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        ("write /var/lib/docker/tmp/x: no space left on device", "disk of Docker's data is full"),
+        ("tar: x: Cannot write: No space left on device", "disk of Docker's data is full"),
+        ("dial tcp: no such host", "Add a source that this host can reach"),
+    ],
+)
+def test_what_failed_says_what_to_do(failure: str, says: str) -> None:
+    assert says in images.remedy(failure)

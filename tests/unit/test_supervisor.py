@@ -216,21 +216,31 @@ def test_a_long_silence_is_no_hang() -> None:
 @pytest.mark.parametrize(
     ("code", "restarts", "stopped", "gave_up"),
     [
-        (0, 0, False, True),  # as vLLM ends when its core has died
-        (0, 0, True, False),
-        (1, 3, False, True),
-        (137, 3, True, False),
-        (1, 2, False, False),  # Docker's turn
+        (0, 0, "", True),  # as vLLM ends when its core has died
+        (0, 0, "2026-11-25T15:46:30Z", False),
+        (0, 0, "2026-11-25T15:45:33.1Z", True),  # by the restart that it began with
+        (1, 3, "", True),
+        (137, 3, "2026-11-25T15:46:30Z", False),
+        (1, 2, "", False),  # Docker's turn
     ],
 )
 def test_an_end_that_nobody_repairs_is_told_from_a_stop(
-    monkeypatch: pytest.MonkeyPatch, code: int, restarts: int, stopped: bool, gave_up: bool
+    monkeypatch: pytest.MonkeyPatch, code: int, restarts: int, stopped: str, gave_up: bool
 ) -> None:
-    monkeypatch.setattr(docker_api, "get", lambda *_, **__: [{"Action": "kill"}] if stopped else None)
+    def events(*_: Any, since: str, until: str, **__: Any) -> Any:
+        at = docker_api.parse_time(stopped) / 1e9
+        return [{"Action": "kill"}] if float(since) <= at <= float(until) else None
+
+    monkeypatch.setattr(docker_api, "get", events)
     inspected = {
         "Id": "1",
         "RestartCount": restarts,
-        "State": {"Status": "exited", "ExitCode": code, "FinishedAt": "2026-11-25T15:46:33.289531707Z"},
+        "State": {
+            "Status": "exited",
+            "ExitCode": code,
+            "StartedAt": "2026-11-25T15:45:33.289531707Z",
+            "FinishedAt": "2026-11-25T15:46:33.289531707Z",
+        },
         "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
     }
     assert host.gave_up(inspected) is gave_up

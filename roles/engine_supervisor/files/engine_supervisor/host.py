@@ -106,10 +106,12 @@ def gave_up(inspected: Mapping[str, Any]) -> bool:
     # vLLM ends with 0 when its core has died, and Docker takes that for a success.
     if state["ExitCode"] and inspected["RestartCount"] < policy["MaximumRetryCount"]:
         return False
-    ended = docker_api.parse_time(state["FinishedAt"]) / 1e9
+    began, ended = docker_api.parse_time(state["StartedAt"]), docker_api.parse_time(state["FinishedAt"])
     filters = {"container": [inspected["Id"]], "event": ["kill", "stop"]}
-    since, until = f"{ended - 120:.0f}", f"{min(ended + 5, time.time()):.0f}"
-    return not docker_api.get("/events", filters=filters, since=since, until=until)
+    # What stopped it before it began, such as a restart, has nothing to do with this end.
+    seconds, nanoseconds = divmod(max(began, ended - 120 * 10**9), 10**9)
+    until = f"{min(ended / 1e9 + 5, time.time()):.0f}"
+    return not docker_api.get("/events", filters=filters, since=f"{seconds}.{nanoseconds:09d}", until=until)
 
 
 def rivals(listed: Iterable[Mapping[str, Any]], units: Path) -> dict[str, str]:
