@@ -200,7 +200,8 @@ class ActionModule(ActionBase):
                 check=bool(self._task.check_mode),
             )
             beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
-            result["plan"]["rollback"] = _plain(deploy.rollback(facts["releases"], selection.named, rendered, beside))
+            releases = {s: r for s, r in facts["releases"].items() if s in declared.host_services}
+            result["plan"]["rollback"] = _plain(deploy.rollback(releases, selection.named, rendered, beside))
             real = plan.status(declared, facts, judged, reasons)
             result["plan"]["status"] = _plain(real)
             result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
@@ -600,6 +601,7 @@ def _work(
     predict: bool,
 ) -> dict[str, Any]:
     upcoming = {s: rendered[s].hash for s in reasons} if predict else {}
+    orphans = plan.orphans(declared, facts)
     work: dict[str, Any] = _plain(
         {
             "deploy": [
@@ -613,7 +615,8 @@ def _work(
             ],
             "strays": deploy.strays(facts, running, reasons),
             "stop": plan.to_stop(declared, facts, selected, reasons),
-            "orphans": plan.orphans(declared, facts),
+            "orphans": [] if declared.settings.prune else orphans,
+            "removed": orphans if declared.settings.prune else [],
             "prune_images": plan.images_to_remove(declared, facts, upcoming),
             "prune_models": store.unneeded(
                 facts.get("stored_models", []),

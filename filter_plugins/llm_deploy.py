@@ -22,6 +22,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
+            "llm_closed": deploy.closed,
             "llm_displaced": deploy.displaced,
             "llm_doors": deploy.doors,
             "llm_expected_back": deploy.expected_back,

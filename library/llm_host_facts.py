@@ -25,7 +25,7 @@ options:
     type: dict
     default: {}
   services:
-    description: Services whose releases and keys to read.
+    description: Services whose releases and keys to read; releases also of those that have a container.
     type: list
     elements: str
     default: []
@@ -239,6 +239,7 @@ def main() -> None:
     engines, published = host.containers(containers)
     records = host.image_records(root / images_of.RECORDS)
     ids = {image["Id"] for image in images}
+    ours = {engine["service"] for engine in engines}
     gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
         "system": host.system(),
@@ -252,7 +253,7 @@ def main() -> None:
         "strangers": host.strangers(containers, compose.PREFIX, compose.LABELS),
         "published": published,
         "listening": host.listening(wanted["ports"]),
-        "releases": {s: host.release(root / "services" / s, ids) for s in wanted["services"]},
+        "releases": {s: host.release(root / "services" / s, ids) for s in {*wanted["services"], *ours}},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
         "stored_models": store.stored(root / "models"),
         "release_models": store.in_releases(root / "services"),

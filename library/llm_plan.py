@@ -79,7 +79,8 @@ plan:
       description: With facts - declared beside real, by service; C(status_table) is the same for a person.
       type: dict
     work:
-      description: With facts - deploy (with reasons and the containers that it displaces), stop, orphans, prove, routes.
+      description: With facts - deploy (with reasons and the containers that it displaces), stop, orphans (to be
+        reported), removed (those that llm_prune removes), prove, routes.
       type: dict
 """
 

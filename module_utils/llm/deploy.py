@@ -52,6 +52,24 @@ def doors(
     return sorted({**kept, **back}.values(), key=lambda r: r["port"])
 
 
+def closed(
+    services: Iterable[str],
+    plans: Mapping[str, Mapping[str, Any]],
+    releases: Mapping[str, Mapping[str, Any]],
+    routes: Iterable[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Plans of services with their doors closed, for `doors`: to be let finish.
+
+    One that nobody declares any more has the door of its release, for as long as the door leads to no other service (routes).
+    """
+    services = list(services)
+    taken = {r["port"] for r in routes}
+    undeclared = {s: releases.get(s, {}).get("serving") for s in services if s not in plans}
+    found = [plans[s] for s in services if s in plans]
+    found += [p for p in undeclared.values() if p and p["port"] not in taken]
+    return [{**p, "container": ""} for p in found]
+
+
 def serving(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept with a release so that it can be started and proven again when the declaration says something else."""
     return {key: value for key, value in plan.items() if key not in BULKY}

@@ -613,7 +613,7 @@ def todo(
     made = {"images": bool([*images]), "models": bool([*models])}
     needed = {part for part in made if made[part] and part in chosen}
     if any(made.values()) or (
-        "services" in chosen and any(work[k] for k in ("preflight", "stop", "orphans", "deploy"))
+        "services" in chosen and any(work[k] for k in ("preflight", "stop", "orphans", "removed", "deploy"))
     ):
         needed.add("services")  # new images and models change what differs, so that the host is read again there
     if ("services" in chosen and work["strays"]) or (prune and chosen & {"images", "models"}):

@@ -21,6 +21,13 @@ def test_doors_change_what_is_behind_a_service_and_nothing_else() -> None:
     assert deploy.doors(ROUTES, {}, back)[1] == {"service": "old", "port": 2, "container": "llm-old-1"}
 
 
+def test_what_is_to_finish_gets_no_new_requests_and_keeps_no_others_from_theirs() -> None:
+    plans = {"a": {"name": "a", "port": 1, "container": "llm-a-2"}}
+    gone = {s: {"serving": {"name": s, "port": port, "container": f"llm-{s}-1"}} for s, port in (("b", 2), ("c", 3))}
+    closed = deploy.closed(["a", "b", "c", "d", "e"], plans, {**gone, "e": {"serving": None}}, ROUTES)
+    assert [(p["name"], p["port"], p["container"]) for p in closed] == [("a", 1, ""), ("c", 3, "")]
+
+
 def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> None:
     now = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "smoke": {"answer": "Paris"}}
     assert deploy.predecessor(now, {}) == {}

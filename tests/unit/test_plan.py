@@ -93,7 +93,9 @@ def test_an_unknown_tag_is_refused_with_the_names() -> None:
     assert "micro" in findings[0].remedy and "services" in findings[0].remedy
 
 
-NOTHING: dict[str, Any] = {part: [] for part in ("preflight", "stop", "orphans", "deploy", "strays", "prove")}
+NOTHING: dict[str, Any] = {
+    part: [] for part in ("preflight", "stop", "orphans", "removed", "deploy", "strays", "prove")
+}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,7 @@ NOTHING: dict[str, Any] = {part: [] for part in ("preflight", "stop", "orphans",
         (["verify"], {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["verify"]),
         (plan.STAGES, {**NOTHING, "stop": [1]}, {}, ["services"]),
         (plan.STAGES, {**NOTHING, "orphans": [1]}, {}, ["services"]),
+        (plan.STAGES, {**NOTHING, "removed": [1]}, {}, ["services"]),
         (plan.STAGES, {**NOTHING, "strays": [1]}, {}, ["leftovers"]),
         (plan.STAGES, NOTHING, {"prune": True}, ["leftovers"]),
         (["services"], NOTHING, {"prune": True}, []),
