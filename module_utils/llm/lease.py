@@ -1,8 +1,9 @@
 """Who may change a host: one run at a time, which says so in a file there.
 
 A lease is a mapping: ``{holder: user@controller, controller: id of the machine and its process table, pid, started: boot and
-start time of that process, run: id of the run, since, expires: seconds since the epoch by the host's clock, services: names,
-generation: how many runs have taken the host}``. Without a holder it is free; the generation stays.
+start time of that process, processes: the process table of the host if the run is a process of it, else "", run: id of the run,
+since, expires: seconds since the epoch by the host's clock, services: names, generation: how many runs have taken the host}``.
+Without a holder it is free; the generation stays.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FREE: dict[str, Any] = {
     "controller": "",
     "pid": 0,
     "started": "",
+    "processes": "",
     "run": "",
     "since": 0.0,
     "expires": 0.0,
@@ -55,15 +57,16 @@ def read(path: Path) -> dict[str, Any]:
 
 def facts(path: Path) -> dict[str, Any]:
     """The lease, with `left`: seconds until it expires. Clocks of controller and host may differ; this is the host's."""
-    found = read(path)
-    return {**found, "left": max(0.0, round(found["expires"] - time.time(), 1)) if found["run"] else 0.0}
+    found, now = read(path), time.time()
+    return {**found, "left": round(found["expires"] - now, 1) if _live(found, now) else 0.0}
 
 
 def services(work: Mapping[str, Any]) -> list[str]:
-    """Names of the services that a plan's work will start, stop or displace."""
+    """Names of the services that a plan's work will start, stop, displace or remove."""
     deploy = work.get("deploy", [])
     displaced = [d["service"] for entry in deploy for d in entry.get("displaces", [])]
-    return sorted({*(e["name"] for e in deploy), *displaced, *(e["service"] for e in work.get("stop", []))})
+    ending = [e["service"] for part in ("stop", "removed") for e in work.get(part, [])]
+    return sorted({*(e["name"] for e in deploy), *displaced, *ending})
 
 
 def refusal(found: Mapping[str, Any], left: float) -> str:
@@ -104,10 +107,15 @@ def is_dead(found: Mapping[str, Any]) -> bool:
 
 def _controller() -> str:
     """The machine and its process table: containers share a machine and not its processes, and copies share an id."""
-    parts = [files.read(Path("/etc/machine-id")).strip(), socket.gethostname()]
+    parts = [files.read(Path("/etc/machine-id")).strip(), socket.gethostname(), _processes()]
+    return hashlib.sha256(" ".join(filter(None, parts)).encode()).hexdigest()[:16]
+
+
+def _processes() -> str:
+    """The process table that this process is in and sees, "" when the system does not tell."""
     with contextlib.suppress(OSError):
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
 
 
 def _started(pid: int) -> str:
@@ -132,12 +140,13 @@ def take(path: Path, claim: Mapping[str, Any], names: Iterable[str], generation:
         found, now = read(path), time.time()
         ours = found["run"] == claim["run"]
         if not ours:
-            if found["run"] not in ("", dead) and found["expires"] > now:
+            if found["run"] != dead and _live(found, now):
                 raise Held(refusal(found, found["expires"] - now))
             if found["generation"] != generation:
                 raise Held("another run changed this host since it was read. Nothing was touched; run again")
         lease = {
             **claim,
+            "processes": _processes() if claim["controller"] == _controller() else "",
             "since": found["since"] if ours else now,
             "expires": now + VALID,
             "services": sorted(names),
@@ -184,8 +193,14 @@ def no_run_begins(path: Path, service: str) -> Iterator[str]:
 def holder(path: Path, service: str) -> str:
     """Which run changes a service of this host now, "" when none does."""
     found = read(path)
-    live = found["run"] and found["expires"] > time.time() and service in found["services"]
+    live = service in found["services"] and (_live(found, time.time()) or (found["run"] and _left_at_work(path)))
     return f"{found['holder']} (pid {found['pid']})" if live else ""
+
+
+def _live(found: Mapping[str, Any], now: float) -> bool:
+    """Whether a run has the host: one on the host itself for as long as it lives, another one until its lease expires."""
+    gone = found["processes"] and found["processes"] == _processes() and _started(found["pid"]) != found["started"]
+    return bool(found["run"]) and found["expires"] > now and not gone
 
 
 def at_work(path: Path) -> TextIO:
@@ -197,17 +212,19 @@ def at_work(path: Path) -> TextIO:
 
 def _await_leftovers(path: Path) -> None:
     end = time.monotonic() + LEFTOVER
+    while _left_at_work(path):
+        if time.monotonic() > end:
+            raise Held("a module of a run that was killed is still at work on this host. Wait a minute, and run again")
+        time.sleep(0.2)
+
+
+def _left_at_work(path: Path) -> bool:
     with _place(path, "work").open("a") as stream:
-        while True:
-            try:
-                return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    message = (
-                        "a module of a run that was killed is still at work on this host. Wait a minute, and run again"
-                    )
-                    raise Held(message) from None
-                time.sleep(0.2)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager

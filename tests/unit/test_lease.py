@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,9 @@ def test_taking_again_renews_and_counts_once(place: Path) -> None:
     assert (second["since"], second["generation"], second["services"]) == (first["since"], 1, ["a", "b"])
 
 
-def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path) -> None:
+def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path, other: dict[str, Any]) -> None:
     assert lease.holder(place, "a") == ""
-    lease.take(place, {**me(), "holder": "ops@box", "pid": 7}, ["a"], 0)
+    lease.take(place, {**other, "holder": "ops@box", "pid": 7}, ["a"], 0)
     assert (lease.holder(place, "a"), lease.holder(place, "b")) == ("ops@box (pid 7)", "")
     with lease.no_run_begins(place, "a") as who:
         assert who == "ops@box (pid 7)"
@@ -104,19 +105,50 @@ def test_a_lease_that_nobody_renews_expires(place: Path, other: dict[str, Any]) 
     assert not lease.renew(place, "theirs")
 
 
-def test_a_dead_run_of_this_controller_frees_the_host_at_once(place: Path) -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    claim = lease.claimant(process.pid)
-    taken = lease.take(place, claim, [], 0)
-    assert not lease.is_dead(taken)
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert lease.is_dead(taken), "a zombie changes nothing any more"
-    process.wait()
-    assert lease.is_dead(taken)
+@pytest.fixture
+def killed(place: Path) -> Callable[[], dict[str, Any]]:
+    """Takes the host for service a, as a run on the host itself that is then killed; returns the lease."""
+
+    def take() -> dict[str, Any]:
+        process = subprocess.Popen(["sleep", "60"])
+        taken = lease.take(place, lease.claimant(process.pid), ["a"], 0)
+        assert not lease.is_dead(taken) and lease.holder(place, "a") and lease.facts(place)["left"]
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert lease.is_dead(taken) and not lease.holder(place, "a"), "a zombie changes nothing any more"
+        process.wait()
+        assert lease.is_dead(taken)
+        return taken
+
+    return take
+
+
+def test_a_run_that_was_killed_on_the_host_itself_holds_it_no_longer(
+    place: Path, killed: Callable[[], dict[str, Any]]
+) -> None:
+    killed()
+    assert (lease.holder(place, "a"), lease.facts(place)["left"]) == ("", 0)
+    assert lease.take(place, me(), [], 1)["generation"] == 2
+
+
+def test_of_a_run_in_another_process_table_only_its_controller_knows_that_it_is_dead(
+    place: Path, killed: Callable[[], dict[str, Any]]
+) -> None:
+    taken = killed()
+    place.write_text(json.dumps({**taken, "processes": "pid:[1]"}))
+    assert lease.holder(place, "a") and lease.facts(place)["left"]
     with pytest.raises(lease.Held):
         lease.take(place, me(), [], 1)
     assert lease.take(place, me(), [], 1, dead=taken["run"])["generation"] == 2
+
+
+def test_a_service_is_let_be_while_a_module_of_a_killed_run_is_at_work_on_the_host(
+    place: Path, killed: Callable[[], dict[str, Any]]
+) -> None:
+    taken = killed()
+    with lease.at_work(place):
+        assert lease.holder(place, "a") == f"{taken['holder']} (pid {taken['pid']})"
+    assert lease.holder(place, "a") == ""
 
 
 def test_a_number_that_another_process_got_is_not_the_run(place: Path) -> None:
@@ -209,6 +241,7 @@ def test_services_are_those_that_the_work_touches() -> None:
     work = {
         "deploy": [{"name": "b", "displaces": [{"service": "c", "container": "llm-c-1"}]}, {"name": "a"}],
         "stop": [{"service": "d"}],
+        "removed": [{"service": "f"}],
         "orphans": [{"service": "e"}],
     }
-    assert lease.services(work) == ["a", "b", "c", "d"]
+    assert lease.services(work) == ["a", "b", "c", "d", "f"]
