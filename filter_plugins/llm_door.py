@@ -21,4 +21,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
-        return {"llm_listing": door.listing, "llm_pools": door.pools}
+        return {"llm_listing": door.listing, "llm_pools": door.pools, "llm_returns": door.returns}

@@ -36,7 +36,7 @@ options:
     elements: dict
     default: []
   returns:
-    description: Pool to seconds after which it is expected back, for those that are closed.
+    description: Pool to seconds after which it is expected back, for those that are closed; -1 for one that was stopped.
     type: dict
     default: {}
   certificate:
@@ -298,11 +298,12 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     loaded = (files.read(stamp).split() + [""] * door_host.LOADED)[: door_host.LOADED]
     certificate, why = pem(module, folder)
     now = int(time.time())
-    returns = {n: now + int(s) for n, s in module.params["returns"].items()}
+    returns = {n: door.STOPPED if int(s) == door.STOPPED else now + int(s) for n, s in module.params["returns"].items()}
     maps = door_host.maps(folder.parent, pools, returns)
     wanted = [*sums(texts), found["Id"][:12] if found else "", *map(door_host.digest, (maps["keys.map"], certificate))]
     diff = files.diffs(folder, folder, texts)
-    if running and loaded == wanted and not diff and not why and not module.params["returns"]:
+    returning = returns or files.read(folder / door_host.MAPS / "returns.map")
+    if running and loaded == wanted and not diff and not why and not returning:
         return {"changed": False, "action": "none"}
     changes = None
     if running and (loaded[0], *loaded[2:3]) == (wanted[0], wanted[2]):

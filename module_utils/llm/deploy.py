@@ -36,12 +36,18 @@ def doors(
 ) -> list[dict[str, Any]]:
     """The gateway's routes with other containers behind some of them; with "" new requests wait, then get 503 (Retry-After).
 
-    returning: plans of releases that are to serve again, though the routes may give their port to another service. back_in:
+    returning: plans of releases that are to serve again, though the routes may give their port to another service; or, with
+    `stopped`, of those that are not to, until somebody deploys them: requests get 503 at once. back_in:
     seconds after which what is closed is expected back; 0 where nobody knows.
     """
     closed = {"returns_in": int(back_in)} if back_in else {}
     back = {
-        p["port"]: {"service": p["name"], "container": p["container"], **(p.get("route") or {"port": p["port"]})}
+        p["port"]: {
+            "service": p["name"],
+            "container": p["container"],
+            **(p.get("route") or {"port": p["port"]}),
+            **({"stopped": True} if p.get("stopped") else {}),
+        }
         for p in returning
     }
     kept: dict[Any, dict[str, Any]] = {}
@@ -58,7 +64,7 @@ def closed(
     releases: Mapping[str, Mapping[str, Any]],
     routes: Iterable[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Plans of services with their doors closed, for `doors`: to be let finish.
+    """Plans of services with their doors closed, for `doors`: to be let finish, while new requests get 503 at once.
 
     One that nobody declares any more has the door of its release, for as long as the door leads to no other service (routes).
     """
@@ -67,7 +73,7 @@ def closed(
     undeclared = {s: releases.get(s, {}).get("serving") for s in services if s not in plans}
     found = [plans[s] for s in services if s in plans]
     found += [p for p in undeclared.values() if p and p["port"] not in taken]
-    return [{**p, "container": ""} for p in found]
+    return [{**p, "container": "", "stopped": True} for p in found]
 
 
 def serving(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ WHOLE = BUFFER - 16384  # a body beyond this may not have been read whole
 CONNECTIONS = 4096
 NEVER = 253_402_300_799  # the last second of the year 9999
 RENEW = 30 * 86400  # seconds before its end at which our own certificate is replaced, and a given one warned of
+STOPPED = -1  # in the place of the seconds until a service is back; door.lua knows it too
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
 ENGINE_KEYS_FILE = "engine-keys"  # below the gateway's folder; newest first
 ENGINE_KEYS = 2  # the newest and the one before it: an engine that was not deployed anew still knows that one
@@ -193,6 +194,24 @@ def pools(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[st
 
 def _server(route: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": route["service"], "container": route["container"], "at_once": route.get("at_once") or 0}
+
+
+def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, int]:
+    """Seconds until closed pools are expected back, STOPPED for those that are not; without those of which nobody knows.
+
+    routes: of the plan, with `returns_in` or `stopped`. A pool of several is back with its first.
+    """
+    routes = list(routes)
+    closed = [r for r in routes if not r.get("container")]
+    known = {r["service"]: STOPPED if r.get("stopped") else r.get("returns_in", 0) for r in closed}
+    found = {}
+    for pool in pools(routes, domain):
+        if all(s in known for s in pool["services"]):
+            expected = [known[s] for s in pool["services"]]
+            back = [e for e in expected if e > 0]
+            if back or all(e == STOPPED for e in expected):
+                found[pool["name"]] = min(back, default=STOPPED)
+    return found
 
 
 def listing(model: str) -> str:

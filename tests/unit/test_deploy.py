@@ -25,7 +25,10 @@ def test_what_is_to_finish_gets_no_new_requests_and_keeps_no_others_from_theirs(
     plans = {"a": {"name": "a", "port": 1, "container": "llm-a-2"}}
     gone = {s: {"serving": {"name": s, "port": port, "container": f"llm-{s}-1"}} for s, port in (("b", 2), ("c", 3))}
     closed = deploy.closed(["a", "b", "c", "d", "e"], plans, {**gone, "e": {"serving": None}}, ROUTES)
-    assert [(p["name"], p["port"], p["container"]) for p in closed] == [("a", 1, ""), ("c", 3, "")]
+    assert [(p["name"], p["port"], p["container"], p["stopped"]) for p in closed] == [
+        ("a", 1, "", True),
+        ("c", 3, "", True),
+    ]
 
 
 def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> None:
@@ -127,3 +130,11 @@ def test_a_closed_door_says_when_it_is_expected_to_open() -> None:
     assert closed == {"service": "a", "port": 1, "container": "", "returns_in": 95}
     assert other == routes[1], "nobody knows of one that was never there"
     assert "returns_in" not in deploy.doors(routes, {"a": ""})[0]
+
+
+def test_a_service_that_is_to_stop_has_a_door_that_says_so() -> None:
+    routes = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": "d"}]
+    stopping = {"name": "a", "container": "", "stopped": True, "port": 1, "route": {"port": 1, "model": "m"}}
+    closed, other = deploy.doors(routes, {}, [stopping])
+    assert closed == {"service": "a", "port": 1, "model": "m", "container": "", "stopped": True}
+    assert other == routes[1]

@@ -52,6 +52,16 @@ def test_without_a_domain_there_are_no_host_names() -> None:
     assert door.pools([route("a", 1, hostname="x")])[0]["hosts"] == []
 
 
+def test_a_pool_is_back_with_its_first_and_stopped_with_its_last() -> None:
+    open_, closed = route("a", 1, "ca", "m"), {**route("a", 1, "", "m"), "returns_in": 90}
+    unknown, stopped = route("b", 2, "", "m"), {**route("b", 2, "", "m"), "stopped": True}
+    assert door.returns([open_, stopped]) == {"b": door.STOPPED}
+    assert door.returns([closed, unknown]) == {"a": 90, "all-a": 90}
+    assert door.returns([closed, stopped]) == {"a": 90, "b": door.STOPPED, "all-a": 90}
+    assert door.returns([{**closed, "stopped": True}, stopped]) == dict.fromkeys(("a", "b", "all-a"), door.STOPPED)
+    assert door.returns([route("a", 1, "", "m"), stopped]) == {"b": door.STOPPED}, "nobody knows of a"
+
+
 def test_a_model_s_name_cannot_leave_its_place_in_the_configuration() -> None:
     assert door.listing("a'b%\"c") == (
         """'%[var(txn.models)],{"id":"a'\\''b%%\\"c","object":"model","created":0,"owned_by":"llm"}'"""

@@ -1,8 +1,11 @@
 -- Lets a request wait for its turn: until its service has an engine, and its client has fewer requests under way than its key
--- allows. Sets txn.turn to `now`, `many` (its client has more waiting than its key allows), `late` (no turn in time) or `closed`
--- (no engine in time).
+-- allows. Sets txn.turn to `now`, `many` (its client has more waiting than its key allows), `late` (no turn in time), `closed`
+-- (no engine in time) or `stopped` (none is to come, so nobody waits for it).
 local PAUSE = 20 -- milliseconds between two looks
 local GRACE = 0.25 -- seconds until a request that was answered counts no more, on a busy host
+
+local returns = Map.new("/usr/local/etc/haproxy/maps/returns.map", Map._str)
+local NEVER = "-1" -- of a service that was stopped on purpose
 
 local function clock()
     local now = core.now()
@@ -22,6 +25,9 @@ local function wait_turn(txn, limit)
             turn, patience = "many", GRACE
         elseif txn.f:nbsrv(pool) == 0 then
             turn = "closed"
+            if returns:lookup(pool) == NEVER then
+                turn, patience = "stopped", 0
+            end
         elseif at_once > 0 and count("running") >= at_once then
             turn = "late"
         end
