@@ -4,12 +4,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 import yaml
-from ansible.module_utils.llm import compose, door, placement, plan, spec
+from ansible.module_utils.llm import compose, placement, plan
 
 from tests import catalogs
+from tests.rendered import gateway
 
 BIN = catalogs.ROOT / ".venv" / "bin"
 SERVICES = [
@@ -57,25 +57,6 @@ def lint(path: Path) -> None:
     ]
     ran = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-def template(role: str, name: str, **values: Any) -> str:
-    loader = jinja2.FileSystemLoader(catalogs.ROOT / "roles" / role / "templates")
-    strict = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    strict.filters["llm_listing"] = door.listing
-    return strict.get_template(name).render(values)
-
-
-def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str) -> str:
-    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), door.settings(declared)
-    ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
-    own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
-    own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
-    own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
-    own |= {"_gateway_buffer": door.BUFFER, "_gateway_whole": door.WHOLE, "gateway_settings": settings}
-    return template("gateway", name, **{**defaults, **own, "gateway_routes": routes, "gateway_image": "haproxy:1"})
 
 
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])

@@ -1,0 +1,32 @@
+"""Templates of roles, rendered without Ansible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from ansible.module_utils.llm import door, spec
+
+from tests import catalogs
+
+
+def template(role: str, name: str, **values: Any) -> str:
+    """A role's template with these values; a value that is missing is an error."""
+    loader = jinja2.FileSystemLoader(catalogs.ROOT / "roles" / role / "templates")
+    strict = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    strict.filters["llm_listing"] = door.listing
+    return strict.get_template(name).render(values)
+
+
+def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **values: Any) -> str:
+    """A template of role gateway for the settings of a declaration and these routes; `values` are the role's variables."""
+    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), door.settings(declared)
+    ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
+    own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
+    own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
+    own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
+    own |= {"_gateway_buffer": door.BUFFER, "_gateway_whole": door.WHOLE, "_gateway_copies": 256, "gateway_settings": settings}
+    given = {"gateway_routes": routes, "gateway_image": "haproxy:1", **values}
+    return template("gateway", name, **{**defaults, **own, **given})
