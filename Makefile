@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit docs molecule test-models test-faults bench-converge test test-all clean
+.PHONY: help setup demo check lint types unit docs molecule test-models test-faults bench-converge bench-door test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -42,6 +42,9 @@ test-faults: setup ## cause every fault of docs/reference/faults.md on the demo 
 
 bench-converge: setup ## what an unchanged host costs, against a floor: wall, processor time, module processes
 	@$(BIN)python benchmarks/converge.py
+
+bench-door: setup ## what the gateway adds to the first byte of an answer, beside a stub of an engine, and its memory
+	@$(BIN)python benchmarks/door.py
 
 test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh

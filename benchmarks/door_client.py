@@ -1,8 +1,8 @@
 """Clients of door.py: many streams of one process, without threads. Usage: door_client.py JSON.
 
-JSON: address, port, tls, path, key, model, streams, pieces, every, padding (bytes of prompt), warm and seconds. Each stream sends its
-next request as soon as the one before has ended. Prints {first, pieces}: microseconds until the first byte of each body that was asked for
-after `warm` seconds, and events that came after that. An answer that is no 200 ends it.
+JSON: address, port, tls, path, key, model, streams, pieces, every, warm and seconds. Each stream sends its next request as soon as
+the one before has ended. Prints {first, pieces}: microseconds until the first byte of each body that was asked for after `warm`
+seconds, and events that came after that. An answer that is no 200 ends it.
 """
 
 import json
@@ -30,11 +30,12 @@ class Stream:
 
 def body(asked: dict[str, Any]) -> bytes:
     """A request, with its head. Lengths differ, so that streams don't keep in step."""
-    text = {"model": asked["model"]}
-    if asked["pieces"]:
-        text |= {"pieces": random.randint(max(asked["pieces"] * 3 // 4, 1), asked["pieces"] * 5 // 4), "every": asked["every"]}  # noqa: S311
-    sent = json.dumps(text).encode() + b" " * asked["padding"]
-    head = f"POST {asked['path']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {asked['key']}\r\n"
+    text: dict[str, Any] = {"model": asked["model"]}
+    if pieces := asked["pieces"]:
+        pieces = random.randint(max(pieces * 3 // 4, 1), pieces * 5 // 4)  # noqa: S311 - no secret
+        text |= {"pieces": pieces, "every": asked["every"]}
+    sent = json.dumps(text).encode()
+    head: str = f"POST {asked['path']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {asked['key']}\r\n"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n".encode() + sent
 
 
@@ -45,7 +46,8 @@ def main() -> None:
     if context:  # the certificate was made a moment ago, and nobody else is there
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    poll, streams = select.epoll(), {}
+    streams: dict[int, Stream] = {}
+    poll = select.epoll()
     clock = time.perf_counter
     begin = clock()
     measured, end = begin + asked["warm"], begin + asked["warm"] + asked["seconds"]
@@ -79,7 +81,7 @@ def main() -> None:
                 seen = clock()
                 if not stream.begun:
                     stream.head += data
-                    head, found, text = stream.head.partition(b"\r\n\r\n")
+                    head, _, text = stream.head.partition(b"\r\n\r\n")
                     if not text:
                         continue
                     stream.begun = seen

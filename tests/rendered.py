@@ -27,6 +27,11 @@ def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **
     own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
     own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
     own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
-    own |= {"_gateway_buffer": door.BUFFER, "_gateway_whole": door.WHOLE, "_gateway_copies": 256, "gateway_settings": settings}
+    own |= {
+        "_gateway_buffer": door.BUFFER,
+        "_gateway_whole": door.WHOLE,
+        "_gateway_copies": 256,
+        "gateway_settings": settings,
+    }
     given = {"gateway_routes": routes, "gateway_image": "haproxy:1", **values}
     return template("gateway", name, **{**defaults, **own, **given})
