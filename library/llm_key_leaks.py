@@ -72,7 +72,7 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, door, door_host
+from ansible.module_utils.llm import docker_api, door, door_host, files
 
 
 def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -93,7 +93,9 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
                 text = (process / what).read_bytes().replace(b"\0", b"\n").decode("utf-8", "replace")
             except OSError:  # it ended meanwhile
                 continue
-            found += [f"{process}/{what}: {who}" for _, who in door.leaked(text, known)]
+            if leaked := door.leaked(text, known):
+                name = files.read(process / "comm").strip() or "a process that has ended"
+                found += [f"{process}/{what} ({name}): {who}" for _, who in leaked]
     return found, [*searched, "command lines and environments of processes"]
 
 

@@ -27,6 +27,7 @@ NEVER = 253_402_300_799  # the last second of the year 9999
 RENEW = 30 * 86400  # seconds before its end at which our own certificate is replaced, and a given one warned of
 STOPPED = -1  # in the place of the seconds until a service is back; door.lua knows it too
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
+CLIENTS_REMEDY = "Correct it, put it back from a copy, or remove it: all clients then need new keys"
 ENGINE_KEYS_FILE = "engine-keys"  # below the gateway's folder; newest first
 ENGINE_KEYS = 2  # the newest and the one before it: an engine that was not deployed anew still knows that one
 
@@ -121,6 +122,23 @@ def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> l
         message = f"ends in {max(int(left // 86400), 0)} days, at {moment(found['expires'])}"
         return [Finding("certificate-ends", "warn", key, message, "Put a new one in its place and run site.yml")]
     return []
+
+
+def key_findings(declared: Declared, found: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with the clients' keys on the host, a file that people edit. found: `clients` of the gateway's facts.
+
+    A key for a service that is not declared any more is no reason to keep the service from going.
+    """
+    place = f"{declared.settings.root}/gateway/clients.json"
+    if found.get("problem"):
+        return [Finding("client-keys", "error", place, found["problem"], CLIENTS_REMEDY)]
+    findings = []
+    for entry in found.get("keys", ()):
+        if unknown := [s for s in entry["services"] if s != "*" and s not in declared.services]:
+            message = f"key {entry['id']} of client {entry['client']} is for `{unknown[0]}`, which is not declared"
+            remedy = f"Revoke it (playbooks/keys.yml), or correct it. {did_you_mean(unknown[0], declared.services)}"
+            findings.append(Finding("client-scope", "warn", place, message, remedy))
+    return findings
 
 
 LOCAL = ("localhost", "127.0.0.1", "::1")  # nobody certifies these
@@ -275,8 +293,28 @@ class Key:
 
 
 def keys_of(document: Mapping[str, Any]) -> list[Key]:
-    """Keys of clients.json."""
-    return [Key(**{**entry, "services": tuple(entry["services"])}) for entry in document.get("keys", [])]
+    """Keys of clients.json; ValueError, KeyError or TypeError for what `create` does not make."""
+    keys = [Key(**{**entry, "services": tuple(entry["services"])}) for entry in document.get("keys", [])]
+    for key in keys:
+        if wrong := _wrong(key):
+            raise ValueError(f"key {key.id} of client {key.client}: {wrong}")
+    return keys
+
+
+def _wrong(key: Key) -> str:
+    """What the door could not make sense of, "" when all is well. Fields stand side by side in a line of its map."""
+    named = (key.id, key.client, *(s for s in key.services if s != "*"))
+    if not all(isinstance(text, str) and NAME.fullmatch(text) for text in named):
+        return "id, client and services must be of lower case letters, digits and dashes"
+    if not isinstance(key.sha256, str) or not re.fullmatch("[0-9a-f]{64}", key.sha256):
+        return "sha256 must be 64 hex digits"
+    for field in ("created", "expires", "revoked", "per_minute", "at_once", "queue"):
+        value = getattr(key, field)
+        if type(value) is not int or not 0 <= value <= NEVER:
+            return f"{field} must be a whole number from 0 on, got {value!r}"
+    if not key.services:
+        return "it is for no service"
+    return "queue without at_once: nothing would wait" if key.queue and not key.at_once else ""
 
 
 def document(keys: Iterable[Key]) -> dict[str, Any]:

@@ -33,16 +33,23 @@ IN_CONTAINER = "/usr/local/etc/haproxy/maps"
 # Keys.
 
 
-def clients(folder: Path) -> list[door.Key]:
-    """Keys of clients."""
+def read_clients(folder: Path) -> tuple[list[door.Key], str]:
+    """(keys of clients, what is wrong with their file)."""
     text = files.read(folder / CLIENTS)
     try:
-        return door.keys_of(json.loads(text)) if text else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise door.Refused(
-            f"{folder / CLIENTS} is damaged ({type(error).__name__}). Put it back from a copy, or remove it: "
-            "all clients then need new keys"
-        ) from None
+        return (door.keys_of(json.loads(text)) if text else []), ""
+    except ValueError as error:
+        return [], "it is no JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+    except (KeyError, TypeError, AttributeError) as error:
+        return [], f"it is damaged ({type(error).__name__})"
+
+
+def clients(folder: Path) -> list[door.Key]:
+    """Keys of clients."""
+    keys, problem = read_clients(folder)
+    if problem:
+        raise door.Refused(f"{folder / CLIENTS}: {problem}. {door.CLIENTS_REMEDY}")
+    return keys
 
 
 def keep_clients(folder: Path, keys: Iterable[door.Key]) -> None:
@@ -212,7 +219,7 @@ def _as_in_certificate(name: str) -> str:
 
 
 def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """What module llm_host_facts says of the door: {now, certificate, due, old_engine_keys}.
+    """What module llm_host_facts says of the door: {now, certificate, clients, due, old_engine_keys}.
 
     due: why the door needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
 
@@ -224,9 +231,13 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         "now": int(now),
         "certificate": {},
+        "clients": {},
         "due": [],
         "old_engine_keys": [s for s, keys in current.items() if door.engine_key_is_old(keys, newest)],
     }
+    known, problem = read_clients(folder)
+    valid = [{"id": k.id, "client": k.client, "services": list(k.services)} for k in known if k.state(now) == "valid"]
+    found["clients"] = {"keys": valid, "problem": problem}
     loaded = files.read(folder / "loaded").split()
     if wanted.get("https_port"):
         if wanted.get("certificate"):
@@ -240,11 +251,8 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
                 found["certificate"] = certificate(folder / PEM)
             if why := own_is_due(folder, wanted["certificate_names"], now):
                 found["due"].append(f"certificate: {why}")
-    if len(loaded) == LOADED:
-        try:
-            text = door.key_map(clients(folder), service_keys(root), now)
-        except door.Refused as error:
-            text = str(error)
+    if len(loaded) == LOADED and not problem:
+        text = door.key_map(known, service_keys(root), now)
         if digest(text) != loaded[KEYS_AT]:
             found["due"].append("keys: others are to pass than those that do")
     return found

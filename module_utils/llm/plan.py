@@ -259,6 +259,7 @@ def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stag
         found.setdefault(service, []).append(Finding("port-taken", "error", key, message, remedy))
     gateway = facts.get("gateway", {})
     found[""] += door.host_findings(declared, gateway.get("certificate") or {}, gateway.get("now", 0))
+    found[""] += door.key_findings(declared, gateway.get("clients") or {})
     # An engine that is only stopped may have them all; it is started and asked again.
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
     models = needed_models(declared, services)

@@ -9,7 +9,7 @@ import yaml
 from ansible.module_utils.llm import compose, placement, plan
 
 from tests import catalogs
-from tests.rendered import gateway
+from tests.rendered import gateway, template
 
 BIN = catalogs.ROOT / ".venv" / "bin"
 SERVICES = [
@@ -73,4 +73,13 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
     assert "option http-no-delay" in config
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(document))
+    lint(path)
+
+
+def test_compose_lint_knows_all_of_the_supervisor(tmp_path: Path) -> None:
+    values = {"image": "llm/vllm:1", "root": "/opt/llm", "systemd": True, "config": {"interval": 5}}
+    path = tmp_path / "compose.yml"
+    path.write_text(
+        template("engine_supervisor", "compose.yml.j2", **{f"engine_supervisor_{k}": v for k, v in values.items()})
+    )
     lint(path)

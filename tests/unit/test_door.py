@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Sequence
@@ -206,6 +207,51 @@ def test_leaks_name_the_line_and_never_the_key() -> None:
     key = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
     text = f"fine\nkey={key}\nBearer {key}.\n"
     assert door.leaked(text, {door.sha256(key): "key of alice"}) == [(2, "key of alice"), (3, "key of alice")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"client": "a|b"}, "lower case letters"),
+        ({"client": "*"}, "lower case letters"),
+        ({"services": ["micro\n00 x"]}, "lower case letters"),
+        ({"services": []}, "for no service"),
+        ({"sha256": "abc"}, "64 hex digits"),
+        ({"per_minute": -1}, "per_minute must be a whole number"),
+        ({"at_once": "2"}, "at_once must be a whole number"),
+        ({"expires": "2027-01-01"}, "expires must be a whole number"),
+        ({"queue": 3}, "queue without at_once"),
+        ({"limit": 3}, "TypeError"),
+    ],
+)
+def test_an_edited_file_of_keys_is_refused_by_the_plan_and_by_the_verb(
+    tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    keys, _, _ = made()
+    door_host.keep_clients(tmp_path / "gateway", keys)
+    path = tmp_path / "gateway" / door_host.CLIENTS
+    assert door_host.clients(path.parent) == keys
+    content = json.loads(path.read_text())
+    content["keys"][0].update(changed)
+    path.write_text(json.dumps(content))
+    found = door_host.facts(tmp_path, {}, NOW)["clients"]
+    (finding,) = door.key_findings(catalogs.declared("demo"), found)
+    assert (finding.id, finding.severity) == ("client-keys", "error") and says in finding.message
+    with pytest.raises(door.Refused, match="all clients then need new keys"):
+        door_host.clients(path.parent)
+
+
+def test_a_key_for_a_service_that_is_gone_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    _, key, _ = made()
+    keys = [dataclasses.replace(key, services=("micr",)), dataclasses.replace(key, id="k2", services=("*",))]
+
+    def told(keys: Sequence[door.Key]) -> list[spec.Finding]:
+        door_host.keep_clients(tmp_path / "gateway", keys)
+        return door.key_findings(catalogs.declared("demo"), door_host.facts(tmp_path, {}, NOW)["clients"])
+
+    (finding,) = told(keys)
+    assert (finding.id, finding.severity) == ("client-scope", "warn") and "Did you mean `micro`?" in finding.remedy
+    assert told(door.revoke(keys, key.id, NOW)) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

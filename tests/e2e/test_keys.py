@@ -1,0 +1,112 @@
+"""Keys of clients and of engines change while requests go on."""
+
+from __future__ import annotations
+
+import collections
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from ansible.module_utils.llm import door_host
+
+from tests.e2e.demo import KEY_SHAPE, MODEL, ROOT, SERVICE, Machine, Playbook
+from tests.e2e.wire import Http1, Sent
+
+pytestmark = pytest.mark.e2e
+
+CLIENT = "rotated"
+BOOK = "playbooks/keys.yml"
+
+
+class Load:
+    """Clients that ask the engine for its models, one request after the other, each with the key that is current."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys, self.statuses = list(keys), collections.Counter[tuple[str, int]]()
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(len(keys))]
+
+    def __enter__(self) -> Load:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        for thread in self.threads:
+            thread.join(120)
+
+    def _ask(self, number: int) -> None:
+        door = Http1(("127.0.0.1", 5010), patience=120)
+        while not self.ended.wait(0.005):
+            key = self.keys[number]
+            status, _ = door.ask(Sent("GET", "/v1/models"), [("Authorization", f"Bearer {key}")])
+            self.statuses[key, status] += 1
+
+    def await_more(self, key: str, count: int = 50) -> None:
+        """Wait until so many more requests with a key have been answered."""
+        want, end = sum(n for (k, _), n in self.statuses.items() if k == key) + count, time.monotonic() + 120
+        while sum(n for (k, _), n in [*self.statuses.items()] if k == key) < want:
+            assert time.monotonic() < end, self.statuses
+            time.sleep(0.01)
+
+    def failed(self) -> dict[int, int]:
+        """How often each status but 200 came."""
+        return {status: n for (_, status), n in self.statuses.items() if status != 200}
+
+
+@pytest.fixture
+def known(machine: Machine) -> Iterator[None]:
+    """The clients of before, whatever a test made."""
+    machine.await_door()
+    before = door_host.clients(ROOT / "gateway")
+    yield
+    door_host.keep_clients(ROOT / "gateway", before)
+    door_host.refresh_keys(ROOT)
+
+
+def key_of(text: str) -> str:
+    found = KEY_SHAPE.search(text)
+    assert found, text
+    return found[0]
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.fault(26, "a client's key, while four clients and a stream go on")
+def test_a_client_s_key_is_rotated_under_load(playbook: Playbook, machine: Machine) -> None:
+    named = ("-e", f"llm_key_client={CLIENT}")
+    create = playbook(BOOK, "-e", "llm_key_do=create", *named, "-e", f"llm_key_services={SERVICE}").passed()
+    old = key_of(create.stdout)
+    with (
+        Load(old, old, old, old) as load,
+        machine.client(old).chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Count to one thousand."}],
+            max_tokens=1500,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        ) as stream,
+    ):
+        pieces = iter(stream)
+        next(pieces)
+        load.await_more(old)
+        new = key_of(playbook(BOOK, "-e", "llm_key_do=rotate", *named, "-e", "llm_key_overlap=1h").passed().stdout)
+        load.keys[:2] = [new, new]
+        load.await_more(new)
+        load.await_more(old)
+        assert load.failed() == {}, "old and new overlap"
+        load.keys[:] = [new] * 4
+        load.await_more(new, 200)  # no request with the old one is under way any more
+        table = playbook(BOOK).passed().stdout
+        first = re.findall(rf"(k[0-9a-f]{{8}})\s+{CLIENT}\s", table)
+        assert len(first) == 2 and old not in table and new not in table
+        playbook(BOOK, "-e", "llm_key_do=revoke", "-e", f"llm_key_client={first[0]}").passed()
+        load.await_more(new)
+        next(pieces)  # what was let in goes on, although its key is revoked
+        load.keys[0] = old
+        load.await_more(old)
+    requests = sum(load.statuses.values())
+    print(f"\nrotation under load: {requests} requests, {load.failed()} of the revoked key")
+    assert {(k, s) for (k, s) in load.statuses if s != 200} == {(old, 401)} and requests > 300
