@@ -6,7 +6,7 @@ One folder a time, `<service folder>/diagnostics/<time>-<release>/`, with as man
     log.txt        the end of the container's log
     metrics.txt    what /metrics said
     inspect.json   Docker's inspection of the container
-    gpu.txt        nvidia-smi
+    gpu.txt        nvidia-smi, on the host or (the supervisor) in the container
 
 `at` is UTC, the folder's name holds it as 20261125T101530Z. `state` is {"status", "exit_code", "oom_killed", "restarts"},
 `verdict` the one of the smoke test, `missing` maps a file that could not be had to the reason. No file holds a secret.

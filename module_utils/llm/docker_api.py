@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -203,22 +203,39 @@ def logs(
     return parse_logs(request("GET", path, timeout=timeout))
 
 
+def execute(container: str, argv: Sequence[str], *, timeout: float = 30.0) -> tuple[int, str]:
+    """Run a command inside a running container; return its exit code and what it wrote, both streams together.
+
+    ``timeout`` (seconds) counts for every read: a command that may hang needs its own limit, such as coreutils' timeout. A program
+    that the container lacks ends with 126 or 127, and the text says so.
+    """
+    body = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(argv)}
+    made = post(f"/containers/{quote(container, safe='')}/exec", body, timeout=timeout)["Id"]
+    content = request("POST", f"/exec/{made}/start", {"Detach": False, "Tty": False}, timeout=timeout)
+    text = b"".join(part for _, part in _frames(content)).decode("utf-8", "replace")
+    return int(get(f"/exec/{made}/json", timeout=timeout)["ExitCode"] or 0), text
+
+
 def _stamp(at: int) -> str:
     return f"{at // 10**9}.{at % 10**9:09d}"
 
 
 def parse_logs(content: bytes) -> list[LogLine]:
     """Take the daemon's log answer apart: frames of 8 bytes header and text, or plain text for a container with a tty."""
-    lines: list[LogLine] = []
+    return [line for stream, part in _frames(content) for line in _lines(stream, part)]
+
+
+def _frames(content: bytes) -> list[tuple[str, bytes]]:
     if content[:1] not in (b"\0", b"\1", b"\2"):
-        return _lines("stdout", content)
+        return [("stdout", content)]
+    frames = []
     offset = 0
     while offset + 8 <= len(content):
         stream = "stderr" if content[offset] == 2 else "stdout"
         size = int.from_bytes(content[offset + 4 : offset + 8], "big")
-        lines += _lines(stream, content[offset + 8 : offset + 8 + size])
+        frames.append((stream, content[offset + 8 : offset + 8 + size]))
         offset += 8 + size
-    return lines
+    return frames
 
 
 def _lines(stream: str, content: bytes) -> list[LogLine]:

@@ -1,5 +1,6 @@
 """The Docker client: log frames, times, addresses; errors against a stub daemon (a small server at a unix socket)."""
 
+import json
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -99,6 +100,9 @@ class StubDaemon(BaseHTTPRequestHandler):
             "/containers/json": (200, b"[]"),
             "/containers/web/logs": (200, StubDaemon.log),
             "/events": (200, StubDaemon.events),
+            "/containers/web/exec": (201, b'{"Id": "e1"}'),
+            "/exec/e1/start": (200, StubDaemon.log),
+            "/exec/e1/json": (200, b'{"Running": false, "ExitCode": 3}'),
         }[path]
         self.send_response(status)
         if status == 204:
@@ -135,6 +139,13 @@ def test_get_post_delete() -> None:
     assert docker_api.delete("/empty") is None
     assert docker_api.post("/stream") == [{"status": "a"}, {"status": "b"}]
     assert StubDaemon.seen[1] == ("POST", "/empty", b'{"Name": "x"}')
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_command_in_a_container() -> None:
+    StubDaemon.log = b"\1\0\0\0\0\0\0\4one\n" + b"\2\0\0\0\0\0\0\4two\n"
+    assert docker_api.execute("web", ["ls", "-l"]) == (3, "one\ntwo\n")
+    assert json.loads(StubDaemon.seen[0][2])["Cmd"] == ["ls", "-l"]
 
 
 @pytest.mark.usefixtures("daemon")

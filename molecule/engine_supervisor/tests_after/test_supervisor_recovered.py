@@ -31,6 +31,9 @@ def test_diagnostics_were_kept_before(host: Host) -> None:
     kept = host.file(recovery["diagnostics"])
     assert set(kept.listdir()) == {"cause.json", "inspect.json", "log.txt", "metrics.txt"}
     cause = json.loads(host.file(f"{recovery['diagnostics']}/cause.json").content_string)
+    assert "nvidia-smi in the container ended with 12" in cause["missing"]["gpu.txt"], (
+        "there is none in the stub's image"
+    )
     assert cause["step"] == "supervised: wedged" and "no token for" in cause["cause"]
 
 

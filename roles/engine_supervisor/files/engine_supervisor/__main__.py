@@ -155,7 +155,7 @@ class Service:
                 "cause": why,
                 "verdict": {},
             },
-            {"metrics.txt": lambda _: self.metrics},
+            {"metrics.txt": lambda _: self.metrics, "gpu.txt": host.gpu_state},
         )
         began, problem = time.monotonic(), ""
         with lease.no_run_begins(lease_file, self.name) as who:

@@ -17,6 +17,7 @@ PORT = 8000
 SCRAPE_TIMEOUT = 5.0
 STOP_GRACE = 5
 """Seconds: an engine that hangs finishes nothing, and clients wait."""
+GPU_TIMEOUT = 10
 RIVALS = ("watchtower", "autoheal", "ouroboros")
 """Words in names of containers that restart others, and in labels that ask them to."""
 _ESTABLISHED = "01"
@@ -55,6 +56,19 @@ def generate(address: str, model: str, key: str, timeout: float) -> int:
         return 0
     finally:
         connection.close()
+
+
+def gpu_state(inspected: Mapping[str, Any]) -> str:
+    """What nvidia-smi says inside the engine's container, of its own GPUs; OSError with the reason when it says nothing."""
+    # It hangs when a GPU has fallen off its bus.
+    argv = ["timeout", "-k", "1", str(GPU_TIMEOUT), "nvidia-smi", "-q"]
+    try:
+        code, text = docker_api.execute(inspected["Id"], argv, timeout=GPU_TIMEOUT + 5)
+    except docker_api.DockerError as error:
+        raise OSError(str(error)) from error
+    if code:
+        raise OSError(f"nvidia-smi in the container ended with {code}: {text.strip()[:300]}")
+    return text
 
 
 def connected(first: int, proc: Path = Path("/proc")) -> int:
