@@ -118,9 +118,11 @@ class ActionModule(ActionBase):
         for service, found in missing.items():
             judged[service] += found
         facts = options["facts"]
+        noticed: list[spec.Finding] = []
         if facts and facts["docker"]["running"] is not None:
             for service, found in plan.look_at_host(declared, facts, running, selection.stages).items():
                 judged.setdefault(service, []).extend(found)
+                noticed += [f for f in found if f.severity == "warn"]
         rendered = plan.releases(declared, facts, plugins)
         if facts:
             for service, found in plan.stranger_findings(declared, facts, running, rendered).items():
@@ -145,6 +147,8 @@ class ActionModule(ActionBase):
                 "\n".join([f"{host} as declared", *table.plan_table(declared, judged, fits, errors=False), ""])
             )
             return self._refused(result, host, judged, origins)
+        if options["refuse"]:  # else the table of all that was found is shown
+            result["warnings"] = [_with_file(f, origins).text() for f in noticed]
         reached = str(self._value(variables, "ansible_host", host))
         reasons = plan.service_work(facts, running, rendered, keys) if facts else {s: [] for s in rendered}
         result["plan"] = {

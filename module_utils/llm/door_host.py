@@ -164,10 +164,12 @@ KEYS_AT, CERTIFICATE_AT = 3, 4
 def certificate(path: Path) -> dict[str, Any]:
     """{names, expires (seconds since 1970), problem} of a PEM file's first certificate."""
     try:
+        path.read_bytes()
         # The public interface of `ssl` shows a certificate only of a connection; this is what Python tests that with.
         found: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "is no certificate in PEM"
+        damaged = isinstance(error, (ssl.SSLError, ValueError))
+        why = "is no certificate in PEM" if damaged else getattr(error, "strerror", "") or "cannot be read"
         return {"names": [], "expires": 0, "problem": f"{path}: {why}"}
     named = [value for kind, value in found.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     return {"names": named, "expires": int(ssl.cert_time_to_seconds(found["notAfter"])), "problem": ""}

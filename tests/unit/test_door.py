@@ -286,6 +286,7 @@ def test_a_given_certificate_is_read_and_matched_with_its_key(tmp_path: Path) ->
     assert good["pem"] == cert.read_text() + key.read_text()
     assert "does not belong to it" in door_host.given_certificate(cert, other, 0)["problem"]
     assert "No such file" in door_host.given_certificate(cert, tmp_path / "none", 0)["problem"]
+    assert "No such file" in door_host.given_certificate(tmp_path / "none", key, 0)["problem"]
     assert "is no certificate" in door_host.given_certificate(key, key, 0)["problem"]
     assert "has ended" in door_host.given_certificate(cert, key, good["expires"] + 1)["problem"]
 
