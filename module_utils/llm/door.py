@@ -74,19 +74,9 @@ def certificate_names(declared: Declared) -> list[str]:
 
 
 def findings(declared: Declared) -> dict[str, list[Finding]]:
-    """What is wrong with names and ports; by service, "" for the door itself."""
+    """What is wrong with the ports of the door itself, under "". Services that share a host name are placement's."""
     found: dict[str, list[Finding]] = {"": []}
     running = placement.deployed(declared)
-    owners: dict[str, str] = {}
-    for name in running:
-        host = host_name(declared, name)
-        other = owners.setdefault(host, name) if host else name
-        models = {declared.services[s].served_model_name for s in (name, other)}
-        if other != name and len(models) > 1:
-            key = f"llm_services.{name}.hostname"
-            message = f"`{host}` leads to `{other}` already, which runs at the same time and serves another model"
-            remedy = "Give one of them another hostname; only services of one model share one, as replicas"
-            found.setdefault(name, []).append(Finding("hostname-taken", "error", key, message, remedy))
     ports = {declared.services[s].port: f"service `{s}`" for s in running}
     for key in ("https_port", "http_port"):
         port = setting(declared, key)

@@ -30,6 +30,7 @@ class Claim:
     service: str
     port: int
     hostname: str
+    model: str
     shares: Gpus
     writes: tuple[str, ...]
 
@@ -70,7 +71,9 @@ def share(service: Service) -> float:
 def claim(declared: Declared, service: Service) -> Claim:
     """What a declared service takes."""
     shares = {gpu_name(declared, g): share(service) for g in service.gpus}
-    return Claim(service.name, service.port, service.hostname, shares, writes(service.volumes))
+    return Claim(
+        service.name, service.port, service.hostname, service.served_model_name, shares, writes(service.volumes)
+    )
 
 
 def writes(volumes: Iterable[str]) -> tuple[str, ...]:
@@ -98,7 +101,8 @@ def clashes(one: Claim, other: Claim) -> list[Clash]:
             total = own + other.shares[gpu]
             shares = f"{own:g} + {other.shares[gpu]:g} = {total:.2f}"
             found.append(Clash("gpus", f"together they reserve more than GPU {gpu} has ({shares})"))
-    if one.hostname and one.hostname == other.hostname:
+    # Services of one model share a host name, as replicas.
+    if one.hostname and one.hostname == other.hostname and one.model != other.model:
         found.append(Clash("hostname", f"both are to answer as `{one.hostname}`"))
     for path, theirs in shared(one.writes, other.writes):
         where = f"`{path}`" if path == theirs else f"`{path}` and `{theirs}`"

@@ -93,7 +93,7 @@ def test_names_ports_and_sizes_that_cannot_be(playbook: Playbook) -> None:
     box = ("-i", "inventory/rtx4090x3", "playbooks/validate.yml", "-e")
     clash = {"llm_services_custom": {"mini-zwz": {"hostname": "medium"}}, "llm_gateway": {"https_port": 5002}}
     run = playbook(*box, json.dumps(clash)).refused().says("nothing was touched.")
-    run.says("llm_services.mini-zwz.hostname", "leads to `medium-glm` already, which runs at the same time")
+    run.says("llm_services.mini-zwz.hostname", "clashes with `medium-glm`: both are to answer as `medium`")
     run.says("llm_gateway.https_port", "5002 is the port of service `medium-glm` too")
     run = playbook(*box, json.dumps({"llm_gateway": {"body_limit": 0}})).refused()
     run.says("llm_gateway", "`body_limit` must be a size with a unit such as 16g or 512m", "got 0")

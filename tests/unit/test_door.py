@@ -105,22 +105,13 @@ def test_anything_else_does(change: tuple[str, str]) -> None:
 # The declaration.
 
 
-def found(inventory: str = "rtx4090x3", zwz: dict[str, Any] | None = None, **changed: Any) -> list[tuple[str, str]]:
-    raw = catalogs.raw(inventory, **changed)
-    raw["services"]["mini-zwz"].update(zwz or {})
-    declared, _ = spec.parse(raw)
-    assert declared
-    findings = door.findings(declared)
+def found(inventory: str = "rtx4090x3", **changed: Any) -> list[tuple[str, str]]:
+    findings = door.findings(catalogs.declared(inventory, **changed))
     return [(f.id, f.key) for entries in findings.values() for f in entries]
 
 
 def test_the_catalogs_go_together() -> None:
     assert found() == found("demo") == []
-
-
-def test_active_services_of_different_models_cannot_share_a_host_name() -> None:
-    assert found(zwz={"hostname": "medium"}) == [("hostname-taken", "llm_services.mini-zwz.hostname")]
-    assert found(zwz={"hostname": "medium", "served_model_name": "glm-4.7-flash"}) == []
 
 
 def test_a_port_of_the_door_is_no_service_s_and_not_used_twice() -> None:

@@ -139,7 +139,8 @@ def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_pla
 @pytest.mark.parametrize(
     ("one", "other", "clash"),
     [
-        ({"hostname": "same"}, {"hostname": "same"}, {"hostname"}),
+        ({"hostname": "same"}, {"hostname": "same", "served_model_name": "n"}, {"hostname"}),
+        ({"hostname": "same"}, {"hostname": "same"}, set()),
         ({"hostname": ""}, {"hostname": ""}, set()),
         ({"volumes": ("/data:/data",)}, {"volumes": ("/data/:/x:rw",)}, {"volumes"}),
         ({"volumes": ("/data:/data",)}, {"volumes": ("/data/logs:/x:z,rw",)}, {"volumes"}),
