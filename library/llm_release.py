@@ -143,6 +143,8 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     found = container_state(name)
     runs = found is not None and found["State"]["Status"] == "running"  # not paused, not restarting
     if found and runs and not module.check_mode:
+        if not (place / host.STARTED_FILE).is_file():  # a run that started it was cut short
+            note(place, found)
         return {"changed": False, "ip": docker_api.container_ip(found, compose.NETWORK)}
     if module.check_mode:
         return {"changed": not runs, "ip": ""}
@@ -164,8 +166,13 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
             msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc
         )
     inspected = docker_api.inspect(name)
-    files.write(place / host.STARTED_FILE, inspected["Config"]["Labels"].get(host.COMPOSE_HASH, "") + "\n")
+    note(place, inspected)
     return {"changed": True, "ip": docker_api.container_ip(inspected, compose.NETWORK)}
+
+
+def note(place: Path, inspected: dict[str, Any]) -> None:
+    """Write down what Compose made the container of."""
+    files.write(place / host.STARTED_FILE, inspected["Config"]["Labels"].get(host.COMPOSE_HASH, "") + "\n")
 
 
 def pinned(place: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Every fault that the project answers for has a test, or says why it has none."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -53,3 +54,20 @@ def test_markers_are_read(tmp_path: Path) -> None:
         ("test_a", 42, "found", "simulated"),
         ("test_a", 1, "ended", "real"),
     ]
+
+
+def test_the_newer_result_of_two_checkouts_is_kept() -> None:
+    ours: dict[str, Any] = {"a": {"date": "2026-11-24", "passed": False}, "b": {"date": "2026-11-25", "passed": True}}
+    others: dict[str, Any] = {
+        "a": {"date": "2026-11-25", "passed": True},
+        "b": {"date": "2026-11-24", "passed": False},
+        "c": {"date": "2026-11-01"},
+    }
+    assert record.merged(ours, others) == {"a": others["a"], "b": ours["b"], "c": others["c"]}
+
+
+def test_numbers_of_a_test_are_shown_beside_its_recovery() -> None:
+    assert docs.recovery({}) == "" and docs.recovery({"kills": 31}) == "31 runs killed"
+    assert docs.recovery({"recovery_seconds": 0.0}) == "0 s"
+    shown = docs.recovery({"recovery_seconds": 71.4, "found_seconds": 2.0, "boot_seconds": 60.0})
+    assert shown == "71.4 s (found after 2 s; recorded boot 60 s)"
