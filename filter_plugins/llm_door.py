@@ -13,7 +13,7 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import door
+from ansible.module_utils.llm import clients, door
 
 
 class FilterModule:
@@ -21,4 +21,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
-        return {"llm_listing": door.listing, "llm_pools": door.pools, "llm_returns": door.returns}
+        return {
+            "llm_in_url": clients.in_url,
+            "llm_listing": door.listing,
+            "llm_pools": door.pools,
+            "llm_reached": clients.reached,
+            "llm_returns": door.returns,
+        }

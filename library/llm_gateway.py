@@ -92,7 +92,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, door, door_host, files
+from ansible.module_utils.llm import clients, compose, docker_api, door, door_host, files
 
 COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
@@ -241,7 +241,7 @@ def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> 
 def wait_for_ports(module: AnsibleModule) -> None:
     """Fail unless every port accepts a connection in time."""
     address = module.params["address"]
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    target = clients.reached(address)
     end = time.monotonic() + READY_WITHIN
     for port in module.params["ports"]:
         while True:
@@ -251,7 +251,7 @@ def wait_for_ports(module: AnsibleModule) -> None:
             except OSError as error:
                 if time.monotonic() > end:
                     module.fail_json(
-                        msg=f"the gateway does not listen on {address}:{port}: {error}. {last_words(module)}"
+                        msg=f"the gateway does not listen on {clients.in_url(address)}:{port}: {error}. {last_words(module)}"
                     )
                 time.sleep(0.2)
 

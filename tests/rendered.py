@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
-from ansible.module_utils.llm import door, spec
+from ansible.module_utils.llm import clients, door, spec
 
 from tests import catalogs
 
@@ -16,7 +16,7 @@ def template(role: str, name: str, **values: Any) -> str:
     strict = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    strict.filters["llm_listing"] = door.listing
+    strict.filters |= {"llm_listing": door.listing, "llm_in_url": clients.in_url}
     return strict.get_template(name).render(values)
 
 
@@ -31,6 +31,7 @@ def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **
         "_gateway_buffer": door.BUFFER,
         "_gateway_whole": door.WHOLE,
         "_gateway_copies": 256,
+        "_gateway_large": 1024,
         "gateway_settings": settings,
     }
     given = {"gateway_routes": routes, "gateway_image": "haproxy:1", **values}

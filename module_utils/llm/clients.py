@@ -52,6 +52,16 @@ def served(service: str, url: str, declared: Mapping[str, Any]) -> Served:
     return Served(service=service, url=url.rstrip("/"), **declared)
 
 
+def reached(bind_address: str) -> str:
+    """Address at which a host's own programs reach what is published there."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind_address, bind_address)  # noqa: S104 - compared, not bound
+
+
+def in_url(address: str) -> str:
+    """A name or an address as it stands before a port."""
+    return f"[{address}]" if ":" in address else address
+
+
 def url(bind_address: str, host: str, port: int, name: str = "", https_port: int = 0) -> str:
     """Address of a service for its clients: by its name over TLS where it has both, else its own port.
 
@@ -61,7 +71,7 @@ def url(bind_address: str, host: str, port: int, name: str = "", https_port: int
         return f"https://{name}" + ("" if https_port == 443 else f":{https_port}")
     everywhere = bind_address in ("0.0.0.0", "::")  # noqa: S104 - what was declared, compared
     found = host if everywhere else bind_address
-    return f"http://{f'[{found}]' if ':' in found else found}:{port}"
+    return f"http://{in_url(found)}:{port}"
 
 
 def facts(model: str, args: Mapping[str, Any], context: int, vision: bool) -> dict[str, Any]:

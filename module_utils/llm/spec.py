@@ -690,7 +690,7 @@ SETTINGS: Shape = {
     "bind_address": Key(
         values.address,
         False,
-        "Address of the published ports. Docker passes ufw by, so any but loopback is reachable from outside.",
+        "Address of the published ports, IPv4 or IPv6. Docker passes ufw by, so any but loopback is reachable from outside.",
     ),
     "domain": Key(
         values.either("none", values.domain),

@@ -192,11 +192,11 @@ def secret_url(value: Any) -> str:
 
 
 def address(value: Any) -> str:
-    """An IPv4 address; what the gateway publishes is written as address:port."""
+    """An IP address without a zone; Docker publishes on none that has one."""
     try:
-        ipaddress.IPv4Address(value if isinstance(value, str) else "")
+        ipaddress.ip_address(value if isinstance(value, str) and "%" not in value else "")
     except ValueError:
-        return f"must be an IPv4 address of the host, or 0.0.0.0 for all, got {said(value)}"
+        return f"must be an IPv4 or IPv6 address of the host, 0.0.0.0 or :: for all of a kind, got {said(value)}"
     return ""
 
 

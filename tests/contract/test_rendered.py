@@ -59,6 +59,15 @@ def lint(path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.parametrize(("address", "written"), [("192.0.2.1", "192.0.2.1"), ("::", "[::]"), ("::1", "[::1]")])
+def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written: str) -> None:
+    declared = catalogs.declared("demo", bind_address=address)
+    routes = plan.routes(declared, {"releases": {}})
+    document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2", gateway_bind_address=address))
+    assert f"{written}:5010:5010" in document["services"]["gateway"]["ports"]
+    assert " localhost 127.0.0.1 [::1]" in gateway(declared, routes, "haproxy.cfg.j2"), "as a Host header has it"
+
+
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
 def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
     declared = catalogs.declared(inventory)

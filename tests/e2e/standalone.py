@@ -57,10 +57,10 @@ class Door:
         self.address = ""
 
     def ask(
-        self, port: int, key: str, body: str = "{}", path: str = "/v1/completions"
+        self, port: int, key: str, body: str = "{}", path: str = "/v1/completions", host: str = "localhost"
     ) -> tuple[int, str, Mapping[str, str]]:
         """Status, text and headers of one request."""
-        headers = {"Host": "localhost", "Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        headers = {"Host": host, "Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         scheme = "https" if port == HTTPS else "http"
         asked = urllib.request.Request(
             f"{scheme}://{self.address}:{port}{path}", body.encode() if body else None, headers
@@ -94,15 +94,21 @@ class Door:
 
 @contextmanager
 def standing(
-    routes: Sequence[Mapping[str, Any]], service_keys: Mapping[str, Sequence[str]], keys: Sequence[door.Key] = ()
+    routes: Sequence[Mapping[str, Any]],
+    service_keys: Mapping[str, Sequence[str]],
+    keys: Sequence[door.Key] = (),
+    **values: Any,
 ) -> Iterator[Door]:
-    """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block."""
+    """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block.
+
+    values: the role's variables that are to be others.
+    """
     name = f"llm-door-{os.getpid()}"
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
     with tempfile.TemporaryDirectory() as place:
         found = Door(Path(place), name, engines)
         named = [{**r, "container": engines[r["service"]]} for r in routes]
-        file = _configure(found, name, named, service_keys, keys)
+        file = _configure(found, name, named, service_keys, keys, values)
         docker("network", "create", "--internal", name)
         try:
             for service, container in engines.items():
@@ -123,10 +129,16 @@ def _configure(
     routes: list[dict[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[door.Key],
+    values: Mapping[str, Any],
 ) -> Path:
     """Write what the gateway reads, and its compose file; returns that."""
     declared = catalogs.declared("demo", gateway={"https_port": HTTPS, "http_port": 0})
-    given = {"gateway_root": str(found.root), "gateway_image": image(compose.GATEWAY_IMAGE), "gateway_uid": UID}
+    given = {
+        "gateway_root": str(found.root),
+        "gateway_image": image(compose.GATEWAY_IMAGE),
+        "gateway_uid": UID,
+        **values,
+    }
     etc, pools = found.folder / "etc", door.pools(routes)
     texts = {
         "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", **given),

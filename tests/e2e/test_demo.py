@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import openai
@@ -21,9 +22,14 @@ QUESTIONS: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": Q
 
 def running_requests(machine: Machine) -> float:
     """How many requests the engine works on just now, by its own count."""
+    return metric(machine, "num_requests_running")
+
+
+def metric(machine: Machine, name: str) -> float:
+    """One number of the engine."""
     address = machine.engine().attrs["NetworkSettings"]["Networks"]["llm"]["IPAddress"]
     _, metrics = request(f"http://{address}:8000/metrics")
-    found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
+    found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", metrics, re.MULTILINE)
     assert found, metrics[:2000]
     return float(found[1])
 
@@ -61,6 +67,23 @@ def test_pieces_of_a_stream_arrive_while_the_engine_still_writes(machine: Machin
         pieces = (c.choices[0].delta.content for c in stream if c.choices and c.choices[0].delta.content)
         assert len([next(pieces) for _ in range(5)]) == 5
         assert running_requests(machine) >= 1, "the answer was complete before its first piece came"
+
+
+def test_a_client_that_leaves_frees_its_place_at_the_engine(machine: Machine) -> None:
+    def written() -> float:
+        return metric(machine, "generation_tokens_total")
+
+    before, asked_for = written(), 1800
+    stream = machine.client().chat.completions.create(
+        model=MODEL, messages=QUESTIONS, max_tokens=asked_for, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(stream)
+    stream.close()
+    end = time.monotonic() + 120
+    while running_requests(machine):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert written() - before < asked_for, "the engine wrote for nobody"
 
 
 @pytest.mark.parametrize("path", ["/models", "/chat/completions"])

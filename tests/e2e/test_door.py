@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 ONE, LEFT, RIGHT = "one", "left", "right"
 PORTS = {ONE: 5001, LEFT: 5002, RIGHT: 5003}
 AT_ONCE = 2  # requests that the engine of ONE works on
+LARGE = 20  # requests of more than 64 KiB at once
 KEYS = {service: [f"sk-of-{service}"] for service in PORTS}
 CROWD, SINGLE = "sk-of-a-crowd", "sk-of-a-single-client"
 CLIENTS = [
@@ -33,7 +34,7 @@ def gateway() -> Iterator[standalone.Door]:
     models = {ONE: "one", LEFT: "shared", RIGHT: "shared"}
     routes: list[dict[str, Any]] = [{"service": s, "port": PORTS[s], "model": m} for s, m in models.items()]
     routes[0]["at_once"] = AT_ONCE
-    with standalone.standing(routes, KEYS, CLIENTS) as found:
+    with standalone.standing(routes, KEYS, CLIENTS, _gateway_large=LARGE) as found:
         yield found
 
 
@@ -42,6 +43,12 @@ def shared(gateway: standalone.Door, prompt: str, **more: Any) -> tuple[int, str
     body = json.dumps({"model": "shared", "prompt": prompt, **more})
     status, text, _ = gateway.ask(standalone.HTTPS, SINGLE, body)
     return status, json.loads(text).get("name", text)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8443", "[::1]:8443"])
+def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door, host: str) -> None:
+    assert gateway.ask(standalone.HTTPS, SINGLE, '{"model": "one"}', host=host)[0] == 200
+    assert gateway.ask(standalone.HTTPS, SINGLE, '{"model": "one"}', host=f"x{host}")[0] in (400, 404)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,6 +124,19 @@ def test_a_client_with_one_request_does_not_wait_behind_those_of_a_crowd(gateway
     assert set(answered) == {200}
     # Those that the engine had begun, those of the same time, and what a slow reader counts late; in turn it would be 40.
     assert sorted(passed)[len(passed) // 2] <= 4 * AT_ONCE, passed
+
+
+def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Door) -> None:
+    large, small = json.dumps({"after": 3, "prompt": "x" * 70_000}), json.dumps({"after": 0})
+    with ThreadPoolExecutor(3 * LARGE) as pool:
+        answers = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, large) for _ in range(2 * LARGE)]
+        others = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, small) for _ in range(LARGE)]
+        refused = [a.result() for a in answers if a.result()[0] != 200]
+        assert {o.result()[0] for o in others} == {200}
+    assert {(status, json.loads(text)["error"]["message"]) for status, text, _ in refused} == {
+        (503, "too many large requests at once")
+    }
+    assert gateway.ask(PORTS[LEFT], CROWD, large)[0] == 200, "those that have ended count no more"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

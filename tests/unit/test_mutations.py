@@ -299,7 +299,7 @@ def valid(plan: dict[str, Any], said: str) -> None:
     assert plan["table"].replace("\n", "").isprintable(), said
     settings = plan["settings"]
     assert PATH.fullmatch(settings["root"]) and ".." not in settings["root"].split("/"), said
-    assert ipaddress.ip_address(settings["bind_address"]).version == 4, said
+    assert ipaddress.ip_address(settings["bind_address"]), said
     for service in plan["services"].values():
         written = yaml.safe_load(service["files"]["compose.yml"])
         composed(written, f"{settings['root']}/", said)

@@ -257,6 +257,7 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
         ("services.one.description", "\u202eevil", "mistyped", "llm_services.one.description", "must be text"),
         ("gpus", [{"index": 0, "model": "x", "memory": "24g"}] * 2, "mistyped", "llm_host_gpus.1.index", "another GPU"),
         ("settings.bind_address", "everywhere", "mistyped", "llm_bind_address", "IPv4"),
+        ("settings.bind_address", "fe80::1%eth0", "mistyped", "llm_bind_address", "IPv6"),
         ("settings.domain", "a..b", "mistyped", "llm_domain", "a domain"),
         ("settings.root", "/opt/../etc", "mistyped", "llm_root", "without .."),
         ("settings.hub_endpoint", "hub.example.org", "mistyped", "llm_hub_endpoint", "https://"),

@@ -148,7 +148,7 @@ def test_it_is_confined(container: Any) -> None:
     settings = container["HostConfig"]
     assert container["Config"]["User"] == "64001:64001"
     assert settings["ReadonlyRootfs"] and settings["CapDrop"] == ["ALL"]
-    assert "no-new-privileges:true" in settings["SecurityOpt"] and settings["Memory"] == 512 * 2**20
+    assert "no-new-privileges:true" in settings["SecurityOpt"] and settings["Memory"] == 2 * 2**30
     assert set(container["NetworkSettings"]["Networks"]) == {"llm", "llm-front"}
 
 

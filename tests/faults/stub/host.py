@@ -261,15 +261,21 @@ class StubHost:
         )
         return Run(arguments, done.returncode, done.stdout, read_recap(done.stdout), report)
 
-    def ask(self, tokens: int = 0) -> subprocess.Popen[str]:
+    def ask(self, tokens: int = 0, address: str = "127.0.0.1") -> subprocess.Popen[str]:
         """A client that asks through the gateway; see client.py. tokens: of a stream that it reads; 0 is one short answer."""
         program = str(Path(__file__).parent / "client.py")
-        command = [sys.executable, program, f"http://127.0.0.1:{PORT}/v1", KEY, str(tokens)]
+        command = [sys.executable, program, f"http://{address}:{PORT}/v1", KEY, str(tokens)]
         return subprocess.Popen(self._entered(command), stdout=subprocess.PIPE, text=True)
 
-    def status(self) -> int:
-        """HTTP status of one question through the gateway."""
-        out, _ = self.ask().communicate(timeout=120)
+    def load(self, connections: int, a_second: int, least: int) -> subprocess.Popen[str]:
+        """Clients that ask all the time through the gateway; see load.py."""
+        program = str(Path(__file__).parent / "load.py")
+        command = [sys.executable, program, str(PORT), KEY, str(connections), str(a_second), str(least)]
+        return subprocess.Popen(self._entered(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def status(self, address: str = "127.0.0.1") -> int:
+        """HTTP status of one question through the gateway, 0 where nothing answers."""
+        out, _ = self.ask(address=address).communicate(timeout=120)
         status: int = json.loads(out.splitlines()[-1])["status"]
         return status
 
