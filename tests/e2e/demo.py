@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -219,3 +222,20 @@ def model_folder() -> Path:
     """Folder of the demo's model."""
     declared = catalogs.declared("demo")
     return Path(compose.model_dir(declared.settings, declared.models[declared.services[SERVICE].model]))
+
+
+@contextmanager
+def stand_in_hub(folder: Path) -> Iterator[str]:
+    """Address of the stand-in of scenario model_store_alternative, which has this folder as branch main of acme/tiny."""
+    place = CHECKOUT / "molecule/model_store_alternative/files/stand_in_hub.py"
+    found = importlib.util.spec_from_file_location("stand_in_hub", place)
+    assert found is not None and found.loader is not None
+    stand_in = importlib.util.module_from_spec(found)
+    found.loader.exec_module(stand_in)
+    server = stand_in.serve(0, {"main": folder})
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import math
@@ -25,7 +24,7 @@ import pytest
 import yaml
 from ansible.module_utils.llm import shapes
 
-from tests.e2e.demo import CHECKOUT, Playbook
+from tests.e2e.demo import CHECKOUT, Playbook, stand_in_hub
 
 pytestmark = pytest.mark.e2e
 
@@ -357,16 +356,8 @@ def files_hub(tmp_path: Path) -> Iterator[str]:
     with (folder / "model.safetensors").open("wb") as stream:
         stream.write(len(raw).to_bytes(8, "little") + raw)
         stream.truncate(8 + len(raw) + at)
-    place = CHECKOUT / "molecule/model_store_alternative/files/stand_in_hub.py"
-    found = importlib.util.spec_from_file_location("stand_in_hub", place)
-    assert found is not None and found.loader is not None
-    stand_in = importlib.util.module_from_spec(found)
-    found.loader.exec_module(stand_in)
-    server = stand_in.serve(0, {"main": folder})
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with stand_in_hub(folder) as address:
+        yield address
 
 
 def test_a_lock_reads_the_shape_of_a_model_and_the_plan_judges_by_it(
