@@ -129,7 +129,7 @@ def main() -> None:
     server = Server(("", options.port), Engine)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     signal.signal(signal.SIGUSR1, lambda *_: Engine.told_to_end.set())
-    print("stub: Application startup complete.", flush=True)
+    print("(APIServer pid=1) INFO:     Application startup complete.", flush=True)  # as vLLM says it
     server.serve_forever()
 
 
