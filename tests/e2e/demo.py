@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import docker
 import openai
@@ -201,6 +201,39 @@ class Machine:
             model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=64
         )
         return completion.choices[0].message.content or ""
+
+
+class Answer(NamedTuple):
+    """What a client got. status: of HTTP, 0 when it was cut off. at: seconds since the epoch."""
+
+    status: int
+    text: str
+    at: float
+
+
+@contextmanager
+def steady(machine: Machine) -> Iterator[list[Answer]]:
+    """A client that asks the demo's question again and again: what came back. It leaves the machine to others in between."""
+    answers: list[Answer] = []
+    over = threading.Event()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 16, "temperature": 0}
+    key = machine.key
+
+    def ask() -> None:
+        while not over.wait(0.5):
+            try:
+                status, text = request(f"{ENDPOINT}/chat/completions", {"Authorization": f"Bearer {key}"}, body)
+            except OSError as error:
+                status, text = 0, str(error)
+            answers.append(Answer(status, text, time.time()))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()
 
 
 def _sha256(path: Path) -> str:

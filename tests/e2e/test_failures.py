@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from ansible.module_utils.llm import history
 
-from tests.e2e.demo import QUESTION, SERVICE, Machine, Playbook, Run, declare
+from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, steady
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
+
+PATIENCE = 20  # seconds in which a new image must be ready
+NEVER = f"""
+llm_images_custom:
+  never-healthy:
+    size_gib: 0.1
+    accelerator: cpu
+    engine: {{name: vllm, version: "{{{{ llm_images['vllm-cpu'].engine.version }}}}"}}
+    accept: "{{{{ llm_images['vllm-cpu'].accept }}}}"
+    sources:
+      - build:
+          base: vllm-cpu
+          files:
+            /opt/vllm/bin/vllm:
+              mode: "0755"
+              content: |
+                #!/bin/sh
+                trap 'exit 143' TERM
+                sleep infinity & wait
+llm_services_custom:
+  {SERVICE}: {{image: never-healthy, boot_timeout: {PATIENCE}, limits: {{memory: 16g}}}}
+"""
 
 
 @pytest.mark.fault(8, "a flag that this engine lacks")
@@ -31,45 +60,98 @@ def test_a_request_that_no_cache_can_hold_is_refused_while_the_old_release_serve
     assert machine.containers() == containers and machine.release == release
 
 
-def rolled_back(run: Run, step: str, cause: str, machine: Machine, release: str) -> None:
-    """Check that a failed deployment named step, cause and release, and that the release before it serves again."""
-    run.refused().says(f'failed at "{step}"', cause)
-    # Whether both fit is for the plan to say, from the memory that is free.
-    assert re.search(
-        rf"Release {release} (serves on: it was never stopped|of {SERVICE} serves again, and was asked)", run.text
-    )
-    failed = re.search(rf"{SERVICE}: release ([0-9a-f]{{12}}) failed at", run.text)
-    assert failed and failed[1] != release and run.count("rescued") == 1
-    assert not (machine.service_folder / "releases" / failed[1] / "secrets").exists(), "a copy of the key is left"
-    assert machine.release == release
-    assert (machine.engine().status, machine.engine().labels["llm.release"]) == ("running", release)
-    machine.await_door()
-    assert "Paris" in machine.answer()
+class Deployments:
+    """Deployments that are to fail, beside a client that asks all the time."""
+
+    def __init__(self, playbook: Playbook, machine: Machine, record: Callable[[str, object], None]) -> None:
+        self.playbook, self.machine, self.record = playbook, machine, record
+        self.release = machine.release
+
+    def roll_back(self, step: str, cause: str, *arguments: str) -> None:
+        """Run site.yml: it names step, cause and release, and the release before serves again, or all the time.
+
+        Says how long it did not, and what boots of it were on record.
+        """
+        machine, release = self.machine, self.release
+        on_record = history.boot_record(history.read(ROOT / "state/history" / history.file_name(SERVICE, release)))
+        with steady(machine) as answers:
+            run = self.playbook(*arguments, "site.yml")
+            machine.await_door()
+        run.refused().says(f'failed at "{step}"', cause)
+        failed = re.search(rf"{SERVICE}: release ([0-9a-f]{{12}}) failed at", run.text)
+        assert failed and failed[1] != release and run.count("rescued") == 1
+        assert not (machine.service_folder / "releases" / failed[1] / "secrets").exists(), "a copy of the key is left"
+        assert machine.release == release
+        assert (machine.engine().status, machine.engine().labels["llm.release"]) == ("running", release)
+        assert all("Paris" in a.text for a in answers if a.status == 200), "answered by a release that had not passed"
+        # Whether both fit is for the plan to say, from the memory that is free.
+        if f"Release {release} serves on: it was never stopped" in run.text:
+            assert {a.status for a in answers} == {200}
+            self.record("recovery_seconds", 0)
+        else:
+            run.says(f"Release {release} of {SERVICE} serves again, and was asked")
+            assert {a.status for a in answers} <= {200, 503}, "cut off"
+            kept = max((machine.service_folder / "diagnostics").iterdir()) / "cause.json"
+            at = datetime.datetime.fromisoformat(json.loads(kept.read_text())["at"].replace("Z", "+00:00")).timestamp()
+            back = min([a.at for a in answers if a.status == 200 and a.at > at], default=time.time())
+            self.record("recovery_seconds", back - at)
+            self.record("boot_seconds", on_record["slowest"])
+        assert "Paris" in machine.answer()
+
+
+@pytest.fixture
+def deployments(playbook: Playbook, machine: Machine, record_property: Callable[[str, object], None]) -> Deployments:
+    return Deployments(playbook, machine, record_property)
 
 
 @pytest.mark.fault(7, "an engine that fails at every boot, rolled back")
 @pytest.mark.fault(33, "a memory limit that no boot fits in: named, and not tried for ever")
-def test_an_engine_that_does_not_start_is_rolled_back(playbook: Playbook, machine: Machine) -> None:
-    release, gateway = machine.release, machine.gateway().id
-    run = playbook("site.yml", *declare(limits={"memory": "600m"}))
+def test_an_engine_that_does_not_start_is_rolled_back(
+    deployments: Deployments, playbook: Playbook, machine: Machine
+) -> None:
+    gateway = machine.gateway().id
     cause = "The container reached its memory limit and was killed. Raise `limits.memory`"
-    rolled_back(run, "Wait for the engine", cause, machine, release)
+    deployments.roll_back("Wait for the engine", cause, *declare(limits={"memory": "600m"}))
     assert machine.gateway().id == gateway
     assert playbook("site.yml").passed().changed == 0
 
 
 @pytest.mark.fault(29, "an answer that is not the known one, rolled back")
-def test_an_engine_that_answers_wrongly_is_rolled_back(playbook: Playbook, machine: Machine) -> None:
-    release = machine.release
+def test_an_engine_that_answers_wrongly_is_rolled_back(deployments: Deployments) -> None:
     other = {"args": {"max-model-len": 1024}, "warmup": {"prompt_tokens": [50]}}
-    run = playbook("site.yml", *declare(**other, smoke={"question": QUESTION, "answer": "Berlin"}))
-    rolled_back(run, "Ask the engine", "is Paris.” does not hold “Berlin”", machine, release)
+    wrong = declare(**other, smoke={"question": QUESTION, "answer": "Berlin"})
+    deployments.roll_back("Ask the engine", "is Paris.” does not hold “Berlin”", *wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(27, "a chat template for other models, where both releases do not fit: the one before serves again")
+def test_a_chat_template_that_is_wrong_is_rolled_back(
+    deployments: Deployments, inventory: Callable[[str], list[str]]
+) -> None:
+    """It is well-formed and leaves nothing out, so that preflight takes it."""
+    changes = "{plugins: {chat_template: foreign.jinja}, limits: {memory: 16g}}"
+    arguments = inventory(f"llm_services_custom: {{{SERVICE}: {changes}}}\n")
+    shutil.copytree(CHECKOUT / "tests/e2e/plugins", Path(arguments[1]) / "files")
+    deployments.roll_back("Ask the engine", "does not hold “Paris”", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(28, "its command never listens, and both do not fit: the digest before serves again")
+def test_an_image_that_never_becomes_healthy_is_rolled_back(
+    deployments: Deployments, machine: Machine, inventory: Callable[[str], list[str]]
+) -> None:
+    image = machine.engine().attrs["Image"]
+    try:
+        deployments.roll_back("Wait for the engine", "Raise `boot_timeout` of the service", *inventory(NEVER))
+    finally:
+        for made in machine.docker.images.list(filters={"reference": "llm/never-healthy"}):
+            machine.docker.images.remove(made.id)
+    assert machine.engine().attrs["Image"] == image
 
 
 @pytest.mark.slow
 @pytest.mark.fault(29, "an engine that computes nonsense, rolled back")
-def test_an_engine_that_computes_nonsense_is_caught_by_the_known_answer(playbook: Playbook, machine: Machine) -> None:
+def test_an_engine_that_computes_nonsense_is_caught_by_the_known_answer(deployments: Deployments) -> None:
     """Compiled, the CPU build of vLLM 0.32 boots, says healthy and answers this model's prompts with nonsense."""
-    release = machine.release
-    run = playbook("site.yml", *declare(args={"enforce-eager": False}, warmup={"prompt_tokens": [50]}))
-    rolled_back(run, "Ask the engine", "does not hold “Paris”", machine, release)
+    compiled = declare(args={"enforce-eager": False}, warmup={"prompt_tokens": [50]})
+    deployments.roll_back("Ask the engine", "does not hold “Paris”", *compiled)

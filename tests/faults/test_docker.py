@@ -1,7 +1,9 @@
-"""A Docker engine that ends: in the middle of a run, with its host. It is real; the model's is a stub."""
+"""A Docker engine that ends: in the middle of a run, with its host, for want of room. It is real; the model's is a stub."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import threading
 import time
@@ -56,3 +58,27 @@ def test_what_ran_before_a_reboot_runs_after_it(host: StubHost, record_property:
     record_property("recovery_seconds", time.monotonic() - begin)
     assert differences(wanted, host.state()) == {}
     assert host.run("site.yml").passed().changed == 0
+
+
+@pytest.mark.fault(16, "fills the file system of Docker's data while an image is built (engine: stub)")
+def test_a_disk_that_is_full_while_an_image_is_built(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with StubHost(tmp_path_factory.mktemp("full"), "full").up(disk_mib=1200) as host:
+        host.run("site.yml").passed()
+        before = host.state()
+        free = os.statvfs(host.folder / "docker")
+        filler = host.folder / "docker/filler"
+        filler.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 2**20))
+        place = host.inventory / "host_vars/localhost.yml"
+        declared = json.loads(place.read_text(encoding="utf-8"))
+        images = declared["llm_images_custom"]
+        file = {"/usr/local/share/large": {"content": "large" * 2**19}}
+        # It says that it is small: what is declared larger than the room that is left is refused before it is begun.
+        built = {"size_gib": 0.0001, "sources": [{"build": {"base": SERVICE, "files": file}}]}
+        declared["llm_images_custom"] = {**images, "larger": {**images[SERVICE], **built}}
+        place.write_text(json.dumps(declared), encoding="utf-8")
+        run = host.run("site.yml", changes={"image": "larger"}).refused()
+        run.says("no space left on device", "The disk of Docker's data is full")
+        # What it was to be built of may stay.
+        assert {n.partition("/")[0] for n in differences(before, host.state())} <= {"images"} and host.status() == 200
+        filler.unlink()
+        host.run("site.yml", changes={"image": "larger"}).passed()
