@@ -336,12 +336,12 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     run = folder / door_host.SOCKET.partition("/")[0]
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(run, module.params["uid"], module.params["uid"])
-    if changes is not None and not (
-        load(folder, door_host.maps(folder.parent, pools, returns, changes))
-        and tell(folder, changes)
-        and load(folder, maps)
-    ):
-        action = "reloaded"
+    if changes is not None:
+        during = door_host.maps(folder.parent, pools, returns, changes)
+        # Connections to the engine of before are used on until it ends, and it knows no newer key than this one.
+        kept = {k: during[k] for k in ["engines.map"] if during[k].count("\n") == maps[k].count("\n")}
+        if not (load(folder, during) and tell(folder, changes) and load(folder, {**maps, **kept})):
+            action = "reloaded"
     if action == "reloaded":
         before_pid = worker(folder)
         docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")

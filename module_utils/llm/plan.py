@@ -508,12 +508,12 @@ def releases(
     declared: Declared, facts: Facts | None, plugins: Mapping[str, Mapping[str, str]]
 ) -> dict[str, compose.Release]:
     """Release of every service of the host; parts that only the host knows are marked as not there yet."""
-    found = {}
+    found, door_key = {}, (facts or {}).get("gateway", {}).get("engine_key", "")
     for name in declared.host_services:
         service = declared.services[name]
         model = (facts or {}).get("models", {}).get(service.model, {})
         image_id = _image_id(declared.images[service.image], facts)
-        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name))
+        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name), door_key)
     return found
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.llm import door_host
 
-from tests.e2e.demo import SERVICE, Playbook, Run
+from tests.e2e.demo import ROOT, SERVICE, Machine, Playbook, Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("untouched")]
 
@@ -107,3 +109,24 @@ def test_keys_that_make_no_sense(playbook: Playbook) -> None:
     ):
         run = playbook(*book, *given).refused().says(*words, "No key was changed.")
         assert run.changed == 0
+
+
+@pytest.fixture
+def clients(machine: Machine) -> Iterator[Path]:  # noqa: ARG001 - deployed
+    """The file of the clients' keys, which is put back as it was."""
+    path = ROOT / "gateway" / door_host.CLIENTS
+    before = path.read_bytes() if path.exists() else None
+    yield path
+    path.unlink(missing_ok=True)
+    if before is not None:
+        path.write_bytes(before)
+        path.chmod(0o600)
+
+
+def test_an_edited_file_of_keys(playbook: Playbook, clients: Path) -> None:
+    entry = {"id": "k1", "client": "x", "sha256": "0" * 64, "services": [SERVICE], "created": 0, "per_minute": -1}
+    clients.write_text(json.dumps({"keys": [entry]}))
+    refused(playbook("site.yml"), f"{clients}: key k1 of client x: per_minute must be a whole number from 0 on, got -1")
+    clients.write_text(json.dumps({"keys": [{**entry, "per_minute": 1, "services": ["micro-cpuu"]}]}))
+    run = playbook("playbooks/status.yml").passed()
+    run.says("key k1 of client x is for `micro-cpuu`, which is not declared", "Did you mean `micro-cpu`?")

@@ -110,3 +110,59 @@ def test_a_client_s_key_is_rotated_under_load(playbook: Playbook, machine: Machi
     requests = sum(load.statuses.values())
     print(f"\nrotation under load: {requests} requests, {load.failed()} of the revoked key")
     assert {(k, s) for (k, s) in load.statuses if s != 200} == {(old, 401)} and requests > 300
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known")
+@pytest.mark.fault(26, "the key between gateway and engine, on the real engine")
+def test_the_engine_s_key_is_rotated_under_load(playbook: Playbook, machine: Machine) -> None:
+    release, gateway = machine.release, machine.gateway().attrs["State"]["StartedAt"]
+    before = door_host.engine_keys(ROOT / "gateway")
+    try:
+        with Load(machine.key, machine.key) as load:
+            load.await_more(machine.key)
+            playbook(BOOK, "-e", "llm_key_do=rotate-engine").passed()
+            load.await_more(machine.key)
+            playbook("site.yml").passed().says("key between door and engine")
+            load.await_more(machine.key)
+        newest = door_host.engine_keys(ROOT / "gateway")[0]
+        print(f"\nrotation of the engine's key: {sum(load.statuses.values())} requests, {load.failed()} failed")
+        assert load.failed() == {}
+        assert newest not in before and machine.release != release
+        assert machine.gateway().attrs["State"]["StartedAt"] == gateway
+        assert newest in (ROOT / "gateway/etc/maps/engines.map").read_text(), "the newest is the one in use"
+        assert playbook("site.yml").passed().changed == 0
+    finally:
+        machine.await_door()
+
+
+@pytest.mark.usefixtures("known")
+def test_a_leaked_key_is_found_and_named_without_being_shown(playbook: Playbook, machine: Machine) -> None:
+    clean = playbook(BOOK, "-e", "llm_key_do=leaks")
+    # Whoever uses the machine meanwhile may have a key in the environment of a process, and is told so rightly.
+    assert clean.rc == 0 or not re.search(r"(/\S+:\d+|docker inspect \S+|line \d+): key", clean.text), clean.text
+    made = playbook(BOOK, "-e", "llm_key_do=create", "-e", "llm_key_client=leaky", "-e", "llm_key_services=*").passed()
+    own, key = machine.key, key_of(made.stdout)
+    engine = door_host.engine_keys(ROOT / "gateway")[0]
+    places = {
+        ROOT / "state" / "leak.txt": f"Authorization: Bearer {own}\n",
+        ROOT / "services" / SERVICE / "leak.yml": f"key: {engine}\n",
+    }
+    try:
+        for path, text in places.items():
+            path.write_text(text)
+        # Of a client's key the host has the hash alone; the log of the machine has it from a client that was careless.
+        log = ROOT / "gateway" / "log" / "leak.log"
+        places[log] = ""
+        log.write_text(f'{{"query": "api_key={key}"}}\n')
+        run = playbook(BOOK, "-e", "llm_key_do=leaks").refused()
+        run.says(
+            f"{ROOT}/state/leak.txt:1: key of service {SERVICE}",
+            f"{ROOT}/services/{SERVICE}/leak.yml:1: key between gateway and engines",
+            f"{log}:1: key k",
+            "of client leaky",
+        )
+        assert not {own, key, engine} & set(KEY_SHAPE.findall(run.stdout))
+    finally:
+        for path in places:
+            path.unlink(missing_ok=True)

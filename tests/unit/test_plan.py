@@ -453,3 +453,15 @@ def test_room_is_needed_for_a_base_that_is_not_there() -> None:
     facts["disk"]["docker"] = {"path": "/var/lib/docker", "device": 2, "free": 10 * 2**30}
     messages = [f.message for f in plan.look_at_host(declared, facts, ["medium-glm"])[""] if f.id == "disk-full"]
     assert len(messages) == 1 and "image glm-flash 0.1 GiB, image vllm-openai 25 GiB" in messages[0]
+
+
+def test_a_rotated_key_between_door_and_engine_is_a_release_of_its_own() -> None:
+    """Under the same name it could not start beside the one that runs."""
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    before = plan.releases(declared, facts, {})
+    facts["gateway"] = {**facts.get("gateway", {}), "engine_key": "0123456789abcdef"}
+    after = plan.releases(declared, facts, {})
+    assert after["micro-cpu"].container != before["micro-cpu"].container
+    (why,) = plan.service_work(facts, ["micro-cpu"], after, {})["micro-cpu"]
+    assert (why["name"], why["desired"]) == ("key between door and engine", "0123456789abcdef")
