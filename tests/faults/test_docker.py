@@ -60,6 +60,7 @@ def test_what_ran_before_a_reboot_runs_after_it(host: StubHost, record_property:
     assert host.run("site.yml").passed().changed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.fault(16, "fills the file system of Docker's data while an image is built (engine: stub)")
 def test_a_disk_that_is_full_while_an_image_is_built(tmp_path_factory: pytest.TempPathFactory) -> None:
     with StubHost(tmp_path_factory.mktemp("full"), "full").up(disk_mib=1200) as host:
