@@ -30,8 +30,9 @@ options:
     default: /health
   timeout:
     description:
-      - Seconds to wait for a ready engine, counted from the start of the module. Earlier boots don't shorten it, since a boot
-        that finds an emptied cache may rightly take longer than all of them.
+      - Seconds to wait for a ready engine, counted from the start of the module. Where earlier boots of this release are known, no
+        longer than ten times the slowest of them, and 900 s in any case - a boot that finds an emptied cache may rightly take
+        longer than all before.
     type: int
     default: 600
   history_folder:
@@ -241,9 +242,12 @@ class Watch:
         self.network: str | None = params["network"]
         self.port: int = params["port"]
         self.path: str = params["path"]
-        self.timeout: int = params["timeout"]
         self.progress = progress
         self.inspected = docker_api.inspect(self.container)
+        labels = (self.inspected.get("Config") or {}).get("Labels") or {}
+        self.history = _history_file(params["history_folder"], labels)
+        self.earlier = history.boot_record(history.read(self.history)) if self.history else {}
+        self.timeout = history.patience(self.earlier, params["timeout"])
         self.first = self.state = read_state(self.inspected)
         begin = self.first.started
         # A service that has run for weeks has a long log; only the boot at its start is of interest.
@@ -254,9 +258,6 @@ class Watch:
         self.lines: list[str] = []
         self.log_error = ""
         self.said_at = time.monotonic()
-        labels = (self.inspected.get("Config") or {}).get("Labels") or {}
-        self.history = _history_file(params["history_folder"], labels)
-        self.earlier = history.boot_record(history.read(self.history)) if self.history else {}
 
     def look(self) -> None:
         """Read what is new."""
@@ -416,10 +417,12 @@ def run(module: Any) -> dict[str, Any]:
                 remedy="Attach it to that network, or name the right one.",
             )
         if time.monotonic() >= end:
-            return watch.failure(
-                f"was not ready after {watch.timeout} s",
-                remedy="Raise `boot_timeout` of the service if the engine is only slow; log_tail has its last lines.",
-            )
+            remedy = "Raise `boot_timeout` of the service if the engine is only slow; log_tail has its last lines."
+            what = f"was not ready after {watch.timeout} s"
+            if watch.timeout < module.params["timeout"]:
+                what += f", and its slowest boot on this host took {watch.earlier['slowest']:g} s"
+                remedy = f"log_tail has its last lines. If this host is that slow now, remove {watch.history}."
+            return watch.failure(what, remedy=remedy)
         time.sleep(POLL)
 
 

@@ -20,6 +20,9 @@ RELEASES = 20
 """Releases of a service whose files are kept: those that were written last."""
 MARGIN = 15.0
 """Seconds beyond its slowest recorded boot within which a release that returns has to answer."""
+PATIENCE, PATIENCE_LEAST = 10, 900
+"""So many times its slowest recorded boot a release may take, and so many seconds in any case: without caches, and with weights
+that have to come from a slow disk, a boot may rightly take several times as long as any before."""
 
 History = dict[str, list[dict[str, Any]]]
 """{"boots": [{"at", "seconds", "phases", "cache"}], "speeds": [{"at", "tokens_per_second", "ttft_ms"}]}, oldest first.
@@ -90,7 +93,7 @@ def boot_record(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
     """Sum up the boots of a release; {} without any.
 
     {"boots": number, "last", "slowest", "typical" (median), "expected": seconds}. `expected` is when a release that returns
-    should have answered. It ends no boot: with an emptied cache a boot may rightly take longer than any before.
+    should have answered; it ends no boot, see patience.
     """
     boots = history.get("boots", [])
     if not boots:
@@ -103,6 +106,11 @@ def boot_record(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
         "typical": round(statistics.median(seconds), 1),
         "expected": round(max(seconds) + MARGIN, 1),
     }
+
+
+def patience(record: Mapping[str, Any], declared: int) -> int:
+    """Seconds after which a boot is given up: those declared, or less where boots on record (see boot_record) were far shorter."""
+    return min(declared, max(PATIENCE_LEAST, round(PATIENCE * record["slowest"]))) if record else declared
 
 
 def boot_records(place: Path, service: str) -> dict[str, dict[str, Any]]:

@@ -619,7 +619,11 @@ _SERVICE: Shape = {
     ),
     "volumes": Key(ListOf(values.mount), False, "More mounts, in Compose's short form (`/on/host:/in/container:ro`)."),
     "limits": Key(Keys(LIMITS), False, "What the container may take."),
-    "boot_timeout": Key(whole(10, 86_400), False, "Seconds until the engine must be ready."),
+    "boot_timeout": Key(
+        whole(10, 86_400),
+        False,
+        "Seconds until the engine must be ready; less once its boots are on record (ten times the slowest, and 900 in any case).",
+    ),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
     "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
     "smoke": Key(Keys(_SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),

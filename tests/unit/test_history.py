@@ -44,6 +44,20 @@ def test_boot_record() -> None:
     assert found == {"boots": 3, "last": 42.0, "slowest": 90.0, "typical": 42.0, "expected": 105.0}
 
 
+@pytest.mark.parametrize(
+    ("boots", "declared", "seconds"),
+    [
+        ([], 1800, 1800),  # nothing is known
+        ([boot(1, 40.0)], 1800, 900),
+        ([boot(1, 40.0), boot(2, 110.0)], 1800, 1100),  # ten times the slowest
+        ([boot(1, 250.0)], 1800, 1800),  # what is declared is never exceeded
+        ([boot(1, 40.0)], 20, 20),
+    ],
+)
+def test_a_boot_gets_as_long_as_those_before_suggest(boots: list[dict[str, Any]], declared: int, seconds: int) -> None:
+    assert history.patience(history.boot_record({"boots": boots}), declared) == seconds
+
+
 def test_boot_records_of_a_service(tmp_path: Path) -> None:
     history.add(tmp_path / history.file_name("micro", "0123456789ab"), "boots", boot(1, 40.0))
     assert history.boot_records(tmp_path, "micro")["0123456789ab"]["expected"] == 55.0

@@ -194,6 +194,18 @@ def test_timeout(script: Script, run_module: Run, monkeypatch: pytest.MonkeyPatc
     assert "boot_timeout" in result["msg"]
 
 
+def test_a_boot_far_longer_than_those_on_record_is_given_up(
+    script: Script, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_engine, "POLL", 0.05)
+    monkeypatch.setattr(history, "PATIENCE_LEAST", 0)
+    history.add(tmp_path / "micro-0123456789ab.json", "boots", {"at": 1, "seconds": 0.01, "cache": "warm"})
+    script.health = [0]
+    result = run_module(llm_engine, {"container": "web", "timeout": 600, "history_folder": str(tmp_path)})
+    assert "was not ready after 0 s, and its slowest boot on this host took 0.01 s" in result["msg"]
+    assert "micro-0123456789ab.json" in result["msg"]
+
+
 def test_wrong_network(script: Script, run_module: Run) -> None:
     result = run_module(llm_engine, {"container": "web", "network": "other"})
     assert "no address in network other; it is attached to: llm" in result["msg"]
