@@ -152,7 +152,7 @@ def test_a_leaked_key_is_found_and_named_without_being_shown(playbook: Playbook,
         for path, text in places.items():
             path.write_text(text)
         # Of a client's key the host has the hash alone; the log of the machine has it from a client that was careless.
-        log = ROOT / "gateway" / "log" / "leak.log"
+        log = ROOT / "state" / "leak.log"
         places[log] = ""
         log.write_text(f'{{"query": "api_key={key}"}}\n')
         run = playbook(BOOK, "-e", "llm_key_do=leaks").refused()
