@@ -45,7 +45,10 @@ ODD: dict[str, tuple[str, str]] = {
         'llm_images_custom: {vllm-cpu: {sources: [{build: {base: debian-bookworm, packages: ["curl\\nUSER root"]}}]}}',
         "llm_images.vllm-cpu.sources.0.build.packages ({file}:1): item 1 must be the name of a Debian package",
     ),
-    "address-that-is-none": ("llm_bind_address: everywhere", "llm_bind_address ({file}:1): must be an IPv4 or IPv6 address"),
+    "address-that-is-none": (
+        "llm_bind_address: everywhere",
+        "llm_bind_address ({file}:1): must be an IPv4 or IPv6 address",
+    ),
     "volume-without-a-folder": (
         "llm_services_custom: {micro-cpu: {volumes: ['data:/data']}}",
         "llm_services.micro-cpu.volumes ({file}:1): item 1 must be /on/host:/in/container",
