@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 LONGEST = 300  # seconds after which nothing is waited for any more; no test measures time
 
 
+@pytest.mark.slow
 @pytest.mark.fault(19, "SIGKILL to Docker while an engine starts; live-restore keeps what runs (engine: stub)")
 def test_docker_ends_in_the_middle_of_a_run(host: StubHost, record_property: Callable[[str, object], None]) -> None:
     host.reset()

@@ -218,6 +218,7 @@ def test_a_server_that_is_killed_costs_one_restart(
     assert supervised.machine.engine().id == supervised.engine.id
 
 
+@pytest.mark.slow  # Molecule's engine_supervisor has it with a stub
 def test_what_an_operator_stops_stays_stopped(playbook: Playbook, supervised: Supervised) -> None:
     playbook("playbooks/stop.yml").passed()
 
