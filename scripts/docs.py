@@ -190,7 +190,15 @@ def faults() -> dict[str, Any]:
 
 def recovery(result: Mapping[str, Any]) -> str:
     """What a test measured, in short; see NUMBERS of tests/faults/record.py."""
-    said = {"found_seconds": "found after {:g} s", "boot_seconds": "recorded boot {:g} s", "kills": "{} runs killed"}
+    said = {
+        "found_seconds": "found after {:g} s",
+        "boot_seconds": "recorded boot {:g} s",
+        "kills": "{} runs killed",
+        "busy_seconds": "busy for {:.0f} s",
+        "answers": "{:g} answers",
+        "stillest_seconds": "no token for {:g} s at most",
+        "unknown_seconds": "supervisor in the dark for {:g} s at most",
+    }
     more = "; ".join(text.format(result[key]) for key, text in said.items() if key in result)
     seconds = f"{result['recovery_seconds']:g} s" if "recovery_seconds" in result else ""
     return f"{seconds} ({more})" if seconds and more else seconds or more

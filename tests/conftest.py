@@ -12,6 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--saturated",
+        metavar="SECONDS",
+        type=float,
+        default=300,
+        help="how long the test of a busy engine keeps it busy",
+    )
+
+
 @pytest.fixture
 def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Give a function that runs a module's main with arguments and returns its result."""

@@ -69,5 +69,6 @@ def test_the_newer_result_of_two_checkouts_is_kept() -> None:
 def test_numbers_of_a_test_are_shown_beside_its_recovery() -> None:
     assert docs.recovery({}) == "" and docs.recovery({"kills": 31}) == "31 runs killed"
     assert docs.recovery({"recovery_seconds": 0.0}) == "0 s"
+    assert docs.recovery({"busy_seconds": 1800.4, "answers": 610}) == "busy for 1800 s; 610 answers"
     shown = docs.recovery({"recovery_seconds": 71.4, "found_seconds": 2.0, "boot_seconds": 60.0})
     assert shown == "71.4 s (found after 2 s; recorded boot 60 s)"

@@ -23,6 +23,10 @@ NUMBERS = {
     "found_seconds": "from the fault to its discovery",
     "boot_seconds": "the slowest boot on record, before the fault, of the release that answers again",
     "kills": "how many runs were killed",
+    "busy_seconds": "how long clients kept the engine at work without a pause",
+    "answers": "what they got",
+    "stillest_seconds": "the longest time in which the engine's metrics showed no new token",
+    "unknown_seconds": "the longest time in which the supervisor did not know whether the engine lived",
 }
 """What a test may record; of parametrized cases the largest counts, of kills the sum."""
 RESULTS: pytest.StashKey[dict[str, dict[str, Any]]] = pytest.StashKey()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -21,6 +22,9 @@ from tests.e2e.demo import ENDPOINT, MODEL, QUESTION, ROOT, SERVICE, Machine, Pl
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
 EVENTS = ROOT / "supervisor/events.jsonl"
+_TOKENS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\{.*\} (\S+)$", re.MULTILINE)
+_UNKNOWN = re.compile(rf'^llm_supervisor_unknown_seconds\{{service="{SERVICE}"\}} (\S+)$', re.MULTILINE)
+FOUND = {"wedged", "frozen", "dead"}
 SLOWEST = 600.0
 """Seconds after which a test gives up; how long it took is in the table of faults."""
 
@@ -106,10 +110,23 @@ class Stream:
         assert not self.thread.is_alive() and self.error, f"ended well after {self.read} pieces"
 
 
+def forget(supervisor: Any) -> None:
+    """Give the supervisor its budget back, which it keeps over a restart of its own: three faults an hour are too few here."""
+    state = ROOT / "supervisor/state.json"
+    kept = json.loads(state.read_text(encoding="utf-8"))
+    if not any(service["past"] for service in kept.values()):
+        return
+    supervisor.stop()
+    state.write_text(json.dumps({name: {**service, "past": []} for name, service in kept.items()}), encoding="utf-8")
+    supervisor.start()
+
+
 @pytest.fixture
 def supervised(machine: Machine) -> Iterator[Supervised]:
+    supervisor = machine.docker.containers.get("llm-supervisor")
+    assert supervisor.status == "running"
+    forget(supervisor)
     found = Supervised(machine)
-    assert machine.docker.containers.get("llm-supervisor").status == "running"
     yield found
     # Whatever was stopped goes on, or the engine could not be stopped in time.
     with suppress(OSError, ValueError):
@@ -122,9 +139,11 @@ def timed(supervised: Supervised, record_property: Callable[[str, object], None]
     begin = time.time()
     yield
     record_property("recovery_seconds", time.time() - begin)
-    for recovery in supervised.events("recovery"):
-        done = datetime.datetime.fromisoformat(recovery["at"].replace("Z", "+00:00")).timestamp()
-        record_property("found_seconds", done - recovery["seconds"] - begin)
+    # The engine core that is gone is a verdict, the server that Docker starts anew is not.
+    known = [e for e in supervised.events("verdict") if e["verdict"] in FOUND] + supervised.events("restarted")
+    found = [datetime.datetime.fromisoformat(e["at"].replace("Z", "+00:00")).timestamp() - begin for e in known]
+    # Events are of whole seconds.
+    record_property("found_seconds", max(0.0, min(found)))
 
 
 def hang(supervised: Supervised, record_property: Callable[[str, object], None]) -> None:
@@ -233,26 +252,61 @@ def test_what_an_operator_stops_stays_stopped(playbook: Playbook, supervised: Su
     assert supervised.machine.engine().status == "exited" and not supervised.events("recovery")
 
 
+class Watched:
+    """What the engine's metrics and the supervisor's say, looked at once a second."""
+
+    def __init__(self, machine: Machine) -> None:
+        address = machine.engine().attrs["NetworkSettings"]["Networks"]["llm"]["IPAddress"]
+        self.metrics, self.supervisor = f"http://{address}:8000/metrics", ROOT / "supervisor/metrics.prom"
+        self.progress: tuple[float, ...] = ()
+        self.moved = time.monotonic()
+        self.stillest = self.unknown = 0.0
+
+    def look(self) -> None:
+        """Metrics that do not come count as no progress."""
+        with suppress(OSError):
+            _, text = request(self.metrics)
+            progress = tuple(sorted(float(n) for n in _TOKENS.findall(text)))
+            if progress != self.progress:
+                self.stillest = max(self.stillest, time.monotonic() - self.moved)
+                self.progress, self.moved = progress, time.monotonic()
+        found = _UNKNOWN.search(self.supervisor.read_text(encoding="utf-8"))
+        self.unknown = max(self.unknown, float(found[1]) if found else 0)
+
+
 @pytest.mark.slow
-@pytest.mark.fault(5, "16 clients at once for 5 minutes")
-def test_an_engine_that_is_saturated_is_let_be(supervised: Supervised) -> None:
-    over, done = threading.Event(), []
+@pytest.mark.fault(5, "16 clients at once, 5 minutes or as long as `--saturated` says")
+def test_an_engine_that_is_saturated_is_let_be(
+    supervised: Supervised, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]
+) -> None:
+    begin, seconds = time.monotonic(), pytestconfig.getoption("saturated")
+    over, watched = threading.Event(), Watched(supervised.machine)
+    done: list[int | str] = []
 
     def ask(number: int) -> None:
-        client = supervised.machine.client().with_options(timeout=SLOWEST)
+        client = supervised.machine.client().with_options(timeout=2 * SLOWEST)
         while not over.is_set():
-            completion = client.completions.create(
-                model=MODEL, prompt=f"{number} " * 200, max_tokens=300, extra_body={"ignore_eos": True}
-            )
-            done.append(completion.usage.completion_tokens if completion.usage else 0)
+            try:
+                completion = client.completions.create(
+                    model=MODEL, prompt=f"{number} " * 200, max_tokens=100, extra_body={"ignore_eos": True}
+                )
+                done.append(completion.usage.completion_tokens if completion.usage else 0)
+            except openai.APIError as error:
+                done.append(f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
     for thread in threads:
         thread.start()
-    over.wait(300)
+    while time.monotonic() < begin + seconds:
+        watched.look()
+        over.wait(1)
     over.set()
+    record_property("busy_seconds", time.monotonic() - begin)
     for thread in threads:
         thread.join()
-    assert done and set(done) == {300}, "an answer was cut"
+    record_property("answers", len(done))
+    record_property("stillest_seconds", watched.stillest)
+    record_property("unknown_seconds", watched.unknown)
+    assert done and set(done) == {100}, "an answer was cut"
     assert not supervised.events("recovery") and not supervised.events("restarted")
     assert supervised.machine.engine().attrs["State"]["StartedAt"] == supervised.engine.attrs["State"]["StartedAt"]
