@@ -1,6 +1,7 @@
 """Runs that are killed after a task, with their whole process group; the next run has to end as if nothing had happened.
 
-Docker, gateway, playbooks and files are real. The engine is a stub (stub/engine.py), for which a hundred boots cost minutes.
+Docker, gateway, playbooks and files are real. The engine is a stub (stub/engine.py), for which a hundred boots cost minutes, and
+in one test the real one.
 Killed after a task that ran nothing on the host is killed after the one before it, so these are not repeated.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.demo import CHECKOUT
-from tests.faults.stub.host import StubHost, differences
+from tests.faults.stub.host import RealHost, StubHost, differences
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -60,6 +61,7 @@ def killed_and_repeated(host: StubHost, point: Point, wanted: Clean) -> None:
     host.run("site.yml", changes=wanted.changes).passed()
     found = differences(wanted.state, host.state())
     assert found == {}, f"{sorted(found)} after a kill at task {k}, {name}"
+    assert host.status() == 200, f"no answer after a kill at task {k}, {name}"
 
 
 def failed(points: list[Point], kill: Callable[[Point], None]) -> dict[Point, str]:
@@ -145,3 +147,27 @@ def test_an_upgrade_may_be_killed_anywhere(upgrades: Upgrades, record_property: 
     points = upgrades.ways[0].points
     record_property("kills", len(points))
     assert failed(points, upgrades.kill) == {}
+
+
+REAL = (
+    "Let it finish, and stop it",
+    "Start the container",
+    "Wait for the engine",
+    "Ask the engine",
+    "Make the release current",
+)
+"""Nothing serves; the new one boots; it is ready; it has passed, and nobody is led to it; it is current, and no more than that."""
+
+
+@pytest.mark.fault(21, "kills an upgrade of the real engine, which stops what serves first, after five tasks")
+def test_an_upgrade_of_the_real_engine_may_be_killed(
+    real_host: RealHost, record_property: Callable[[str, object], None]
+) -> None:
+    upgrades = Upgrades(real_host)
+
+    def kill(point: Point) -> None:
+        # Where one way has run a task more than the other, the same one has another number.
+        upgrades.kill(upgrades.ways[0].point(point[1]))
+
+    record_property("kills", len(REAL))
+    assert failed([(n, name) for n, name in enumerate(REAL, 1)], kill) == {}

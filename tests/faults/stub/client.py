@@ -1,4 +1,4 @@
-"""A client inside a stub host's network: one question. Usage: client.py URL KEY MAX_TOKENS (0: not streamed).
+"""A client inside a stub host's network: one question. Usage: client.py URL KEY MODEL MAX_TOKENS (0: not streamed).
 
 Prints one line of JSON for each piece of a stream, and at the end {"status", "pieces", "finish"}.
 """
@@ -9,8 +9,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-url, key, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
-body: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+url, key, model, tokens = *sys.argv[1:4], int(sys.argv[4])
+body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 if tokens:
     body |= {"stream": True, "max_tokens": tokens, "ignore_eos": True}
 headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}

@@ -22,13 +22,14 @@ import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import docker
 from ansible.module_utils.llm import compose
 from ansible.module_utils.llm.host import COMPOSE_HASH
 
 from tests import catalogs
+from tests.e2e import demo
 from tests.e2e.demo import CHECKOUT, Run, read_recap
 from tests.faults.stub.engine_modules import LIBRARY
 
@@ -63,6 +64,7 @@ DECLARED = {
 }
 # Times, and what happened on the way.
 VOLATILE = {
+    "calibration",
     "history",
     "diagnostics",
     "preflight",
@@ -81,6 +83,9 @@ RANDOM_KEY = re.compile(rb"sk-[\w-]{43}")
 class StubHost:
     """See the module's text."""
 
+    service = model = SERVICE
+    declared: Mapping[str, Any] = DECLARED
+
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.root = folder, folder / "llm"
         self.namespace = f"llm-{name}-{os.getpid()}"
@@ -93,7 +98,7 @@ class StubHost:
     # Docker.
 
     @contextlib.contextmanager
-    def up(self, disk_mib: int = 0) -> Iterator[StubHost]:
+    def up(self, disk_mib: int = 0) -> Iterator[Self]:
         """The host, for the time of a with block; nothing of it is left. disk_mib: of a file system for Docker's data alone."""
         data = self.folder / "docker"
         data.mkdir()
@@ -104,12 +109,8 @@ class StubHost:
                 subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(data)], check=True)
             self._inside(["ip", "link", "set", "lo", "up"])
             self.start_docker()
-            gateway = compose.image_ref(catalogs.declared("demo").images[compose.GATEWAY_IMAGE])
-            with subprocess.Popen(["docker", "save", gateway], stdout=subprocess.PIPE) as saved:
-                self._docker("load", stdin=saved.stdout)
-            assert saved.returncode == 0, f"{gateway} is not on this machine: deploy the demo first"
-            environment = "PATH=/usr/local/bin:/usr/bin:/bin"
-            self._docker("import", "--change", f"ENV {environment}", "-", IMAGE, text=stub_image())
+            self.copy(compose.GATEWAY_IMAGE)
+            self.load_engine()
             self._declare()
             yield self
         finally:
@@ -121,6 +122,18 @@ class StubHost:
                 subprocess.run(["umount", "--lazy", mount], check=False)
             subprocess.run(["ip", "netns", "delete", self.namespace], check=True)
             shutil.rmtree(self.folder / "docker", ignore_errors=True)
+
+    def copy(self, image: str) -> None:
+        """Copy an image of the demo from this machine's own Docker."""
+        reference = compose.image_ref(catalogs.declared("demo").images[image])
+        with subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE) as saved:
+            self._docker("load", stdin=saved.stdout)
+        assert saved.returncode == 0, f"{reference} is not on this machine: deploy the demo first"
+
+    def load_engine(self) -> None:
+        """Make the stub's image."""
+        environment = "PATH=/usr/local/bin:/usr/bin:/bin"
+        self._docker("import", "--change", f"ENV {environment}", "-", IMAGE, text=stub_image())
 
     def start_docker(self) -> None:
         """Start the engine, and wait until it answers."""
@@ -203,24 +216,30 @@ class StubHost:
     # -----------------------------------------------------------------------------------------------------------------
     # Runs.
 
-    def _declare(self) -> None:
+    def catalogs(self) -> dict[str, Any]:
+        """What the host's catalogs have of their own: the stub as an engine, and a model that it does not read."""
         model = self.folder / "model"
         model.mkdir()
         (model / "config.json").write_text(json.dumps(CONFIG))
         header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
         (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
         catalog = catalogs.read("group_vars/all/images.yml")["llm_images"]["vllm-cpu"]
-        declared = {
-            "llm_accelerator": "cpu",
-            "llm_root": str(self.root),
-            "llm_host_services": [SERVICE],
-            "llm_gateway": {"wait": 1},
-            "llm_service_keys": {SERVICE: KEY},
+        return {
             "llm_images_custom": {
                 SERVICE: {**{k: catalog[k] for k in ("accelerator", "engine", "accept")}, "sources": [{"pull": IMAGE}]}
             },
             "llm_models_custom": {SERVICE: {"sources": [{"path": str(model)}], "size_gib": 0.001, "context": 2048}},
-            "llm_services_custom": {SERVICE: DECLARED},
+        }
+
+    def _declare(self) -> None:
+        declared = {
+            "llm_accelerator": "cpu",
+            "llm_root": str(self.root),
+            "llm_host_services": [self.service],
+            "llm_gateway": {"wait": 1},
+            "llm_service_keys": {self.service: KEY},
+            **self.catalogs(),
+            "llm_services_custom": {self.service: self.declared},
         }
         (self.inventory / "host_vars").mkdir(parents=True)
         shutil.copy(CHECKOUT / "inventory/demo/hosts.yml", self.inventory)
@@ -232,7 +251,7 @@ class StubHost:
         report = self.folder / "report"
         more = ["-i", str(self.inventory), "-e", f"llm_report_dir={report}"]
         if changes:
-            more += ["-e", json.dumps({"llm_services_custom": {SERVICE: {**DECLARED, **changes}}})]
+            more += ["-e", json.dumps({"llm_services_custom": {self.service: {**self.declared, **changes}}})]
         self.ended = self.folder / "ended"
         self.ended.unlink(missing_ok=True)
         ours = {n: v for n, v in os.environ.items() if not n.startswith(("ANSIBLE_", "LLM_", "DOCKER_"))}
@@ -264,7 +283,7 @@ class StubHost:
     def ask(self, tokens: int = 0, address: str = "127.0.0.1") -> subprocess.Popen[str]:
         """A client that asks through the gateway; see client.py. tokens: of a stream that it reads; 0 is one short answer."""
         program = str(Path(__file__).parent / "client.py")
-        command = [sys.executable, program, f"http://{address}:{PORT}/v1", KEY, str(tokens)]
+        command = [sys.executable, program, f"http://{address}:{PORT}/v1", KEY, self.model, str(tokens)]
         return subprocess.Popen(self._entered(command), stdout=subprocess.PIPE, text=True)
 
     def load(self, connections: int, a_second: int, least: int) -> subprocess.Popen[str]:
@@ -296,13 +315,16 @@ class StubHost:
         return found
 
     def files(self) -> dict[str, Any]:
-        """Mode, owner and content of every file."""
+        """Mode, owner and content of every file; of large ones a digest, of caches only whose they are."""
         found: dict[str, Any] = {}
         for path in sorted(self.root.rglob("*")):
-            if VOLATILE & {*path.relative_to(self.root).parts}:
+            parts = path.relative_to(self.root).parts
+            if VOLATILE & {*parts} or (parts[0] == "cache" and len(parts) > 2):
                 continue
             stat = path.lstat()
             content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+            if len(content) > 2**20:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
             if path.name in RANDOM:
                 content = b"made" if content else b""
             elif isinstance(content, bytes):
@@ -314,6 +336,32 @@ class StubHost:
         """All that a run is there to bring about: containers, networks, and files (releases, gateway, models, state)."""
         networks = {n.name: n.attrs["Internal"] for n in self.client.networks.list() if n.name.startswith("llm")}
         return {"networks": networks, **self.containers(), **self.files()}
+
+
+class RealHost(StubHost):
+    """The same with the REAL engine of the demo and its model, of both of which it gets a copy.
+
+    The engine may write to a folder, so that two releases never run side by side: an upgrade stops what serves first.
+    """
+
+    service, model = demo.SERVICE, demo.MODEL
+    declared: Mapping[str, Any] = {
+        "args": {"max-model-len": 1024},
+        "limits": {"memory": "6g"},
+        "warmup": {"prompt_tokens": [50]},
+        "drain": 120,
+    }
+
+    def load_engine(self) -> None:
+        """Copy the demo's: minutes, and 4 GB."""
+        self.copy("vllm-cpu")
+
+    def catalogs(self) -> dict[str, Any]:
+        """The model's files are where the demo has them."""
+        written = self.folder / "written"
+        written.mkdir()
+        self.declared = {**self.declared, "volumes": [f"{written}:/written"]}
+        return {"llm_models_custom": {self.model: {"sources": [{"path": str(demo.model_folder())}]}}}
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
