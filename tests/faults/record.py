@@ -28,7 +28,8 @@ NUMBERS = {
     "stillest_seconds": "the longest time in which the engine's metrics showed no new token",
     "unknown_seconds": "the longest time in which the supervisor did not know whether the engine lived",
 }
-"""What a test may record; of parametrized cases the largest counts, of kills the sum."""
+"""What a test may record; of parametrized cases the largest counts, of SUMS the sum."""
+SUMS = {"kills", "answers"}
 RESULTS: pytest.StashKey[dict[str, dict[str, Any]]] = pytest.StashKey()
 
 
@@ -49,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         entry = item.config.stash[RESULTS].setdefault(name, {"passed": True, **_where()})
         entry["passed"] = entry["passed"] and report.passed
         for key, value in report.user_properties:
-            if key == "kills":
+            if key in SUMS:
                 entry[key] = entry.get(key, 0) + int(str(value))
             elif key in NUMBERS:
                 entry[key] = round(max(float(str(value)), entry.get(key, 0)), 1)
