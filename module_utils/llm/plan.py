@@ -688,7 +688,7 @@ def status(
             "port": service.port,
             "model": service.served_model_name,
             "image": _image_status(declared.images[service.image], facts),
-            **_made(facts, service),
+            **_made(declared, facts, service),
             "act": "nothing to do",
         }
         if service.gpus and facts.get("gpu"):
@@ -705,10 +705,13 @@ def status(
     return found
 
 
-def _made(facts: Facts, service: Service) -> dict[str, str]:
-    """What the model of a service was made of here, and what that cost."""
+def _made(declared: Declared, facts: Facts, service: Service) -> dict[str, str]:
+    """What the model of a service was made of here, what that cost, and what it may cost."""
     made = facts["models"].get(service.model, {}).get("made") or {}
-    return {"quantized": quantize.summary(made)} if "quality" in made else {}
+    origin = quantize.made_of(declared.models[service.model])
+    if "quality" not in made or not origin:
+        return {}
+    return {"quantized": f"{quantize.summary(made)}; {quantize.allowed(declared.recipes[origin[1]].quality)}"}
 
 
 def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Mapping[str, Any]]) -> list[str]:

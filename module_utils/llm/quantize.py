@@ -189,8 +189,10 @@ def memory_need(source: int, config: Mapping[str, Any], recipe: Mapping[str, Any
     source: bytes of its weights.
     """
     text = config.get("text_config") or config
-    flow = 0 if recipe["method"] == "fp8-dynamic" else 2 * recipe["samples"] * recipe["length"] * text["hidden_size"]
-    return int(source * 1.5 + flow + 2 * recipe["length"] * text["vocab_size"] + SPARE)
+    # Older architectures have other names for it; where none is known, that of a model of 30B.
+    width = next((text[name] for name in ("hidden_size", "n_embd", "d_model") if name in text), 8192)
+    flow = 0 if recipe["method"] == "fp8-dynamic" else 2 * recipe["samples"] * recipe["length"] * width
+    return int(source * 1.5 + flow + 2 * recipe["length"] * text.get("vocab_size", 2**18) + SPARE)
 
 
 def foreign(made: Mapping[str, Any] | None, wanted: str) -> str:
@@ -225,6 +227,11 @@ def summary(made: Mapping[str, Any]) -> str:
         f"{quality['perplexity_source']:.2f} -> {quality['perplexity']:.2f} (x {ratio:.3f}), KL {quality['kl']:.4f} nats a token, "
         f"same next token {100 * quality['same_top']:.1f} % (of {quality['tokens']} held out)"
     )
+
+
+def allowed(limits: Mapping[str, float]) -> str:
+    """The limits of a recipe, as `summary` writes what was measured."""
+    return f"allowed: perplexity x {limits['perplexity']:g}, KL {limits['kl']:g}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

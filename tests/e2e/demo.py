@@ -261,14 +261,17 @@ def model_folder() -> Path:
 
 
 @contextmanager
-def stand_in_hub(folder: Path) -> Iterator[str]:
-    """Address of the stand-in of scenario model_store_alternative, which has this folder as branch main of acme/tiny."""
+def stand_in_hub(folder: Path, **data_sets: Path) -> Iterator[str]:
+    """Address of the stand-in of scenario model_store_alternative, which has this folder as branch main of acme/tiny.
+
+    data_sets: folders of data sets acme/NAME.
+    """
     place = CHECKOUT / "molecule/model_store_alternative/files/stand_in_hub.py"
     found = importlib.util.spec_from_file_location("stand_in_hub", place)
     assert found is not None and found.loader is not None
     stand_in = importlib.util.module_from_spec(found)
     found.loader.exec_module(stand_in)
-    server = stand_in.serve(0, {"main": folder})
+    server = stand_in.serve(0, {"main": folder, **{f"datasets/acme/{n}@main": f for n, f in data_sets.items()}})
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import artifacts, store
+from ansible.module_utils.llm import artifacts, compose, store
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, ROOT, SERVICE, Machine, Playbook, stand_in_hub
@@ -36,15 +37,26 @@ PACKED = 14  # seven modules in each of two layers; the head is left
 def declared(
     text: Path, hub: str, limits: Mapping[str, float] = LIMITS, methods: tuple[str, ...] = METHODS
 ) -> dict[str, Any]:
-    """Variables of services q-METHOD with models that are to be made of the trained one, which the hub at this address has."""
-    common = {"length": 128, "dataset": {"file": str(text)}, "quality": limits}
+    """Variables of services q-METHOD with models that are to be made of the trained one, which the hub at this address has.
+
+    AWQ takes its text from a data set of the hub, the others from a file.
+    """
+    file, data_set = {"file": str(text)}, {"hub": "acme/chats", "match": "*.jsonl"}
+    common = {"length": 128, "quality": limits}
     packed = {"group_size": 64, "samples": 32}
     service = {k: v for k, v in QWEN["llm_services_custom"]["micro-qwen"].items() if k != "description"}
     smoke = {"question": QUESTION, "answer": ANSWER}
     return {
         "llm_recipes_custom": {
-            f"r-{m}": {"method": m, **common, **({} if m == METHODS[2] else packed)} for m in methods
+            f"r-{m}": {
+                "method": m,
+                "dataset": data_set if m == "awq" else file,
+                **common,
+                **({} if m == "fp8-dynamic" else packed),
+            }
+            for m in methods
         },
+        "llm_hub_endpoint": hub,
         "llm_models_custom": {
             "qwen": {"family": "qwen3", "sources": [{"hub": "acme/tiny", "endpoint": hub}]},
             **{
@@ -70,9 +82,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    """Address of the stand-in for the hub, which has the trained model."""
-    with stand_in_hub(make.models()["qwen"]) as address:
+def hub(text: Path) -> Iterator[str]:
+    """Address of the stand-in for the hub, which has the trained model, and the text as a data set."""
+    with stand_in_hub(make.models()["qwen"], chats=text.parent) as address:
         yield address
 
 
@@ -96,7 +108,8 @@ def alone(machine: Machine, playbook: Playbook) -> Iterator[None]:
 def test_models_are_made_proven_measured_and_served_by_one_command(playbook: Playbook, text: Path, hub: str) -> None:
     given = ("-e", json.dumps(declared(text, hub)))
     playbook("site.yml", "--check", "--diff", *given).passed().says("r-gptq, from qwen: gptq, groups of 64")
-    made = playbook("site.yml", *given).passed()
+    made = playbook("site.yml", *given, env={"LLM_PROGRESS": "1"}).passed()
+    assert re.search(r"llm_quantize \| \d+:\d\d \| quantize: layer \d+ of \d+", made.stdout), made.stdout[-6000:]
     served = json.loads((made.report / "verdict.json").read_text(encoding="utf-8"))["services"]
     (source,) = (ROOT / "models" / "qwen").iterdir()
     for method in METHODS:
@@ -104,10 +117,11 @@ def test_models_are_made_proven_measured_and_served_by_one_command(playbook: Pla
         state = artifacts.look(folder)
         assert (state["made"]["packed"], state["made"]["mark"]) == (PACKED, folder.name)
         assert state["made"]["source_digest"] == store.read_manifest(source)["digest"]
+        assert ("commit" in state["made"]["text"]) == (method == "awq")
         assert served[f"q-{method}"]["ok"], served
     assert not store.damage(source, deep=True)
     assert playbook("site.yml", *given).passed().changed == 0
-    playbook("playbooks/status.yml", *given).passed().says("14 modules packed", "KL")
+    playbook("playbooks/status.yml", *given).passed().says("14 modules packed", "KL", "allowed: perplexity x 1.05")
     playbook("playbooks/verify_models.yml", "-e", "llm_verify=deep", *given).passed().says("m-awq: whole")
     stricter = declared(text, hub, {**LIMITS, "kl": 0})
     playbook("site.yml", "-e", json.dumps(stricter)).refused().says("lost more by `r-gptq`", "allowed is 0")
@@ -141,6 +155,20 @@ def test_a_run_that_is_killed_half_way_leaves_nothing_in_the_way(
     (folder,) = home.iterdir()
     assert artifacts.look(folder)["made"]["packed"] == PACKED
     assert playbook("site.yml", *given).passed().changed == 0
+
+
+@pytest.mark.parametrize("recipe", ["gptq-w4a16", "awq-w4a16", "fp8-dynamic"])
+def test_the_catalog_leaves_the_eyes_of_the_real_architecture_as_they_are(recipe: str) -> None:
+    """Qwen3-VL as ZwZ-8B is, made small, with random weights: by the catalog's recipes, the project's program and its proof."""
+    image = compose.image_ref(catalogs.declared("demo").images["llm-compressor-cpu"])
+    command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{CHECKOUT}:/p:ro", "--entrypoint", "python3"]
+    command += [image, "/p/benchmarks/quantize_shape.py", "--small", "--samples", "8", "--length", "64"]
+    done = subprocess.run([*command, "--recipe", recipe], capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["ok"], report["packed"], report["vision_untouched"]) == (True, 14, 57), report
+    # AWQ may scale the norms of the language layers that it packs: four in each of two, and the last one.
+    assert (report["untouched"], report["scaled"]) == ((59, 9) if recipe == "awq-w4a16" else (68, 0)), report
 
 
 def _containers(machine: Machine) -> list[str]:

@@ -195,21 +195,24 @@ def test_what_cannot_be_quantized_is_refused_before_anything_starts(
     stub: Stub, run_module: Run, spoil: Callable[[Stub], None], says: str
 ) -> None:
     spoil(stub)
+    before = {p: p.read_bytes() for p in stub.source.rglob("*")}
     refused = run_module(llm_quantize, stub.arguments)
     assert refused["failed"] and says in refused["msg"] and refused["msg"].startswith("llm_models.small: ")
-    assert not stub.left and not stub.containers
+    assert not stub.left and not stub.containers and {p: p.read_bytes() for p in stub.source.rglob("*")} == before
 
 
 def test_too_little_memory_is_refused(stub: Stub, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: {"total": 4 * spec.GIB, "available": spec.GIB})
     refused = run_module(llm_quantize, stub.arguments)
     assert "takes about 2.0 GiB of memory, and 1.0 GiB are free" in refused["msg"] and not stub.containers
+    assert not stub.left and not store.damage(stub.source, deep=True)
 
 
 def test_too_little_disk_is_refused(stub: Stub, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert "has 1000 bytes free" in run_module(llm_quantize, stub.arguments)["msg"] and not stub.containers
+    assert not stub.left and not store.damage(stub.source, deep=True)
 
 
 @pytest.mark.parametrize(

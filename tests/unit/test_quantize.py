@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import artifacts, plan, quantize, spec, store
+from ansible.module_utils.llm import artifacts, compose, plan, quantize, spec, store, table
 
 from tests import catalogs
 from tests.unit.test_plan import host
@@ -112,6 +112,40 @@ def test_what_was_refused_stays_refused_until_the_limits_are_raised() -> None:
     text = found(facts)["model-refused"]
     assert "perplexity 9.00 after 8.00" in text and "/.1.refused" in text and "Raise the limits" in text
     assert not found(facts, changed(quality={"samples": 8, "perplexity": 1.2, "kl": 0.1}))
+
+
+def test_status_shows_what_a_model_lost_and_what_it_may_lose() -> None:
+    facts = host(BOX)
+    shown = plan.status(BOX, facts, {}, {})
+    assert "quantized" not in shown["medium-glm"]
+    text = " ".join(" ".join(table.status_table(BOX, facts, shown, {})).split())
+    assert (
+        "model zwz-8b by awq-w4a16: 252 modules packed, 351 tensors untouched; perplexity 8.00 -> 8.20 (x 1.025)"
+        in text
+    )
+    assert "KL 0.0200 nats a token" in text and "allowed: perplexity x 1.08, KL 0.1" in text
+
+
+def test_services_of_one_model_share_its_folder_and_it_is_made_once() -> None:
+    first = BOX.services["mini-zwz"]
+    both = {**BOX.services, "other": dataclasses.replace(first, name="other", port=5099)}
+    declared = dataclasses.replace(BOX, services=both)
+    assert plan.needed_models(declared, ["mini-zwz", "other"]) == ("zwz-8b-awq",)
+    folder = compose.model_dir(declared.settings, declared.models["zwz-8b-awq"])
+    for name in ("mini-zwz", "other"):
+        engine = compose.release(declared, declared.services[name], "sha256:1", "d").compose["services"]["engine"]
+        (bound,) = (v for v in engine["volumes"] if v["target"] == "/model")
+        assert (bound["source"], bound["read_only"]) == (folder, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({"n_embd": 16}, 16), ({}, 8192)],
+)
+def test_memory_is_estimated_for_configurations_of_any_kind(config: dict[str, Any], width: int) -> None:
+    config.setdefault("text_config", {**config})["vocab_size"] = 100
+    recipe = {"method": "gptq", "samples": 3, "length": 5}
+    assert quantize.memory_need(1000, config, recipe) == 1500 + 2 * 3 * 5 * width + 2 * 5 * 100 + quantize.SPARE
 
 
 @pytest.mark.parametrize(("available", "refused"), [(10, True), (40, False)])

@@ -7,8 +7,10 @@ import io
 import json
 import os
 import shutil
+import stat
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,13 +216,25 @@ def test_a_folder_with_a_manifest_must_be_what_it_lists(run: Run, here: Path, tm
 
 
 def pack(origin: Path, archive: Path, mode: Any, prefix: str = "") -> None:
+    if mode == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for path in sorted(origin.iterdir()):
+                zipped.write(path, prefix + path.name)
+        return
     with tarfile.open(archive, mode) as packed:
         for path in sorted(origin.iterdir()):
             packed.add(path, prefix + path.name)
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "prefix"), [("m.tar", "w", ""), ("m.tar.gz", "w:gz", "tiny/"), ("m.tgz", "w:gz", "./")]
+    ("name", "mode", "prefix"),
+    [
+        ("m.tar", "w", ""),
+        ("m.tar.gz", "w:gz", "tiny/"),
+        ("m.tgz", "w:gz", "./"),
+        ("m.zip", "zip", ""),
+        ("m", "zip", "tiny/"),
+    ],
 )
 def test_an_archive(run: Run, origin: Path, tmp_path: Path, name: str, mode: str, prefix: str) -> None:
     pack(origin, tmp_path / name, mode, prefix)
@@ -228,6 +242,7 @@ def test_an_archive(run: Run, origin: Path, tmp_path: Path, name: str, mode: str
     assert run({"archive": str(tmp_path / name), "sha256": sha256})["changed"]
     folder = tmp_path / "models/tiny/v1"
     assert {p.name for p in folder.iterdir()} == {p.name for p in origin.iterdir()} | {artifacts.MANIFEST}
+    assert all((folder / p.name).read_bytes() == p.read_bytes() for p in origin.iterdir())
     assert folder.stat().st_mode & 0o777 == 0o755 and hidden(folder) == []
 
 
@@ -246,11 +261,37 @@ def _linking(archive: Path) -> None:
         packed.addfile(entry)
 
 
+def _zipped(name: str = "config.json", mode: int = 0, flag: int = 0) -> Callable[[Path], object]:
+    """Makes a ZIP file with one odd entry."""
+
+    def make(archive: Path) -> None:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr(entry, "/etc/passwd")
+        raw = bytearray(archive.read_bytes())
+        raw[raw.rindex(b"PK\1\2") + 8] |= flag  # in the list of files, which readers go by
+        archive.write_bytes(raw)
+
+    return make
+
+
+def _zip_changed(archive: Path) -> None:
+    _zipped()(archive)
+    archive.write_bytes(archive.read_bytes().replace(b"/etc/passwd", b"/etc/PASSWD"))
+
+
 BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda _: None, "no such file"),
     "no archive": (lambda a: a.write_bytes(b"x" * 2000), "tar cannot read it"),
     "outside": (_escaping, "tar cannot read it"),
     "a link": (_linking, "neither a file nor a folder"),
+    "outside of a ZIP": (_zipped("../outside"), "would lie outside"),
+    "from the root of a ZIP": (_zipped("/outside"), "would lie outside"),
+    "a link in a ZIP": (_zipped(mode=stat.S_IFLNK | 0o777), "neither a file nor a folder"),
+    "a ZIP with a password": (_zipped(flag=1), "is encrypted"),
+    "half a ZIP": (lambda a: a.write_bytes(b"PK\3\4" + b"x" * 2000), "cannot be read as a ZIP file"),
+    "other bytes in a ZIP": (_zip_changed, "cannot be unpacked: Bad CRC-32"),
 }
 
 
@@ -262,6 +303,19 @@ def test_a_bad_archive_leaves_nothing(run: Run, tmp_path: Path, case: str) -> No
     assert refused["failed"] and says in refused["msg"]
     folder = tmp_path / "models/tiny/v1"
     assert not folder.exists() and hidden(folder) == [] and not (tmp_path / "models/tiny/outside").exists()
+
+
+def test_a_zip_that_does_not_fit_is_not_unpacked(
+    run: Run, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says itself how large it becomes, so that nobody needs to declare it."""
+    (origin / "zeros.json").write_bytes(b" " * 2**20)
+    pack(origin, tmp_path / "m.zip", "zip")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=store.SPARE + 2**19))
+    refused = run({"archive": str(tmp_path / "m.zip")})
+    assert refused["failed"] and "1.0 MiB are still to be written" in refused["msg"]
+    assert hidden(tmp_path / "models/tiny/v1") == []
 
 
 def test_another_archive_than_was_declared(run: Run, origin: Path, tmp_path: Path) -> None:

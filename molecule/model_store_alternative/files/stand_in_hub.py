@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Stand-in for a model hub, with real files of a folder for each branch. Not the real one, which cannot be had in tests.
 
-Usage: stand_in_hub.py PORT [OWNER/NAME@]BRANCH=FOLDER...      (acme/tiny without a name)
+Usage: stand_in_hub.py PORT [[datasets/]OWNER/NAME@]BRANCH=FOLDER...      (acme/tiny without a name)
 
 It speaks what huggingface_hub asks for: a revision's commit and files, and each file with ranges, commit and checksum. Weights
 (.safetensors) are in its large file storage: listed with their SHA-256, and sent from another host name, under an address that
@@ -82,14 +82,15 @@ class Hub(BaseHTTPRequestHandler):
         if token:
             self.seen["tokens"].append(path)
         for (repo, branch), folder in self.branches.items():
-            owner = path.removeprefix("api/models/").removeprefix("storage/")
+            listed = f"api/{repo}" if repo.startswith("datasets/") else f"api/models/{repo}"
+            owner = path.replace(listed, repo, 1).removeprefix("storage/")
             if not owner.startswith(f"{repo}/"):
                 continue
-            if repo.partition("/")[2].startswith("gated") and token != TOKEN and not path.startswith("storage/"):
+            if repo.rpartition("/")[2].startswith("gated") and token != TOKEN and not path.startswith("storage/"):
                 self.refuse(403 if token else 401, "GatedRepo")
                 return
             for name in (branch, commit(branch)):
-                if path == f"api/models/{repo}/revision/{name}":
+                if path == f"{listed}/revision/{name}":
                     self.listing(repo, branch, folder)
                     return
                 for place in ("", "storage/"):
@@ -97,7 +98,8 @@ class Hub(BaseHTTPRequestHandler):
                     if path.startswith(prefix) and (folder / path[len(prefix) :]).is_file():
                         self.file(folder / path[len(prefix) :], path, branch, stored=bool(place))
                         return
-        known = any(path.removeprefix("api/models/").startswith(f"{repo}/") for repo, _ in self.branches)
+        asked = path.removeprefix("api/").removeprefix("models/")
+        known = any(asked.startswith(f"{repo}/") for repo, _ in self.branches)
         self.refuse(404, "RevisionNotFound" if known else "RepoNotFound")
 
     def listing(self, repo: str, branch: str, folder: Path) -> None:
