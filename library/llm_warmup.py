@@ -12,6 +12,8 @@ description:
   - The content is random words and noise, different every time, so that the prefix cache does not answer in the engine's place.
   - An engine that has computed prompts of all these sizes since it started, by its own metrics, is warm and is sent nothing.
   - Two short probes tell how many tokens a word has, by the engine's own count, so that no prompt exceeds the context.
+  - Every request has a time limit, and after two in a row without an answer nothing else is sent. What was measured until then is
+    returned with the reasons.
   - Proxy settings of the environment are ignored.
 requirements:
   - openai (Python package, in the environment of the interpreter that runs the module)
@@ -142,6 +144,10 @@ images:
   returned: when prompts were sent
   type: list
   elements: dict
+ok:
+  description: Whether nothing failed of what was sent.
+  returned: always
+  type: bool
 warm:
   description: Whether the engine was warm, so that nothing was sent.
   returned: always
@@ -175,6 +181,9 @@ except ImportError as missing:
     OPENAI_ERROR = str(missing)
 
 
+PATIENCE = 2  # requests in a row without an answer, after which nothing else is sent
+
+
 class WarmupError(Exception):
     """The warm-up cannot go on; the text is for the user."""
 
@@ -186,6 +195,7 @@ class Sender:
         self.params = params
         self.key = key
         self.rng = random.Random(params["seed"])  # noqa: S311 - words for a prompt, no secret
+        self.silent = 0  # how many of what was sent last got no answer
         self.sdk = openai.OpenAI(
             base_url=params["base_url"],
             api_key=key,
@@ -275,16 +285,24 @@ class Sender:
 
     @contextmanager
     def limit(self, what: str) -> Iterator[None]:
-        """Turn time-outs and SDK errors of the block into WarmupError."""
+        """Turn time-outs and SDK errors of the block into WarmupError; the block is not entered when nobody answers any more."""
+        if self.silent >= PATIENCE:
+            raise WarmupError(f"not sent: {PATIENCE} requests in a row got no answer. Read the engine's log.")
         try:
             with deadline(self.params["timeout"]):
                 yield
-        except DeadlineExceeded:
+        except (DeadlineExceeded, openai.APITimeoutError):
+            self.silent += 1
             raise WarmupError(
                 f"{what}: no complete answer within {self.params['timeout']} s. Raise `timeout`, or read the engine's log."
             ) from None
-        except openai.OpenAIError as error:
+        except openai.APIConnectionError as error:
+            self.silent += 1
             raise WarmupError(f"{what}: {'. '.join(client.failure(error, [self.key]))}") from None
+        except openai.OpenAIError as error:
+            self.silent = 0
+            raise WarmupError(f"{what}: {'. '.join(client.failure(error, [self.key]))}") from None
+        self.silent = 0
 
 
 def calibrate(sender: Sender, context: int) -> warmup.Calibration:
@@ -425,12 +443,12 @@ def main() -> None:
         key = client.read_key(module.params)
         result = run(module.params, key, Progress(module.params["progress_file"]), check_mode=module.check_mode)
     except (WarmupError, ValueError) as error:
-        module.fail_json(msg=f"{service}: {error}", sizes=[])
+        module.fail_json(msg=f"{service}: {error}", ok=False, sizes=[])
     message = warmup.summary(service, result)
     rows = [row for kind in ("sizes", "concurrency", "prefix", "images") for row in result.get(kind, [])]
     if any(row["status"] == "failed" for row in rows):
-        module.fail_json(msg=message, **result)
-    module.exit_json(msg=message, **result)
+        module.fail_json(msg=message, ok=False, **result)
+    module.exit_json(msg=message, ok=True, **result)
 
 
 if __name__ == "__main__":

@@ -197,13 +197,15 @@ def known(
 ) -> dict[str, Any]:
     """What module llm_smoke is told of a service: what its model declares, with the service's own over it.
 
-    model, service: their `smoke`. context: tokens that the model declares, 0 when it does not.
+    model, service: their `smoke`. context: tokens that the model declares, 0 when it does not. vision: whether it sees; its
+    service's flags may rule images out.
     """
     asked = args.get("max-model-len")
     room = asked if isinstance(asked, int) and asked > 0 else context
     found = {**model, **service}
     needle = found.get("needle", context)
-    return {**found, "vision": vision, "context": room, "needle": min(needle, room) if room else needle}
+    sees = "vision" in features(args, vision=vision)
+    return {**found, "vision": sees, "context": room, "needle": min(needle, room) if room else needle}
 
 
 def chunk(args: Mapping[str, Any]) -> int:

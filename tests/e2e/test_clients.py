@@ -7,13 +7,15 @@ answer; of Claude Code, whose prompt can be made short, also a right answer and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ from ansible.module_utils.llm import clients
 
 from tests import catalogs
 from tests.clients import weather
-from tests.e2e.demo import CHECKOUT
+from tests.e2e.demo import CHECKOUT, request
 from tests.e2e.recorder import Asked, Recorder
 from tests.models import make
 
@@ -52,8 +54,7 @@ class Engine:
 
 def healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
+        return request(f"http://127.0.0.1:{port}/health")[0] == 200
     except OSError:
         return False
 
@@ -113,6 +114,13 @@ def cached(name: str, locks: list[str], install: Callable[[Path], None]) -> Path
     return folder
 
 
+def pip(folder: Path, *what: str) -> None:
+    """Install what a lock holds into a new environment of this folder."""
+    subprocess.run(["python3.11", "-m", "venv", str(folder / "venv")], check=True)
+    command = [str(folder / "venv/bin/pip"), "install", "--quiet", "--require-hashes", *what]
+    subprocess.run(command, cwd=folder, check=True)
+
+
 @pytest.fixture(scope="session")
 def programs() -> list[str]:
     """Folders with the programs, from their locks; Node and npm come from the distribution."""
@@ -122,15 +130,24 @@ def programs() -> list[str]:
         options = ["--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(["npm", "install", *options], cwd=folder, check=True)
 
-    def pip(folder: Path) -> None:
-        subprocess.run(["python3.11", "-m", "venv", str(folder / "venv")], check=True)
-        command = [str(folder / "venv/bin/pip"), "install", "--quiet", "--require-hashes", "-r", "aider-py311.txt"]
-        subprocess.run(command, cwd=folder, check=True)
-
     if not shutil.which("npm"):
         subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "nodejs", "npm"], check=True)
     node = cached("npm", ["package.json", "package-lock.json"], npm)
-    return [str(node / "node_modules/.bin"), str(cached("aider", ["aider-py311.txt"], pip) / "venv/bin")]
+    aider = cached("aider", ["aider-py311.txt"], lambda folder: pip(folder, "-r", "aider-py311.txt"))
+    return [str(node / "node_modules/.bin"), str(aider / "venv/bin")]
+
+
+@pytest.fixture(scope="session")
+def webui() -> Path:
+    """Open WebUI's own command, from its lock. That names no PyTorch: which build there is, is for the machine to say."""
+
+    def install(folder: Path) -> None:
+        pip(folder, "--no-deps", "-r", "open-webui-py311.txt")
+        (torch,) = [line for line in (LOCKS / "open-webui.in").read_text().splitlines() if line.startswith("torch==")]
+        subprocess.run([str(folder / "venv/bin/pip"), "install", "--quiet", torch], cwd=folder, check=True)
+
+    locks = ["open-webui.in", "open-webui-py311.txt"]
+    return cached("open-webui", locks, install) / "venv/bin/open-webui"
 
 
 @dataclass
@@ -216,6 +233,33 @@ PROGRAMS = [
 ]
 
 
+def _of(home: Path) -> list[int]:
+    """Processes with this home, whoever is their parent by now: some programs leave one behind."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if f"HOME={home}".encode() in environment:
+            found.append(int(process.name))
+    return found
+
+
+def end_all(home: Path) -> None:
+    """End what a program has left running: nobody else's processes have its home."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        for process in _of(home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, sent)
+        end = time.monotonic() + 10
+        while (left := _of(home)) and time.monotonic() < end:
+            time.sleep(0.1)
+        if not left:
+            return
+    raise AssertionError(f"processes {left} do not end")
+
+
 def run(program: Program, engine: Engine, programs: list[str], home: Path) -> Ran:
     """Run a program as a person who has put its files where docs/clients.md says, through a recording proxy."""
     work = home / "work"
@@ -237,17 +281,20 @@ def run(program: Program, engine: Engine, programs: list[str], home: Path) -> Ra
             "QUESTION": QUESTION,
             what.key_variable: engine.key,
         }
-        done = subprocess.run(
-            ["sh", "-c", program.command],
-            cwd=work,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LONGEST,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["sh", "-c", program.command],
+                cwd=work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=LONGEST,
+                check=False,
+            )
+        finally:
+            end_all(home)
         return Ran(done.stdout, list(recorder.asked), files)
 
 
@@ -284,3 +331,78 @@ def test_claude_code_gets_the_right_answer(engine: Engine, programs: list[str], 
     )
     ran = run(short, engine, programs, tmp_path)
     assert ran.output.strip() == ANSWER, ran.asked
+
+
+# What keeps it from looking for models and versions elsewhere; and where it writes.
+OFFLINE = {"OFFLINE_MODE": "true", "HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "false", "DO_NOT_TRACK": "true"}
+
+
+def filled_in(home: Path, file: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment that Compose makes of an env_file."""
+    (home / "open-webui.env").write_text(file, encoding="utf-8")
+    service = {"image": "open-webui", "env_file": ["open-webui.env"]}
+    (home / "compose.yml").write_text(json.dumps({"services": {"open-webui": service}}), encoding="utf-8")
+    command = ["docker", "compose", "--file", str(home / "compose.yml"), "config", "--format", "json"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)["services"]["open-webui"]["environment"]
+    return found
+
+
+@contextlib.contextmanager
+def open_webui(command: Path, home: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Its address, while it serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (home / "log").open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            [str(command), "serve", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=home,
+            env={"HOME": str(home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", **OFFLINE, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + LONGEST
+        while not healthy(port):
+            assert server.poll() is None and time.monotonic() < end, (home / "log").read_text()[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.terminate()
+        server.wait(60)
+        end_all(home)
+
+
+def test_open_webui_finds_path_model_and_key_and_passes_the_stream_on(
+    engine: Engine, webui: Path, tmp_path: Path
+) -> None:
+    """The server that its package installs; a person's browser is a client of the same API."""
+    with Recorder(engine.host, engine.port) as recorder:
+        what = clients.served(SERVICE, recorder.url, engine.facts)
+        (file,) = clients.CLIENTS["open-webui"](what).values()
+        assert engine.key not in file
+        environment = filled_in(tmp_path, file, {what.key_variable: engine.key})
+        environment |= {"DATA_DIR": str(tmp_path / "data"), "WEBUI_SECRET_KEY": "of-this-test-alone"}
+        with open_webui(webui, tmp_path, environment) as api:
+            person = {"name": "First", "email": "first@example.org", "password": "Of-this-test-4lone"}
+            token = json.loads(request(f"{api}/v1/auths/signup", body=person)[1])["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            listed = json.loads(request(f"{api}/models", headers)[1])["data"]
+            chosen = json.loads(request(f"{api}/config", headers)[1])["default_models"]
+            messages = [{"role": "user", "content": QUESTION}]
+            body = {"model": MODEL, "stream": True, "messages": messages}
+            status, text = request(f"{api}/chat/completions", headers, body)
+            refused = request(f"{api}/chat/completions", None, body)[0]
+    assert [model["id"] for model in listed] == [MODEL] and chosen == MODEL
+    assert status == 200 and refused == 401
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    said = [choice["delta"].get("content") or "" for event in events for choice in event["choices"]]
+    assert "".join(said).strip() == ANSWER and len([piece for piece in said if piece]) > 1
+    told = [(a.method, a.path, a.status) for a in recorder.asked]
+    assert {(method, path) for method, path, _ in told} == {("GET", "/v1/models"), ("POST", "/v1/chat/completions")}
+    assert all(a.bearer == engine.key and a.status == 200 for a in recorder.asked), told
+    (asked,) = (a for a in recorder.asked if a.method == "POST")
+    assert asked.body["model"] == MODEL and asked.body["stream"] is True and asked.streamed and asked.pieces > 1
+    assert asked.body["max_tokens"] == what.output

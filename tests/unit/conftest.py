@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +32,15 @@ class StubEngine(BaseHTTPRequestHandler):
             if "no_context" not in self.faults:
                 model["max_model_len"] = self.context
             self.reply(200, {"object": "list", "data": [model]})
+        elif not self.path.startswith("/v1/"):
+            self.reply(404, {"detail": "Not Found"})
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompts = self.prompts  # of this test: a slow answer may outlive it
+        if not self.path.startswith("/v1/"):
+            self.reply(404, {"detail": "Not Found"})
+            return
         if not self.allowed():
             return
         if "slow" in self.faults:
@@ -43,6 +51,8 @@ class StubEngine(BaseHTTPRequestHandler):
         words = len(request["messages"][-1]["content"].split())
         tokens = self.overhead + (1 if "odd_usage" in self.faults else 2 * words)
         prompts.append(tokens)
+        if "tires" in self.faults and tokens > 100:
+            time.sleep(3)
         if tokens + request["max_tokens"] > self.context:
             self.reply(400, {"error": {"message": "maximum context length exceeded"}})
             return
@@ -82,7 +92,7 @@ class StubEngine(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         # A client that gives up in the middle is what some tests are about.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
             super().handle()
 
     def reply(self, status: int, content: dict[str, Any]) -> None:
@@ -115,6 +125,22 @@ def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
         }
 
     yield start
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Give a function that starts the stub behind TLS, with a certificate of its own making, and returns its address."""
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=stub"]
+    subprocess.run(["openssl", *made, "-out", "pem", "-keyout", "key"], cwd=tmp_path, capture_output=True, check=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StubEngine)
+    # Each connection shakes hands in its own thread: a client that turns away there must not end the server's loop.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield lambda: f"https://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
 

@@ -19,6 +19,7 @@ GATE = [a.id for a in smoke.applying({}, "gate")]
 KEY = "k-right-key-of-the-stub"
 Start = Callable[..., dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
+Tls = Callable[[], str]
 
 
 @pytest.fixture
@@ -246,6 +247,8 @@ def test_what_is_known_of_a_model_is_overridden_by_its_service() -> None:
     assert (found["question"], found["unable"], found["needle"]) == ("R", {"tool_parallel": "small"}, 2048)
     found = smoke.known({"needle": 0}, {}, {"max-model-len": "auto"}, context=8192, vision=True)
     assert (found["needle"], found["context"], found["vision"]) == (0, 8192, True)
+    for no_images in ({"limit-mm-per-prompt": {"image": 0}}, {"language-model-only": True}):
+        assert smoke.known({}, {}, no_images, context=8192, vision=True)["vision"] is False
 
 
 @pytest.mark.parametrize(
@@ -378,6 +381,19 @@ def test_an_address_with_the_wrong_scheme_is_told(service: Start, run_module: Ru
     arguments = service()
     result = run_module(llm_smoke, {**arguments, "base_url": arguments["base_url"].replace("http:", "https:")})
     assert "SSL" in result["msg"] and not result["ok"]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told(service: Start, run_module: Run, tls: Tls) -> None:
+    result = run_module(llm_smoke, {**service(), "base_url": tls()})
+    assert not result["ok"] and "CERTIFICATE_VERIFY_FAILED" in result["msg"]
+    assert "not asked: nobody answers there" in result["msg"]
+
+
+def test_a_path_that_is_not_the_engines_is_told(service: Start, run_module: Run) -> None:
+    arguments = service()
+    result = run_module(llm_smoke, {**arguments, "base_url": arguments["base_url"].replace("/v1", "/v2")})
+    assert {"models", "answer", "streaming"} <= failed_checks(result)
+    assert "404" in result["msg"] and "Check `base_url` (it ends with /v1)" in result["msg"]
 
 
 class SeeingStub(BaseHTTPRequestHandler):

@@ -126,6 +126,51 @@ def test_wrong_key(stub_engine: Start, run_module: Run) -> None:
     assert "not one of the service's keys" in result["msg"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_url": "http://127.0.0.1:9/v1"}, "Check that the container runs and that `base_url` is right"),
+        ({"base_url": "http://no-such-host.invalid/v1"}, "Check that the container runs and that `base_url` is right"),
+        ({"base_url": "{}/v2"}, "404: "),
+        ({"base_url": "https:{}/v1"}, "Check the scheme of `base_url`: engines speak http"),
+        ({"api_key": None, "api_key_file": "/nosuch/key"}, "api_key_file /nosuch/key: No such file"),
+        ({"api_key": None}, "one of the following is required: api_key, api_key_file"),
+    ],
+)
+def test_what_cannot_be_warmed_is_told_at_once(
+    stub_engine: Start, run_module: Run, stub_prompts: list[int], changes: dict[str, str | None], words: str
+) -> None:
+    given = stub_engine()
+    plain = given["base_url"].removesuffix("/v1")
+    for name, value in changes.items():
+        # "https:{}": the address without its scheme
+        given[name] = value and value.replace("https:{}", "https:" + plain.removeprefix("http:")).replace("{}", plain)
+    result = run_module(llm_warmup, {name: value for name, value in given.items() if value})
+    assert result["failed"] and words in result["msg"], result["msg"]
+    assert stub_prompts == []
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told(
+    stub_engine: Start, run_module: Run, tls: Callable[[], str]
+) -> None:
+    result = run_module(llm_warmup, {**stub_engine(), "base_url": tls()})
+    assert result["failed"] and "CERTIFICATE_VERIFY_FAILED" in result["msg"] and "SSL_CERT_FILE" in result["msg"]
+
+
+def test_an_engine_that_answers_no_more_is_left_and_what_it_did_is_kept(
+    stub_engine: Start, run_module: Run, stub_prompts: list[int]
+) -> None:
+    # The stub answers prompts of up to 100 tokens, and then not in time.
+    asked = {"prompt_tokens": [50, 150, 200, 250], "concurrency": [2], "shared_prefix": 60, "timeout": 1}
+    result = run_module(llm_warmup, {**stub_engine("tires"), **asked})
+    assert [row["status"] for row in result["sizes"]] == ["ok", "failed", "failed", "failed"]
+    assert result["sizes"][0]["second_ms"] > 0
+    assert all("no complete answer within 1 s" in row["reason"] for row in result["sizes"][1:3])
+    later = [result["sizes"][3], *result["concurrency"], *result["prefix"]]
+    assert all(row["reason"].startswith("not sent: 2 requests in a row") for row in later)
+    assert len(stub_prompts) == 2 + 2 + 2, "what could only have waited was sent"
+
+
 def test_more_than_sizes(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
     asked = {"prompt_tokens": [50], "concurrency": [1, 3], "shared_prefix": 200}
     result = run_module(llm_warmup, {**stub_engine(), **asked})
