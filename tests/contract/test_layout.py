@@ -1,5 +1,6 @@
 """Promises of the tree: links, stages, tags, names that only users define, syntax."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -19,6 +20,17 @@ def ansible(*argv: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LLM_PROGRESS": "0", "ANSIBLE_NOCOLOR": "1"}
     command = [str(catalogs.ROOT / ".venv/bin" / program), *rest]
     return subprocess.run(command, cwd=catalogs.ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_locks_hold_no_addresses_of_registries() -> None:
+    """They have to work behind any mirror, and tell nobody which one there was when they were made."""
+    locks = [path for place in ("requirements", "tests/clients") for path in (catalogs.ROOT / place).glob("*-py3*.txt")]
+    assert len(locks) >= 6
+    for lock in locks:
+        lines = lock.read_text(encoding="utf-8").splitlines()
+        assert [n for n in lines if "://" in n or n.startswith("-") or " @ " in n] == [], lock.name
+    packages = json.loads((catalogs.ROOT / "tests/clients/package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert len(packages) > 100 and [name for name, held in packages.items() if "resolved" in held] == []
 
 
 def test_group_vars_reach_the_plays() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from ansible.module_utils.llm import smoke
 
 from tests import catalogs
 from tests.e2e.demo import ROOT, Machine, Playbook
@@ -261,3 +262,21 @@ def test_anthropic_answers_with_the_result_of_a_tool(asked: Asked) -> None:
     said = {"role": "assistant", "content": [block.model_dump() for block in called]}
     message = asked.message([user(TOOL_QUESTIONS[0]), said, result], tools=[ANTHROPIC_TOOL])
     assert blocks(message)["text"].strip() == TOOL_ANSWER
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fleet")
+def test_every_check_passes_through_the_gateway(playbook: Playbook) -> None:
+    run = playbook("-i", INVENTORY, "playbooks/smoke.yml", "--tags", ",".join(SERVICES)).passed()
+    verdict = json.loads((run.report / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict["ok"] and list(verdict["services"]) == list(SERVICES)
+    page = (run.report / "report.html").read_text(encoding="utf-8")
+    # No prompt is longer than what these engines read at once, there is no record of speeds to compare with, and they are blind.
+    absent = {"chunked_prefill", "speed", "vision"}
+    for name, service in SERVICES.items():
+        checks = verdict["services"][name]["checks"]
+        print("\n".join([f"{name}, {sum(c['seconds'] for c in checks):.1f} s", *(str(c) for c in checks)]))
+        lacking = {*MODELS[service["model"]]["smoke"]["unable"]}
+        lacking |= set() if service["args"].get("enable-prefix-caching", True) else {"shared_prefix"}
+        assert {c["id"] for c in checks} == {asked.id for asked in smoke.TABLE} - absent - lacking
+        assert all(c["ok"] and c["evidence"] and not c["remedy"] for c in checks) and f'id="{name}"' in page
