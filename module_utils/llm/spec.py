@@ -566,6 +566,7 @@ _WARMUP: Shape = {
     ),
     "shared_prefix": Key(whole(0, 10_000_000), False, "Tokens of a beginning that two prompts share. 0 sends none.", 0),
     "images": Key(boolean, False, "Whether to send pictures, two.", False),
+    "timeout": Key(whole(1, 3600), False, "Seconds for each of its requests.", 300),
 }
 LIVENESS: Shape = {
     "progress_timeout": Key(

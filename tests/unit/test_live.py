@@ -44,7 +44,8 @@ def test_links(name: str) -> None:
 
 
 def test_look_before_anything_is_there(tmp_path: Path) -> None:
-    command = live.look_command(str(tmp_path / "no result"), str(tmp_path / "no'progress"), "j1.2", check_alive=True)
+    job = f"{tmp_path.name}-{os.getpid()}.2"  # a word that no other process on this machine has
+    command = live.look_command(str(tmp_path / "no result"), str(tmp_path / "no'progress"), job, check_alive=True)
     found = live.read_look(look(command), check_alive=True)
     assert found == live.Look(result=None, progress=None, alive=False)
     assert (tmp_path / "no'progress.watched").exists()
