@@ -156,8 +156,7 @@ class Service:
         finish = tokens = None
         with self.stream() as chunks:
             for chunk in chunks:
-                if chunk.usage:
-                    tokens = chunk.usage.completion_tokens
+                tokens = chunk.usage.completion_tokens if chunk.usage else None
                 for choice in chunk.choices:
                     if self.ttft is None and (choice.delta.content or thinking(choice.delta)):
                         self.ttft = time.perf_counter() - start

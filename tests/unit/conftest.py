@@ -81,7 +81,7 @@ class StubEngine(BaseHTTPRequestHandler):
         if "cut" not in self.faults:
             chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         if "no_usage" not in self.faults:
-            chunks.append({"choices": [], "usage": usage})
+            chunks.insert(0 if "early_usage" in self.faults else len(chunks), {"choices": [], "usage": usage})
         for chunk in chunks:
             event = {"id": "1", "object": "chat.completion.chunk", **chunk}
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

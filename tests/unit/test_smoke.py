@@ -135,6 +135,7 @@ def test_all_right(service: Start, run_module: Run, tmp_path: Path) -> None:
         ("one_piece", {"streaming"}),
         ("cut", {"streaming"}),
         ("no_usage", {"streaming"}),
+        ("early_usage", {"streaming"}),
         ("broken", {"answer", "streaming"}),
     ],
 )
