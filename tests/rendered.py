@@ -32,6 +32,7 @@ def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **
         "_gateway_whole": door.WHOLE,
         "_gateway_copies": 256,
         "_gateway_large": 1024,
+        "_gateway_near": 8,
         "gateway_settings": settings,
     }
     given = {"gateway_routes": routes, "gateway_image": "haproxy:1", **values}

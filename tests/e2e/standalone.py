@@ -5,6 +5,7 @@ For tests of the door alone and for benchmarks/door.py. Needs Docker and the ima
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import subprocess
@@ -47,6 +48,12 @@ def image(name: str) -> str:
 def address(container: str) -> str:
     """Where a container is reached."""
     return docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+
+
+def tell(container: str, **content: Any) -> None:
+    """Send an engine something past the door; see light_engine.py."""
+    asked = urllib.request.Request(f"http://{address(container)}:8000/", json.dumps(content).encode())
+    _OPENER.open(asked, timeout=60).close()
 
 
 class Door:
@@ -97,11 +104,13 @@ def standing(
     routes: Sequence[Mapping[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[door.Key] = (),
+    stalled: int = 60,
     **values: Any,
 ) -> Iterator[Door]:
     """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block.
 
-    values: the role's variables that are to be others.
+    stalled: seconds without a token after which an engine of several is set aside. values: the role's variables that are to be
+    others.
     """
     name = f"llm-door-{os.getpid()}"
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
@@ -109,6 +118,14 @@ def standing(
         found = Door(Path(place), name, engines)
         named = [{**r, "container": engines[r["service"]]} for r in routes]
         file = _configure(found, name, named, service_keys, keys, values)
+        if stalled != 60:
+            watch = found.folder / "etc/door.lua"
+            text = watch.read_text(encoding="utf-8")
+            assert text.count("STALLED = 60 ") == text.count("LOOK_EVERY = 5000 ") == 1
+            text = text.replace("STALLED = 60 ", f"STALLED = {stalled} ").replace(
+                "LOOK_EVERY = 5000 ", "LOOK_EVERY = 200 "
+            )
+            files.write(watch, text, 0o400, UID)
         docker("network", "create", "--internal", name)
         try:
             for service, container in engines.items():

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import door, door_host
+from ansible.module_utils.llm import door, door_host, usage
 
 from tests.e2e import standalone
+from tests.e2e.wire import Http1, Sent
 
 pytestmark = pytest.mark.e2e
 
 ONE, LEFT, RIGHT = "one", "left", "right"
 PORTS = {ONE: 5001, LEFT: 5002, RIGHT: 5003}
+ALL = f"all-{LEFT}"  # of the two engines of one model
 AT_ONCE = 2  # requests that the engine of ONE works on
+WAIT = 10  # seconds for a service that is to return
 LARGE = 20  # requests of more than 64 KiB at once
 KEYS = {service: [f"sk-of-{service}"] for service in PORTS}
-CROWD, SINGLE = "sk-of-a-crowd", "sk-of-a-single-client"
+CROWD, SINGLE, METERED = "sk-of-a-crowd", "sk-of-a-single-client", "sk-of-a-metered-client"
 CLIENTS = [
     door.Key(id=name, client=name, sha256=door.sha256(key), services=("*",), created=0)
     for name, key in (("crowd", CROWD), ("single", SINGLE))
 ]
+EXPIRED, LIMITED = "sk-of-before", [f"sk-of-{n}-a-minute" for n in range(3)]
+CLIENTS.append(door.Key(id="k-old", client="old", sha256=door.sha256(EXPIRED), services=("*",), created=0, expires=1))
+CLIENTS += [
+    door.Key(id=f"k-{n}", client=f"limited-{n}", sha256=door.sha256(key), services=("*",), created=0, per_minute=1)
+    for n, key in enumerate(LIMITED)
+]
+CLIENTS.append(
+    door.Key(id="k-metered", client="metered", sha256=door.sha256(METERED), services=(LEFT,), created=0, per_minute=3)
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +47,8 @@ def gateway() -> Iterator[standalone.Door]:
     models = {ONE: "one", LEFT: "shared", RIGHT: "shared"}
     routes: list[dict[str, Any]] = [{"service": s, "port": PORTS[s], "model": m} for s, m in models.items()]
     routes[0]["at_once"] = AT_ONCE
-    with standalone.standing(routes, KEYS, CLIENTS, _gateway_large=LARGE) as found:
+    given = {"_gateway_large": LARGE, "_gateway_wait": WAIT}
+    with standalone.standing(routes, KEYS, CLIENTS, stalled=2, **given) as found:
         yield found
 
 
@@ -55,17 +69,54 @@ def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door
 # Several engines of one model.
 
 
-def test_what_begins_alike_goes_to_one_engine_and_all_of_them_work(gateway: standalone.Door) -> None:
-    prompts = [f"{number} " * 600 for number in range(11)]  # longer than what is compared
-    answers: dict[str, set[tuple[int, str]]] = {p: set() for p in prompts}
-    for number, prompt in enumerate(prompts * 3):
-        # While one is under way at its engine, that one has more than its share to do.
-        while _column(gateway, f"all-{LEFT}", "BACKEND", "scur") != "0":
-            pass
-        answers[prompt].add(shared(gateway, f"{prompt} {number}"))
-    assert all(len(found) == 1 for found in answers.values()), answers.values()
-    assert {name for found in answers.values() for _, name in found} == {LEFT, RIGHT}
-    assert {status for found in answers.values() for status, _ in found} == {200}
+def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gateway: standalone.Door) -> None:
+    prompts = [f"{number} " * 600 for number in range(6)]  # longer than what is compared
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        first = [pool.submit(shared, gateway, f"{prompt} first", after=6) for prompt in prompts]
+        await_column(gateway, ALL, "BACKEND", "scur", lambda n: n == len(prompts))
+        later = [{shared(gateway, f"{prompt} {n}") for n in range(3)} for prompt in prompts]
+        assert not any(f.done() for f in first), "they were under way all the time"
+        assert later == [{f.result()} for f in first]
+    assert set.union(*later) == {(200, LEFT), (200, RIGHT)}
+
+
+def test_a_stream_does_not_send_what_begins_like_it_elsewhere(gateway: standalone.Door) -> None:
+    prompt = "stream " * 600
+    with ThreadPoolExecutor(1) as pool:
+        body = json.dumps({"model": "shared", "prompt": prompt, "pieces": 40, "every": 0.1})
+        stream = pool.submit(gateway.ask, standalone.HTTPS, SINGLE, body)
+        await_column(gateway, ALL, "BACKEND", "scur", lambda n: n == 1)
+        (home,) = [name for name in (LEFT, RIGHT) if _column(gateway, ALL, name, "scur") == "1"]
+        assert {shared(gateway, f"{prompt} {n}") for n in range(4)} == {(200, home)}
+        assert not stream.done()
+        assert stream.result()[1].count("data: ") == 40
+
+
+def test_a_crowd_that_begins_alike_has_all_engines(gateway: standalone.Door) -> None:
+    crowd = 40
+    with ThreadPoolExecutor(crowd) as pool:
+        found = list(pool.map(lambda n: shared(gateway, f"{'crowd ' * 600} {n}", after=2), range(crowd)))
+    counts = collections.Counter(found)
+    # A quarter more than half of them, and what comes of rounding.
+    assert set(counts) == {(200, LEFT), (200, RIGHT)} and max(counts.values()) <= 0.625 * crowd + 2, counts
+
+
+def test_an_engine_that_makes_no_tokens_gets_no_new_requests_until_it_makes_some(gateway: standalone.Door) -> None:
+    """It says that it is healthy all the time."""
+    prompts = (f"{n} hangs " * 600 for n in range(100))
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            hanging = pool.submit(
+                shared, gateway, next(p for p in prompts if shared(gateway, p)[1] == LEFT), hangs=LEFT
+            )
+            await_column(gateway, ALL, LEFT, "weight", lambda n: n == 0)
+            assert {shared(gateway, f"{n} ") for n in range(8)} == {(200, RIGHT)}
+            assert _column(gateway, ALL, LEFT, "check_status").endswith("L7OK") and not hanging.done()
+        finally:
+            standalone.tell(gateway.engines[LEFT], goes_on=True)
+        assert hanging.result() == (200, LEFT), "it had begun with that"
+        await_column(gateway, ALL, LEFT, "weight", lambda n: n > 0)
+        assert {shared(gateway, f"{n} ") for n in range(8)} == {(200, LEFT), (200, RIGHT)}
 
 
 def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(gateway: standalone.Door) -> None:
@@ -73,7 +124,7 @@ def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(ga
     try:
         with ThreadPoolExecutor(24) as pool:
             under_way = [pool.submit(shared, gateway, f"{n} ", after=1) for n in range(20)]
-            while int(_column(gateway, f"all-{LEFT}", LEFT, "scur")) < 2:
+            while int(_column(gateway, ALL, LEFT, "scur")) < 2:
                 assert not all(u.done() for u in under_way), "none of them went to the engine that is to die"
             fatal = pool.submit(lambda: [shared(gateway, f"{n} ", dies=LEFT) for n in range(20)])
             found = [*(u.result() for u in under_way), *fatal.result()]
@@ -84,6 +135,14 @@ def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(ga
     finally:
         standalone.docker("start", container)
         gateway.await_ready([PORTS[LEFT]])
+
+
+def await_column(gateway: standalone.Door, backend: str, server: str, name: str, what: Callable[[int], bool]) -> None:
+    """Wait until a number of HAProxy's statistics is as it should be."""
+    end = time.monotonic() + 60
+    while not what(int(_column(gateway, backend, server, name))):
+        assert time.monotonic() < end, (backend, server, name)
+        time.sleep(0.02)
 
 
 def _column(gateway: standalone.Door, backend: str, server: str, name: str) -> str:
@@ -174,3 +233,96 @@ def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopp
         finally:
             returns("")
             gateway.say(f"set server {server} state ready")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refusals, in the dialect of the API that was called.
+
+
+def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gateway: standalone.Door) -> None:
+    here, large = PORTS[LEFT], str(32 * 2**20 + 1)
+    wire = Http1((gateway.address, here))
+
+    def refusal(path: str, status: int, code: str, *, retry: bool = False, port: int = here, **asked: Any) -> None:
+        if "length" in asked:
+            sent = Sent("POST", path, framing=[("Content-Length", asked["length"])], body=b"x" * 65536, alone=True)
+            got, body = wire.ask(sent, [("Authorization", f"Bearer {SINGLE}")])
+            text, headers = body.decode(), {}
+        else:
+            got, text, found = gateway.ask(port, asked.get("key", SINGLE), asked.get("body", "{}"), path)
+            headers = {name.lower(): value for name, value in found.items()}
+        said = json.loads(text)
+        assert (got, said["error"]["code"]) == (status, code), text
+        assert said.get("type") == ("error" if path.startswith("/v1/messages") else None), path
+        assert said["error"]["message"] and said["error"]["type"].endswith("_error" if status != 413 else "_large")
+        assert said["request_id"] == headers.get("x-request-id", said["request_id"]) != ""
+        assert ("retry-after" in headers) == retry, headers
+
+    paths = ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"]
+    replaced, stopped = f"{RIGHT} {int(time.time()) + 900}\n", f"{LEFT} {door.STOPPED}\n"
+    with ThreadPoolExecutor(len(paths)) as pool:
+        try:
+            for service in (LEFT, RIGHT):
+                gateway.say(f"set server {service}/{service} state maint")
+            assert door_host.load_map(gateway.folder, "returns.map", replaced + stopped)
+            late = [pool.submit(refusal, p, 503, "service_unavailable", retry=True, port=PORTS[RIGHT]) for p in paths]
+            for path in paths:
+                refusal(path, 503, "service_unavailable")  # who stopped it does not say until when
+                refusal(path, 401, "invalid_api_key", key="sk-wrong")
+                refusal(path, 401, "expired_api_key", key=EXPIRED)
+                refusal(path, 403, "out_of_scope", key=METERED, port=PORTS[RIGHT])
+                refusal(path, 404, "model_not_found", port=standalone.HTTPS, body='{"model": "nobody-s"}')
+                refusal(path, 413, "request_too_large", length=large)
+            for answer in late:
+                answer.result()
+        finally:
+            assert door_host.load_map(gateway.folder, "returns.map", "")
+            for service in (LEFT, RIGHT):
+                gateway.say(f"set server {service}/{service} state ready")
+            gateway.await_ready([PORTS[LEFT], PORTS[RIGHT]])
+    for path, key in zip(paths, LIMITED, strict=True):
+        assert gateway.ask(here, key, "{}", path)[0] == 200
+        refusal(path, 429, "rate_limit_exceeded", key=key, retry=True)
+    refusal("/metrics", 404, "not_found")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the access log says, and what playbooks/usage.yml makes of it.
+
+
+def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.Door) -> None:
+    stream, secret = {"pieces": 4, "every": 0.05}, "a prompt that is nobody's business"
+    asked = [
+        (PORTS[LEFT], json.dumps({"prompt": secret}), "/v1/completions", 200),
+        (PORTS[LEFT], json.dumps(stream), "/v1/chat/completions", 200),
+        (PORTS[LEFT], "", "/v1/models?api_key=sk-in-a-query", 200),
+        (PORTS[RIGHT], "{}", "/v1/completions", 403),
+        (PORTS[LEFT], "{}", "/v1/completions", 429),
+    ]
+    for port, body, path, status in asked:
+        got, text, headers = gateway.ask(port, METERED, body, path)
+        assert got == status, text
+        assert (status == 429) == ("retry-after" in {name.lower() for name in headers})
+    assert gateway.ask(PORTS[LEFT], "sk-wrong-but-logged", "{}")[0] == 401
+    assert gateway.ask(PORTS[LEFT], METERED, "{}", "/metrics")[0] == 404
+    end, lines = time.monotonic() + 60, list[dict[str, Any]]()
+    while len(lines) < len(asked):  # a request is logged when it has ended, which may be after its answer
+        assert time.monotonic() < end, lines
+        log = standalone.docker("logs", gateway.container)
+        lines = [e for e in usage.entries(log.splitlines()) if e["client"] == "metered"]
+    assert sorted((e["status"], e["method"], e["path"], e["key"]) for e in lines) == sorted(
+        (status, "POST" if body else "GET", path.partition("?")[0], "k-metered") for _, body, path, status in asked
+    )
+    assert len({e["id"] for e in lines}) == len(lines) and all(
+        0 <= e["queue_ms"] <= e["first_byte_ms"] <= e["total_ms"] for e in lines if e["status"] == 200
+    )
+    found = usage.summary(lines)["metered"]
+    counts = [found[k] for k in ("requests", "answered", "refused", "limited", "failed")]
+    assert counts == [5, 3, 1, 1, 0] and found["services"] == {LEFT: 4, RIGHT: 1}
+    assert found["bytes_in"] > len(secret) and found["bytes_out"] > 4 * len("data: ")
+    assert found["total_ms"]["p95"] >= 150, "the stream's three pauses"
+    assert 0 <= found["first_byte_ms"]["p50"] <= found["total_ms"]["p95"]
+    keys = (CROWD, SINGLE, METERED, "sk-wrong-but-logged", "sk-in-a-query", secret, *(k for (k,) in KEYS.values()))
+    assert [k for k in (*keys, *map(door.sha256, keys)) if k in log] == []
+    nobody = usage.summary(usage.entries(log.splitlines()))[usage.NOBODY]
+    assert nobody["refused"] >= 2 and not nobody["failed"]

@@ -42,7 +42,7 @@ end
 core.register_action("wait_turn", { "http-req" }, wait_turn, 1)
 
 -- An engine that hangs goes on saying that it is healthy. Where a service has others, one that has requests and makes no tokens
--- gets no new ones, until it makes some again.
+-- gets no new ones, until it makes some again. By its weight: what is kept for it by the configuration looks at that as well.
 local LOOK_EVERY = 5000 -- milliseconds
 local STALLED = 60 -- seconds without a token
 
@@ -69,13 +69,13 @@ local function look(key, server)
     if not was or was.tokens ~= tokens or running == 0 then
         if was and was.aside then
             core.Info("door: " .. key .. " makes tokens again")
-            server:set_ready()
+            server:set_weight("100%")
         end
         seen[key] = { tokens = tokens, since = now }
     elseif now - was.since >= STALLED and not was.aside then
         core.Warning("door: " .. key .. " has requests and makes no tokens; it gets no new ones")
         was.aside = true
-        server:set_drain()
+        server:set_weight("0%")
     end
 end
 

@@ -1,10 +1,12 @@
 """STUB of an engine for the door's own tests and for benchmarks/door.py: answers at once, or streams at the pace that is asked for.
 
-Usage: light_engine.py NAME [ADDRESS]; it listens on port 8000. GET of anything: 200. POST of JSON with
+Usage: light_engine.py NAME [ADDRESS]; it listens on port 8000. GET of /metrics: what vLLM says of tokens and of requests that run;
+GET of anything else: 200. POST of JSON with
 
 - `pieces` and `every`: so many server-sent events, `every` seconds apart, the first with the headers;
 - `after`: a short answer, {"name": NAME}, after so many seconds; without it at once;
-- `dies`: this program's own name: it ends before it answers.
+- `dies`: this program's own name: it ends before it answers;
+- `hangs`: this program's own name: from then on it answers no POST, until one with `goes_on` comes.
 
 One process and no threads: what it costs is small and even, so that what is measured is the way to it.
 """
@@ -36,7 +38,7 @@ def request(buffer: bytearray) -> dict[str, Any] | None:
     body = bytes(buffer[head + 4 : head + 4 + length])
     del buffer[: head + 4 + length]
     asked: dict[str, Any] = json.loads(body or b"{}")
-    return asked
+    return {"metrics": True} if lines[0].startswith(b"get /metrics ") else asked
 
 
 def send(connection: socket.socket, data: bytes) -> bool:
@@ -63,6 +65,8 @@ class Engine:
         self.poll = select.epoll()
         self.poll.register(self.server, select.EPOLLIN)
         self.connections: dict[int, tuple[socket.socket, bytearray]] = {}
+        self.tokens, self.hanging = 0, list[tuple[dict[str, Any], int, socket.socket]]()
+        self.hangs = False
         # When, a number that decides between equals, events left, seconds between them, and where to.
         self.due: list[tuple[float, int, int, float, socket.socket]] = []
 
@@ -101,6 +105,7 @@ class Engine:
         except OSError:
             data = b""
         if not data:
+            self.hanging = [h for h in self.hanging if h[1] != number]
             self.poll.unregister(number)
             del self.connections[number]
             connection.close()
@@ -109,19 +114,39 @@ class Engine:
         while (asked := request(buffer)) is not None:
             if asked.get("dies") == self.name:
                 os._exit(1)
-            when = time.monotonic()
-            if "pieces" in asked:
-                send(connection, HEAD + PIECE)
-                left = (when + asked["every"], number, asked["pieces"] - 1, asked["every"], connection)
-                heapq.heappush(self.due, left)
-            elif "after" in asked:
-                heapq.heappush(self.due, (when + asked["after"], number, -1, 0, connection))
+            if asked.get("hangs") == self.name:
+                self.hangs = True
+            if "goes_on" in asked:
+                self.hangs = False
+                for held in self.hanging:
+                    self.answer(*held)
+                self.hanging = []
+            if self.hangs and not asked.get("metrics") and asked:
+                self.hanging.append((asked, number, connection))
             else:
-                send(connection, self.short)
+                self.answer(asked, number, connection)
+
+    def answer(self, asked: dict[str, Any], number: int, connection: socket.socket) -> None:
+        """Begin to answer a request."""
+        when = time.monotonic()
+        if asked.get("metrics"):
+            self.tokens += bool(self.due)  # whatever is under way makes some
+            running = len(self.due) + len(self.hanging)
+            text = f"vllm:iteration_tokens_total_count {self.tokens}.0\nvllm:num_requests_running {running}.0\n"
+            send(connection, f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        elif "pieces" in asked:
+            send(connection, HEAD + PIECE)
+            left = (when + asked["every"], number, asked["pieces"] - 1, asked["every"], connection)
+            heapq.heappush(self.due, left)
+        elif "after" in asked:
+            heapq.heappush(self.due, (when + asked["after"], number, -1, 0, connection))
+        else:
+            send(connection, self.short)
 
     def go_on(self, when: float, number: int, left: int, every: float, connection: socket.socket) -> None:
         """Send what is due; -1 events left stands for a short answer."""
         data = self.short if left < 0 else PIECE if left else END
+        self.tokens += 1
         if send(connection, data) and left > 0:
             heapq.heappush(self.due, (when + every, number, left - 1, every, connection))
 
