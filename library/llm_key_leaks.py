@@ -80,7 +80,7 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
     found, searched = [], []
     for entry in docker_api.get("/containers/json?all=1"):
         name = entry["Names"][0].lstrip("/")
-        if not {"llm.service", "llm.gateway"} & set(entry.get("Labels") or {}):
+        if not {"llm.service", "llm.gateway", "llm.supervisor"} & set(entry.get("Labels") or {}):
             continue
         settings = json.dumps(docker_api.get(f"/containers/{entry['Id']}/json"), indent=1)
         found += [f"docker inspect {name}: {who}" for _, who in door.leaked(settings, known)]

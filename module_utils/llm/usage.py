@@ -10,6 +10,9 @@ from typing import Any
 
 SPAN = re.compile(r"(\d+)([mhd])")
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
+WORDS = ("client", "service")  # that an entry has
+NUMBERS = ("status", "bytes_in", "bytes_out", "first_byte_ms", "total_ms")
+ENDS = ("answered", "limited", "refused", "failed")
 NOBODY = "-"  # what the log says of a request without a key that was found
 
 
@@ -25,7 +28,7 @@ def begin(since: str, now: float) -> float:
 
 
 def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
-    """Requests of the access log since a time; what else is in it, and a line that was cut short, is passed over."""
+    """Requests of the access log since a time; what else is in it, and a line that was cut short or has less, is passed over."""
     for line in lines:
         if not line.startswith("{"):
             continue
@@ -34,6 +37,8 @@ def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
             time = datetime.datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
         except (ValueError, KeyError, TypeError):
             continue
+        if not all(isinstance(entry.get(w), str) for w in WORDS) or not all(type(entry.get(n)) is int for n in NUMBERS):
+            continue
         if time.timestamp() >= start:
             yield entry
 
@@ -41,8 +46,9 @@ def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
 def summary(found: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each client asked: client to counts, sizes and times.
 
-    requests, answered (below 400), refused (4xx but 429), limited (429), failed (5xx and cut), bytes_in, bytes_out, services (name
-    to requests), first_byte_ms and total_ms (p50 and p95 of those answered), last (time).
+    requests, answered (below 400), refused (4xx but 429), limited (429), failed (5xx, without an answer, and cut off by the
+    engine), bytes_in, bytes_out, services (name to requests), first_byte_ms and total_ms (p50 and p95 of those answered), last
+    (time).
     """
     by_client: dict[str, list[Mapping[str, Any]]] = {}
     for entry in found:
@@ -54,13 +60,11 @@ def _sum(asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     services: dict[str, int] = {}
     for entry in asked:
         services[entry["service"]] = services.get(entry["service"], 0) + 1
-    answered = [e for e in asked if 0 < e["status"] < 400]
+    ends = [_ended(e) for e in asked]
+    answered = [e for e, end in zip(asked, ends, strict=True) if end == "answered"]
     return {
         "requests": len(asked),
-        "answered": len(answered),
-        "limited": sum(e["status"] == 429 for e in asked),
-        "refused": sum(400 <= e["status"] < 500 and e["status"] != 429 for e in asked),
-        "failed": sum(e["status"] >= 500 or e["status"] <= 0 for e in asked),
+        **{end: ends.count(end) for end in ENDS},
         "bytes_in": sum(e["bytes_in"] for e in asked),
         "bytes_out": sum(e["bytes_out"] for e in asked),
         "services": dict(sorted(services.items())),
@@ -68,6 +72,14 @@ def _sum(asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "total_ms": _percentiles([e["total_ms"] for e in answered if e["total_ms"] >= 0]),
         "last": max(e["time"] for e in asked),
     }
+
+
+def _ended(entry: Mapping[str, Any]) -> str:
+    """How a request ended. HAProxy's own word for it begins with S or s where the engine broke off in the middle."""
+    if 400 <= entry["status"] < 500:
+        return "limited" if entry["status"] == 429 else "refused"
+    whole = 0 < entry["status"] < 400 and not str(entry.get("end", "")).lower().startswith("s")
+    return "answered" if whole else "failed"
 
 
 def _percentiles(values: Iterable[float]) -> dict[str, float | None]:
@@ -83,7 +95,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     for client, used in found.items():
         name = "(no valid key)" if client == NOBODY else client
-        counts = [str(used[c]) for c in ("requests", "answered", "limited", "refused", "failed")]
+        counts = [str(used[c]) for c in ("requests", *ENDS)]
         sizes = [f"{used[b] / 2**20:.2f}" for b in ("bytes_in", "bytes_out")]
         first = used["first_byte_ms"]["p50"]
         rows.append((name, *counts, *sizes, "-" if first is None else f"{first:g}", used["last"]))

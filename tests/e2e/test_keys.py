@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 from ansible.module_utils.llm import door_host
 
-from tests.e2e.demo import KEY_SHAPE, MODEL, ROOT, SERVICE, Machine, Playbook
+from tests.e2e.demo import CHECKOUT, KEY_SHAPE, MODEL, ROOT, SERVICE, Machine, Playbook
 from tests.e2e.wire import Http1, Sent
 
 pytestmark = pytest.mark.e2e
 
-CLIENT = "rotated"
+CLIENT, LOUD = "rotated", "llm-test-loud"
 BOOK = "playbooks/keys.yml"
 
 
@@ -148,9 +148,24 @@ def test_a_leaked_key_is_found_and_named_without_being_shown(playbook: Playbook,
         ROOT / "state" / "leak.txt": f"Authorization: Bearer {own}\n",
         ROOT / "services" / SERVICE / "leak.yml": f"key: {engine}\n",
     }
+    loud = None
     try:
         for path, text in places.items():
             path.write_text(text)
+        # A container that was given a key on its command line and wrote it into its log, and a report that was written by hand.
+        loud = machine.docker.containers.run(
+            machine.engine().attrs["Image"],
+            [own],
+            entrypoint=["echo"],
+            name=LOUD,
+            labels={"llm.supervisor": ""},
+            detach=True,
+        )
+        assert loud.wait()["StatusCode"] == 0
+        report = CHECKOUT / "reports/leak.txt"
+        report.parent.mkdir(exist_ok=True)
+        places[report] = ""
+        report.write_text(f"export OPENAI_API_KEY={own}\n")
         # Of a client's key the host has the hash alone; the log of the machine has it from a client that was careless.
         log = ROOT / "state" / "leak.log"
         places[log] = ""
@@ -160,9 +175,14 @@ def test_a_leaked_key_is_found_and_named_without_being_shown(playbook: Playbook,
             f"{ROOT}/state/leak.txt:1: key of service {SERVICE}",
             f"{ROOT}/services/{SERVICE}/leak.yml:1: key between gateway and engines",
             f"{log}:1: key k",
+            f"docker inspect {LOUD}: key of service {SERVICE}",
+            f"log of container {LOUD}, line 1: key of service {SERVICE}",
+            f"reports/leak.txt:1: key of service {SERVICE}",
             "of client leaky",
         )
         assert not {own, key, engine} & set(KEY_SHAPE.findall(run.stdout))
     finally:
+        if loud:
+            loud.remove(force=True)
         for path in places:
             path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 from ansible.module_utils.llm import usage
 
 
-def line(client: str, status: int, second: int = 0, **more: Any) -> str:
+def line(client: str, status: object, second: int = 0, **more: Any) -> str:
     entry = {"time": f"2026-11-25T14:00:{second:02d}Z", "client": client, "service": "micro", "status": status}
     return json.dumps({**entry, "bytes_in": 100, "bytes_out": 2**20, "first_byte_ms": 20, "total_ms": 90, **more})
 
@@ -22,6 +22,8 @@ LOG = [
     line("alice", 503, 4, first_byte_ms=-1),
     line("-", 401, 5, service="micro"),
     line("bob", 200, 6)[:40],
+    line("bob", 200, 7).replace("bytes_in", "bytes"),
+    line("bob", "many", 8),
 ]
 
 
@@ -31,8 +33,13 @@ def test_each_client_s_requests_are_counted_by_how_they_ended() -> None:
     assert [alice[k] for k in ("requests", "answered", "limited", "refused", "failed")] == [4, 2, 1, 0, 1]
     assert alice["services"] == {"-": 1, "micro": 3} and alice["bytes_in"] == 400
     assert alice["first_byte_ms"] == {"p50": 10, "p95": 30} and alice["last"] == "2026-11-25T14:00:04Z"
-    assert found["-"]["refused"] == 1 and "bob" not in found, "a line that was cut short is passed over"
+    assert found["-"]["refused"] == 1 and "bob" not in found, "lines cut short or of another kind"
     assert usage.table(found)[1].startswith("(no valid key)") and usage.table(found)[2].startswith("alice")
+
+
+def test_an_answer_that_the_engine_broke_off_is_none() -> None:
+    found = usage.summary(usage.entries([line("alice", 200, end=end) for end in ("--", "cD", "SD", "sD")]))["alice"]
+    assert (found["answered"], found["failed"]) == (2, 2), "a client that leaves has had what it wanted"
 
 
 def test_only_what_was_asked_since_then_counts() -> None:
