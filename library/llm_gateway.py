@@ -5,31 +5,34 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: llm_gateway
-short_description: Put the gateway's files in place and make the running gateway use them
+short_description: Put the gateway's files in place and make the running gateway use them, or remove it
 description:
   - Lets HAProxy check the new configuration before anything is replaced; a running gateway is untouched by a bad one.
   - Where only the engine behind a service changes, or keys, the running HAProxy is told so. Any other changed configuration is a
     reload. Both cut no stream, and requests that wait for a service go on waiting over the first. A changed compose file
     makes a new container. The module returns when new connections get the new configuration. What is loaded is recorded after
     it is loaded, so an interrupted run is completed by the next.
+  - V(absent) removes the container, once what it has begun is answered, for 30 seconds at most. Keys, authority and logs stay.
 options:
+  state:
+    description: Whether there is to be a gateway.
+    type: str
+    choices: [present, absent]
+    default: present
   folder:
     description: Folder of the gateway on the host; keys and services lie beside it.
     type: path
     required: true
   image:
-    description: Image with HAProxy, present on the host.
+    description: Image with HAProxy, present on the host. Required for V(present), like the next two.
     type: str
-    required: true
   files:
     description: C(compose.yml), C(etc/haproxy.cfg) and C(etc/door.lua), path to content.
     type: dict
-    required: true
   ports:
     description: Ports that must accept connections in the end.
     type: list
     elements: int
-    required: true
   pools:
     description: What leads to which engines, of C(module_utils/llm/door.py).
     type: list
@@ -77,7 +80,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: none, told (at run time), reloaded or started.
+  description: none, told (at run time), reloaded, started or removed.
   returned: always
   type: str
 """
@@ -96,6 +99,7 @@ from ansible.module_utils.llm import clients, compose, docker_api, door, door_ho
 
 COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
+LEAVES_WITHIN = 30.0  # seconds; idle connections of clients are closed at once
 KEPT_LOGS = 10
 CA_DAYS, DAYS = 3650, 397  # no client takes a server's certificate that is valid for longer
 EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"]
@@ -361,25 +365,52 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     return {"changed": True, "action": action, "diff": diff}
 
 
+def remove(module: AnsibleModule) -> dict[str, Any]:
+    """Remove the gateway, if there is one."""
+    folder, found = Path(module.params["folder"]), inspected()
+    if not found:
+        return {"changed": False, "action": "none"}
+    ports = sorted(int(p.partition("/")[0]) for p in found["HostConfig"]["PortBindings"] or {})
+    header = f"container {compose.GATEWAY}"
+    shown = {"before_header": header, "before": f"{found['State']['Status']}, ports {', '.join(map(str, ports))}\n"}
+    diff = [{**shown, "after_header": "absent", "after": ""}]
+    if not module.check_mode:
+        place = f"/containers/{found['Id']}"
+        if found["State"]["Running"]:
+            docker_api.post(f"{place}/update", {"RestartPolicy": {"Name": "no"}})
+            # It takes no new requests, and ends when it has answered those that it has.
+            docker_api.post(f"{place}/kill?signal=USR1")
+            end = time.monotonic() + LEAVES_WITHIN
+            while docker_api.inspect(found["Id"])["State"]["Running"] and time.monotonic() < end:
+                time.sleep(0.1)
+        keep_log(module, folder, found)
+        (folder / "loaded").unlink(missing_ok=True)
+        docker_api.delete(f"{place}?force=true")
+    return {"changed": True, "action": "removed", "diff": diff}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "folder": {"type": "path", "required": True},
-            "image": {"type": "str", "required": True},
-            "files": {"type": "dict", "required": True},
-            "ports": {"type": "list", "elements": "int", "required": True},
+            "image": {"type": "str"},
+            "files": {"type": "dict"},
+            "ports": {"type": "list", "elements": "int"},
             "pools": {"type": "list", "elements": "dict", "default": []},
             "returns": {"type": "dict", "default": {}},
             "certificate": {"type": "dict", "default": {}},
             "address": {"type": "str", "default": "127.0.0.1"},
             "uid": {"type": "int", "default": 64001},
         },
+        required_if=[("state", "present", ("image", "files", "ports"))],
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**act(module))
+        module.exit_json(**(remove(module) if module.params["state"] == "absent" else act(module)))
     except docker_api.DockerError as error:
-        if module.check_mode:  # a fresh host has no engine yet, and everything would change
+        # A fresh host has no engine yet, and everything would change.
+        if module.check_mode and module.params["state"] == "present":
             module.exit_json(
                 changed=True,
                 action="started",
