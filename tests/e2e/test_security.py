@@ -420,15 +420,23 @@ SAME_2 = ("as-it-is", "authority-elsewhere", "host-elsewhere")
 OTHER_2 = ("method-swap", "protocol", "authority-with-a-path")
 
 
-@pytest.mark.parametrize("tls", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["tls", "clear"])
-def test_over_http_2_the_same_holds(keys: Keys, watched: Watched, tls: bool) -> None:
+@pytest.mark.parametrize(
+    ("tls", "all_of_them"),
+    [
+        pytest.param(True, False, id="tls-some"),
+        pytest.param(True, True, id="tls", marks=pytest.mark.slow),
+        pytest.param(False, True, id="clear", marks=pytest.mark.slow),
+    ],
+)
+def test_over_http_2_the_same_holds(keys: Keys, watched: Watched, tls: bool, all_of_them: bool) -> None:
     start, routes, statuses = watched.mark(), watched.routes(), collections.Counter[int]()
     wire, own = Http2(("127.0.0.1", 5010)), ""
-    if tls:  # a few of all: each disguise that ends a connection costs a handshake
+    if tls:
         wire, own = Http2(("127.0.0.1", 8443), ROOT / "gateway/ca/ca.pem"), f"/{SERVICE}"
+    if not all_of_them:  # each disguise that ends a connection costs a handshake
         routes = [HEALTH, ("GET", "/metrics"), ("POST", "/invocations"), *sorted(LISTED)]
     tricks = {trick for trick, _, _ in in_http2(HEALTH)}
-    bad = {n: k for n, k in keys.bad.items() if not tls or n in ("none", "wrong")}
+    bad = {n: k for n, k in keys.bad.items() if all_of_them or n in ("none", "wrong")}
     states = {**bad, "good": keys.good}
     for state, key in states.items():
         for route in routes:
