@@ -159,7 +159,8 @@ ansible_facts:
           description:
             - Checksums of the gateway's files, what it has loaded, and its container's id and state.
             - certificate (names, expires, problem), clients (keys, problem), now, due (why it needs a hand), old_engine_keys
-              (services without the newest), engine_key (fingerprint of the newest, once it was rotated).
+              (services without the newest), engine_key (fingerprint of the newest, once it was rotated), stopped (pools of which
+              it tells clients that they were stopped).
           type: dict
 """
 

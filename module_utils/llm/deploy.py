@@ -53,7 +53,10 @@ def doors(
     kept: dict[Any, dict[str, Any]] = {}
     for route in routes:
         named = route["service"] in containers
-        now = {**route, "container": containers[route["service"]]} if named else dict(route)
+        now = dict(route)
+        if named:  # it is being deployed, whether or not it was stopped before
+            now["container"] = containers[route["service"]]
+            now.pop("stopped", None)
         kept[route["port"]] = {**now, **closed} if named and not now["container"] else now
     return sorted({**kept, **back}.values(), key=lambda r: r["port"])
 

@@ -222,6 +222,12 @@ def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, 
     return found
 
 
+def stopped(returns_map: str) -> list[str]:
+    """Pools that were stopped on purpose, by the map that HAProxy has; see `returns`."""
+    words = [line.split() for line in returns_map.splitlines()]
+    return [name for name, when in (w for w in words if len(w) == 2) if when == str(STOPPED)]
+
+
 def listing(model: str) -> str:
     """A model's entry in the answer of /v1/models, as HAProxy's configuration takes it: a format in strong quotes."""
     entry = json.dumps({"id": model, "object": "model", "created": 0, "owned_by": "llm"}, separators=(",", ":"))

@@ -221,9 +221,10 @@ def _as_in_certificate(name: str) -> str:
 
 
 def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """What module llm_host_facts says of the door: {now, certificate, clients, due, old_engine_keys, engine_key}.
+    """What module llm_host_facts says of the door: {now, certificate, clients, due, old_engine_keys, engine_key, stopped}.
 
     due: why the door needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
+    stopped: pools of which it tells clients that they were stopped.
     engine_key: fingerprint of the newest key between door and engines, "" before it was rotated.
 
     wanted: {https_port, certificate_names, certificate, key} of the plan; {} when there is none yet.
@@ -238,6 +239,7 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
         "due": [],
         "engine_key": door.sha256(newest[0])[:16] if len(newest) > 1 else "",
         "old_engine_keys": [s for s, keys in current.items() if door.engine_key_is_old(keys, newest)],
+        "stopped": door.stopped(files.read(folder / MAPS / "returns.map")),
     }
     known, problem = read_clients(folder)
     valid = [{"id": k.id, "client": k.client, "services": list(k.services)} for k in known if k.state(now) == "valid"]

@@ -643,14 +643,20 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
     """What the gateway serves: one entry a service that is to run, in order of ports.
 
     [{service, port, container, model, hostname, at_once}];
-    container is that of the current release, "" while there is none (the gateway answers 503).
+    container is that of the current release, "" while there is none (the gateway answers 503). Who was stopped on purpose, and
+    was not started since, has none and `stopped`: a run that is for other services leaves it at that.
     upcoming: service -> release that is about to become current, to predict.
     """
+    stopped = set(facts.get("gateway", {}).get("stopped", ())).difference(upcoming or ())
+    running = {c["name"] for c in facts.get("containers", ()) if c["state"] == "running"}
     found = []
     for name in deployed(declared):
         current = (upcoming or {}).get(name) or facts["releases"].get(name, {}).get("current")
         container = compose.container_name(name, current) if current else ""
-        found.append({"service": name, "container": container, **route_of(declared.services[name])})
+        route: dict[str, Any] = {"service": name, "container": container, **route_of(declared.services[name])}
+        if name in stopped and container not in running:
+            route |= {"container": "", "stopped": True}
+        found.append(route)
     return sorted(found, key=lambda r: r["port"])
 
 

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ansible.module_utils.llm import compose
 
 from tests.e2e.demo import Run
-from tests.faults.stub.host import IMAGE, SERVICE, StubHost, differences
+from tests.faults.stub.host import DECLARED, IMAGE, KEY, PORT, SERVICE, StubHost, differences
 
 pytestmark = pytest.mark.e2e
 
@@ -108,17 +109,62 @@ def test_a_tag_that_means_another_image_is_a_new_release(deployed: StubHost) -> 
 @pytest.mark.slow
 @pytest.mark.fault(47, "its container is listed, kept, and with llm_prune let finish and removed (engine: stub)")
 def test_an_orphan_goes_only_when_asked(deployed: StubHost) -> None:
-    name = engine(deployed).name
+    name, gateway = engine(deployed).name, deployed.client.containers.get(compose.GATEWAY).id
+    clients = deployed.root / "gateway/clients.json"
+    deployed.run("playbooks/keys.yml", "-e", "llm_key_do=create", "-e", "llm_key_client=x", "-e", "llm_key_services=*")
+    asked = [deployed.status() for _ in range(3)]
     nothing = ("-e", json.dumps({"llm_host_services": []}))
-    run = deployed.run("site.yml", *nothing).passed()
-    run.says(f"{name} (running) is not wanted by the declaration; -e llm_prune=true removes it")
+    told = f"{name} (running) is not wanted by the declaration; -e llm_prune=true removes it"
+    before = deployed.state()
+    run = (
+        deployed.run("site.yml", "--check", "--diff", *nothing)
+        .passed()
+        .says(told, f"--- before: container {compose.GATEWAY}")
+    )
+    assert run.changed == 2 and f"-running, ports 80, 443, {PORT}\n" in run.stdout  # the supervisor goes as well
+    assert differences(before, deployed.state()) == {}
+    deployed.run("site.yml", *nothing).passed().says(told)
     assert engine(deployed).status == "running"
+    assert deployed.status() == 0, "a door that leads nowhere is none"
+    assert deployed.run("site.yml", *nothing).passed().changed == 0
+    deployed.run("site.yml").passed()
+    asked += [deployed.status()]
+    assert asked == [200] * 4 and clients.exists()
+    assert deployed.client.containers.get(compose.GATEWAY).id != gateway
+
+    # What the gateway of before was asked counts as well.
+    usage = deployed.run("playbooks/usage.yml").passed()
+    used = json.loads((usage.report / "usage.json").read_text())["clients"][SERVICE]
+    assert used["answered"] >= len(asked) and used["services"].keys() == {SERVICE} and used["total_ms"]["p95"] > 0
+    assert usage.changed == 0 and SERVICE in usage.stdout and KEY not in usage.stdout + json.dumps(used)
+
     deployed.run("site.yml", "--check", *nothing, "-e", "llm_prune=true").passed()
     assert engine(deployed).status == "running"
     let_finish(deployed, lambda: deployed.run("site.yml", *nothing, "-e", "llm_prune=true"))
+    assert not deployed.client.containers.list(all=True, filters={"name": f"^{compose.GATEWAY}$"})
     assert not engines(deployed)
     deployed.run("site.yml").passed()
     assert deployed.status() == 200
+
+
+@pytest.mark.slow
+def test_a_run_for_another_service_leaves_it_at_what_was_stopped(deployed: StubHost) -> None:
+    other = {**DECLARED, "port": PORT + 1}
+    both = {"llm_host_services": [SERVICE, "other"], "llm_services_custom": {SERVICE: DECLARED, "other": other}}
+    declared, stopped = ("-e", json.dumps(both)), (503, "this service was stopped and is not serving")
+    try:
+        deployed.run("site.yml", *declared).passed()
+        deployed.run("playbooks/stop.yml", *declared).passed()
+        assert deployed.answer() == stopped
+        for tag in ("other", "gateway"):
+            deployed.run("site.yml", "--tags", tag, *declared).passed()
+            assert deployed.answer() == stopped and engine(deployed).status == "exited", tag
+        assert deployed.client.containers.list(filters={"name": "^llm-other-"})
+        deployed.run("site.yml", *declared).passed()
+        assert deployed.answer() == (200, "")
+        assert deployed.run("site.yml", *declared).passed().changed == 0
+    finally:
+        deployed.run("site.yml", "-e", "llm_prune=true").passed()
 
 
 def test_stop_lets_running_requests_finish_and_stays(deployed: StubHost) -> None:

@@ -138,3 +138,10 @@ def test_a_service_that_is_to_stop_has_a_door_that_says_so() -> None:
     closed, other = deploy.doors(routes, {}, [stopping])
     assert closed == {"service": "a", "port": 1, "model": "m", "container": "", "stopped": True}
     assert other == routes[1]
+
+
+def test_one_that_was_stopped_and_is_being_deployed_is_waited_for() -> None:
+    routes = [{"service": s, "port": n, "container": "", "stopped": True} for n, s in enumerate("ab")]
+    deploying, other = deploy.doors(routes, {"a": ""}, (), 30)
+    assert deploying == {"service": "a", "port": 0, "container": "", "returns_in": 30} and other == routes[1]
+    assert deploy.doors(routes, {"a": "c"})[0] == {"service": "a", "port": 0, "container": "c"}

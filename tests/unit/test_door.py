@@ -63,6 +63,10 @@ def test_a_pool_is_back_with_its_first_and_stopped_with_its_last() -> None:
     assert door.returns([route("a", 1, "", "m"), stopped]) == {"b": door.STOPPED}, "nobody knows of a"
 
 
+def test_the_running_door_is_asked_who_was_stopped() -> None:
+    assert door.stopped(f"a {door.STOPPED}\nb 1790000000\nc {door.STOPPED}\n\nd\n") == ["a", "c"]
+
+
 def test_a_model_s_name_cannot_leave_its_place_in_the_configuration() -> None:
     assert door.listing("a'b%\"c") == (
         """'%[var(txn.models)],{"id":"a'\\''b%%\\"c","object":"model","created":0,"owned_by":"llm"}'"""

@@ -206,6 +206,20 @@ def test_an_unchanged_host_has_no_work() -> None:
     assert [r["container"] for r in plan.routes(declared, facts)] == [rendered["micro-cpu"].container]
 
 
+def test_a_service_that_was_stopped_stays_so_until_it_is_started() -> None:
+    declared = catalogs.declared("demo")
+    facts = converged(declared)
+    (open_door,) = plan.routes(declared, facts)
+    facts["gateway"] = {**facts.get("gateway", {}), "stopped": ["micro-cpu"]}
+    assert plan.routes(declared, facts) == [open_door], "somebody has started it"
+    _exited(facts)
+    closed = {**open_door, "container": "", "stopped": True}
+    assert plan.routes(declared, facts) == [closed]
+    assert plan.routes(declared, facts, {"micro-cpu": facts["releases"]["micro-cpu"]["current"]}) == [open_door]
+    facts["gateway"]["stopped"] = []
+    assert plan.routes(declared, facts) == [open_door], "one that has ended is waited for"
+
+
 def test_a_changed_flag_is_the_reason() -> None:
     before = catalogs.declared("demo")
     facts = converged(before)

@@ -294,9 +294,13 @@ class StubHost:
 
     def status(self, address: str = "127.0.0.1") -> int:
         """HTTP status of one question through the gateway, 0 where nothing answers."""
+        return self.answer(address)[0]
+
+    def answer(self, address: str = "127.0.0.1") -> tuple[int, str]:
+        """The same, and what an error says."""
         out, _ = self.ask(address=address).communicate(timeout=120)
-        status: int = json.loads(out.splitlines()[-1])["status"]
-        return status
+        last = json.loads(out.splitlines()[-1])
+        return last["status"], last["said"]
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is there.
