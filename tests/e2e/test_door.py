@@ -6,7 +6,7 @@ import collections
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,10 @@ CLIENTS = [
 ]
 EXPIRED, LIMITED = "sk-of-before", [f"sk-of-{n}-a-minute" for n in range(3)]
 CLIENTS.append(door.Key(id="k-old", client="old", sha256=door.sha256(EXPIRED), services=("*",), created=0, expires=1))
+NARROW = "sk-of-a-narrow-client"
+CLIENTS.append(
+    door.Key(id="k-narrow", client="narrow", sha256=door.sha256(NARROW), services=("*",), created=0, at_once=1, queue=1)
+)
 CLIENTS += [
     door.Key(id=f"k-{n}", client=f"limited-{n}", sha256=door.sha256(key), services=("*",), created=0, per_minute=1)
     for n, key in enumerate(LIMITED)
@@ -183,6 +187,27 @@ def test_a_client_with_one_request_does_not_wait_behind_those_of_a_crowd(gateway
     assert set(answered) == {200}
     # Those that the engine had begun, those of the same time, and what a slow reader counts late; in turn it would be 40.
     assert sorted(passed)[len(passed) // 2] <= 4 * AT_ONCE, passed
+
+
+def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: standalone.Door) -> None:
+    def ask(key: str, after: float) -> tuple[int, str, Mapping[str, str]]:
+        return gateway.ask(PORTS[LEFT], key, json.dumps({"after": after}))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, NARROW, 4)
+        await_column(gateway, LEFT, "BACKEND", "scur", lambda n: n == 1)
+        second = pool.submit(ask, NARROW, 0)
+        end = time.monotonic() + 60
+        while "conn_cur=2" not in gateway.say("show table clients data.conn_cur gt 1"):
+            assert time.monotonic() < end
+        status, text, headers = ask(NARROW, 0)
+        assert (status, json.loads(text)["error"]["code"]) == (429, "too_many_at_once"), text
+        assert "retry-after" in {name.lower() for name in headers}
+        assert ask(SINGLE, 0)[0] == 200, "others have their own"
+        # The latest is refused, and not who has waited.
+        assert not first.done() and not second.done()
+        assert (first.result()[0], second.result()[0]) == (200, 200)
+    assert ask(NARROW, 0)[0] == 200
 
 
 def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Door) -> None:

@@ -87,8 +87,8 @@ backend all-a
     ("before", "after", "changes"),
     [
         ("old:8000 check inter 2s", "new:8000 check inter 2s", ("old", "new")),
-        ("old:8000 check inter 2s", "closed.invalid:8000 check inter 2s disabled", ("old", "")),
-        ("closed.invalid:8000 check inter 2s disabled", "new:8000 check inter 2s", ("", "new")),
+        ("old:8000 check inter 2s", "localhost:8000 check inter 2s disabled", ("old", "")),
+        ("localhost:8000 check inter 2s disabled", "new:8000 check inter 2s", ("", "new")),
     ],
 )
 def test_another_engine_behind_a_service_needs_no_reload(before: str, after: str, changes: tuple[str, str]) -> None:

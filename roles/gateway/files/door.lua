@@ -15,13 +15,15 @@ end
 local function wait_turn(txn, limit)
     local pool, client = txn:get_var("txn.pool"), txn:get_var("txn.client")
     local at_once, queue = tonumber(txn:get_var("txn.at_once")) or 0, tonumber(txn:get_var("txn.queue")) or 0
-    local start = clock()
+    local start, waits = clock(), false
     local function count(table_name)
         return tonumber(txn.c:table_conn_cur(client, table_name)) or 0
     end
     while true do
         local turn, patience = "now", tonumber(limit)
-        if at_once > 0 and count("clients") > at_once + queue then
+        -- Who waits goes on waiting, whoever of its client comes after it.
+        waits = waits or at_once == 0 or count("clients") <= at_once + queue
+        if not waits then
             turn, patience = "many", GRACE
         elseif txn.f:nbsrv(pool) == 0 then
             turn = "closed"
