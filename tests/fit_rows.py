@@ -77,10 +77,10 @@ class Row:
 def rows() -> list[Row]:
     """All measured boots."""
     data = json.loads((DATA / "rows.json").read_text(encoding="utf-8"))
-    total = data["total_gib"]
     found = []
     for raw in data["rows"]:
-        told = shapes.flags(raw["args"], {}, int(total * spec.GIB), data["gpu"])
+        gpu, total = raw.get("gpu", data["gpu"]), raw.get("total_gib", data["total_gib"])
+        told = shapes.flags(raw["args"], {}, int(total * spec.GIB), gpu)
         if "log" in raw:
             harvest = engine.harvest((DATA / raw["log"]).read_text(encoding="utf-8").splitlines())
         else:
@@ -89,7 +89,7 @@ def rows() -> list[Row]:
             size = fit.kv_token_bytes(shapes.shape(config), told) * harvest["kv_cache_tokens"] / spec.GIB
             harvest |= {"kv_cache_gib": round(size, 2), "gpu_total_gib": total}
         booted = raw.get("booted", True)
-        found.append(Row(raw["row"], raw["config"], told, harvest, booted, data["gpu"], data["engine"], total))
+        found.append(Row(raw["row"], raw["config"], told, harvest, booted, gpu, data["engine"], total))
     return found
 
 
@@ -130,7 +130,8 @@ def judged() -> list[Judged]:
     measured = rows()
     found = []
     for row in measured:
-        others = [r.record() for r in measured if r.config == row.config and r.booted and r.told.key != row.told.key]
+        alike = [r for r in measured if (r.config, r.gpu) == (row.config, row.gpu)]
+        others = [r.record() for r in alike if r.booted and r.told.key != row.told.key]
         found.append(
             Judged(
                 row,
