@@ -167,6 +167,25 @@ def test_a_run_for_another_service_leaves_it_at_what_was_stopped(deployed: StubH
         deployed.run("site.yml", "-e", "llm_prune=true").passed()
 
 
+@pytest.mark.slow
+def test_models_that_nothing_needs_are_listed_and_go_only_when_asked(deployed: StubHost) -> None:
+    home = deployed.root / "models" / SERVICE
+    (kept,) = (p.name for p in home.iterdir())
+    for name in ("old", f".{kept}.0123abcd.partial"):
+        (home / name).mkdir()
+        (home / name / "model.safetensors").write_bytes(bytes(2048))
+    gone = deployed.root / "models/stranger/v1"
+    gone.mkdir(parents=True)
+    listed = [str(home / "old"), "2.00 KB", str(gone), f".{kept}.0123abcd.partial"]
+    deployed.run("playbooks/status.yml").passed().says("`site.yml -e llm_prune=true` removes", *listed)
+    assert deployed.run("site.yml").passed().changed == 0
+    deployed.run("site.yml", "--check", "-e", "llm_prune=true").passed()
+    assert len(list(home.iterdir())) == 3 and gone.is_dir()
+    deployed.run("site.yml", "-e", "llm_prune=true").passed()
+    assert [p.name for p in home.iterdir()] == [kept] and not gone.parent.exists()
+    assert deployed.run("site.yml").passed().changed == 0 and deployed.status() == 200
+
+
 def test_stop_lets_running_requests_finish_and_stays(deployed: StubHost) -> None:
     let_finish(deployed, lambda: deployed.run("playbooks/stop.yml"))
     assert engine(deployed).status == "exited"
