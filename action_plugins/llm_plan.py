@@ -187,6 +187,9 @@ class ActionModule(ActionBase):
             "gateway_image": compose.image_ref(declared.images[compose.GATEWAY_IMAGE])
             if compose.GATEWAY_IMAGE in declared.images
             else "",
+            "acme_image": compose.image_ref(declared.images[compose.ACME_IMAGE])
+            if compose.ACME_IMAGE in plan.door_images(declared)
+            else "",
         }
         if facts:
             result["plan"]["work"] = _work(
@@ -446,7 +449,7 @@ def _place(key: str, origins: Mapping[str, str]) -> str:
 def _to_lock(declared: spec.Declared, services: Iterable[str]) -> dict[str, dict[str, str]]:
     """Tags and branches that these services and their gateway come from; see lock.wanted."""
     services = tuple(services)
-    gateway = [compose.GATEWAY_IMAGE] if services and compose.GATEWAY_IMAGE in declared.images else []
+    gateway = plan.door_images(declared) if services else []
     models = plan.needed_models(declared, services)
     images = [*plan.needed_images(declared, services), *quantize.images(declared, models), *gateway]
     return lock.wanted(declared, images, [*models, *quantize.sources(declared, models)])

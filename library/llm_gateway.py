@@ -45,7 +45,8 @@ options:
   certificate:
     description: >-
       https_port, certificate_names, and certificate and key where files on the host were given. Without these two, an authority
-      in C(ca/) of the folder issues one when there is none, its names are others, or it ends within 30 days.
+      in C(ca/) of the folder issues one when there is none, its names are others, or it ends within 30 days. With C(acme) it does
+      so when there is none, and module llm_acme brings another.
     type: dict
     default: {}
   uid:
@@ -95,7 +96,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import clients, compose, docker_api, door, door_host, files
+from ansible.module_utils.llm import certificates, clients, compose, docker_api, door, door_host, files, haproxy
 
 COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
@@ -153,11 +154,14 @@ def pem(module: AnsibleModule, folder: Path) -> tuple[str, str]:
         return old, ""
     now = time.time()
     if wanted.get("certificate"):
-        given = door_host.given_certificate(Path(wanted["certificate"]), Path(wanted["key"]), now)
+        given = certificates.given(Path(wanted["certificate"]), Path(wanted["key"]), now)
         if given["problem"]:
             module.fail_json(msg=f"llm_gateway.certificate: {given['problem']}. The running gateway is untouched")
         return given["pem"], "" if given["pem"] == old else "another one was given"
-    why = door_host.own_is_due(folder, wanted["certificate_names"], now)
+    if wanted.get("acme"):
+        why = door_host.stand_in_is_due(folder)
+    else:
+        why = door_host.own_is_due(folder, wanted["certificate_names"], now)
     if not why or module.check_mode:
         return old, why
     return issued(module, folder, wanted["certificate_names"]), why
@@ -167,7 +171,7 @@ def issued(module: AnsibleModule, folder: Path, names: list[str]) -> str:
     """A new certificate of the host's own authority, which is made first when there is none, or ends before it would."""
     authority = folder / "ca"
     authority.mkdir(mode=0o755, parents=True, exist_ok=True)
-    end = door_host.certificate(authority / "ca.pem")["expires"]
+    end = certificates.read(authority / "ca.pem")["expires"]
     with tempfile.TemporaryDirectory(dir=authority) as place:  # 0700, and gone with all that is in it
         work = Path(place)
         if end < time.time() + DAYS * 86400 or not (authority / "ca.key").exists():
@@ -209,7 +213,7 @@ def openssl(module: AnsibleModule, work: Path, argv: list[str]) -> None:
 
 def worker(folder: Path) -> int | None:
     """Process number of the HAProxy that takes new connections, None while it does not say."""
-    answer = door_host.say(folder, "show info") or ""
+    answer = haproxy.say(folder, "show info") or ""
     found = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
     return int(found["Pid"]) if found.get("Stopping", "0") == "0" and found.get("Pid", "").isdigit() else None
 
@@ -265,20 +269,20 @@ def tell(folder: Path, changes: list[dict[str, str]]) -> bool:
     for change in changes:
         server = change["server"]
         if not change["after"]:
-            if door_host.say(folder, f"set server {server} state maint") != "":
+            if haproxy.say(folder, f"set server {server} state maint") != "":
                 return False
             continue
         address = docker_api.container_ip(docker_api.inspect(change["after"]), compose.NETWORK)
-        if "changed its FQDN" not in (door_host.say(folder, f"set server {server} fqdn {change['after']}") or ""):
+        if "changed its FQDN" not in (haproxy.say(folder, f"set server {server} fqdn {change['after']}") or ""):
             return False
         end = time.monotonic() + READY_WITHIN / 2
-        while door_host.server_states(folder).get(server, ("",))[0] != address:
+        while haproxy.server_states(folder).get(server, ("",))[0] != address:
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
-        if not change["before"] and door_host.say(folder, f"set server {server} state ready") != "":
+        if not change["before"] and haproxy.say(folder, f"set server {server} state ready") != "":
             return False
-        while door_host.server_states(folder)[server][1] != SERVES:
+        while haproxy.server_states(folder)[server][1] != haproxy.SERVES:
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
@@ -287,10 +291,7 @@ def tell(folder: Path, changes: list[dict[str, str]]) -> bool:
 
 def load(folder: Path, maps: dict[str, str]) -> bool:
     """Give the running HAProxy the maps. False when it does not take one."""
-    return all(door_host.load_map(folder, name, text) for name, text in maps.items())
-
-
-SERVES = 2  # operational state of a server
+    return all(haproxy.load_map(folder, name, text) for name, text in maps.items())
 
 
 def act(module: AnsibleModule) -> dict[str, Any]:
@@ -304,7 +305,9 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     now = int(time.time())
     returns = {n: door.STOPPED if int(s) == door.STOPPED else now + int(s) for n, s in module.params["returns"].items()}
     maps = door_host.maps(folder.parent, pools, returns)
-    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(door_host.digest, (maps["keys.map"], certificate))]
+    # By ACME another one comes at any time, and whoever brings it tells HAProxy.
+    in_place = "acme" if module.params["certificate"].get("acme") else certificate
+    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(door_host.digest, (maps["keys.map"], in_place))]
     diff = files.diffs(folder, folder, texts)
     returning = returns or files.read(folder / door_host.MAPS / "returns.map")
     if running and loaded == wanted and not diff and not why and not returning:
@@ -337,7 +340,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         files.write(folder / name, text, 0o400, module.params["uid"])
     for name, text in texts.items():
         files.write(folder / name, text)
-    run = folder / door_host.SOCKET.partition("/")[0]
+    run = folder / haproxy.SOCKET.partition("/")[0]
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(run, module.params["uid"], module.params["uid"])
     if changes is not None:

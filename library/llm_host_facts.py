@@ -158,9 +158,10 @@ ansible_facts:
         gateway:
           description:
             - Checksums of the gateway's files, what it has loaded, and its container's id and state.
-            - certificate (names, expires, problem), clients (keys, problem), now, due (why it needs a hand), old_engine_keys
-              (services without the newest), engine_key (fingerprint of the newest, once it was rotated), stopped (pools of which
-              it tells clients that they were stopped).
+            - acme, of its client what supervisor says of that one.
+            - certificate (names, begins, expires, problem; acme, where that gives it), clients (keys, problem), now.
+            - due (why it needs a hand), old_engine_keys (services without the newest), engine_key (fingerprint of the newest, once
+              it was rotated), stopped (pools of which it tells clients that they were stopped).
           type: dict
 """
 
@@ -170,7 +171,18 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, docker_host, door_host, gpu_host, history, host, lease, store
+from ansible.module_utils.llm import (
+    acme,
+    compose,
+    docker_api,
+    docker_host,
+    door_host,
+    gpu_host,
+    history,
+    host,
+    lease,
+    store,
+)
 from ansible.module_utils.llm import images as images_of
 
 
@@ -267,7 +279,9 @@ def main() -> None:
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
-        "supervisor": host.supervisor(root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR),
+        "supervisor": host.program(
+            root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR, compose.SUPERVISOR_LABEL
+        ),
         "gateway": {
             "files": {
                 n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg", "etc/door.lua")
@@ -275,6 +289,7 @@ def main() -> None:
             "loaded": host.first_line(root / "gateway" / "loaded"),
             "id": gateway["Id"][:12] if gateway else "",
             "state": gateway["State"] if gateway else "absent",
+            "acme": host.program(root / "gateway" / acme.FOLDER, containers, compose.ACME, compose.ACME_LABEL),
             **door_host.facts(root, wanted["door"], time.time()),
         },
     }

@@ -71,7 +71,7 @@ def running() -> tuple[bool, str]:
         found = docker_api.inspect(compose.SUPERVISOR)
     except docker_api.NotFound:
         return False, "absent"
-    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get("llm.supervisor", ""))
+    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get(compose.SUPERVISOR_LABEL, ""))
 
 
 def remove(module: AnsibleModule, folder: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if module.params["state"] == "absent":
         return remove(module, folder)
     diff = files.diffs(folder, folder, texts)
-    there = host.supervisor(folder, [], "")["files"]
+    there = host.program(folder, [], "", "")["files"]
     old = sorted(set(there) - set(texts))
     if running() == (True, module.params["loaded"]) and not diff and not old:
         return {"changed": False, "action": "none"}

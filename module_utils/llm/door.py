@@ -16,8 +16,9 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.llm import placement
-from ansible.module_utils.llm.spec import GATEWAY, Declared, Finding, did_you_mean
+from ansible.module_utils.llm import acme, placement
+from ansible.module_utils.llm.certificates import moment
+from ansible.module_utils.llm.spec import ACME, GATEWAY, Declared, Finding, did_you_mean
 from ansible.module_utils.llm.values import NAME, size_bytes
 
 BUFFER = 2**20  # bytes of a request that can be looked into: the longest prompt of a 131,072 token model, as text
@@ -47,6 +48,7 @@ def settings(declared: Declared) -> dict[str, Any]:
         "domain": declared.settings.domain,
         "certificate": setting(declared, "certificate"),
         "key": setting(declared, "key"),
+        "acme": acme_request(declared),
         "wait": setting(declared, "wait"),
         "body_limit": size_bytes(setting(declared, "body_limit")),
         "connections": CONNECTIONS,
@@ -73,9 +75,23 @@ def certificate_names(declared: Declared) -> list[str]:
     return list(dict.fromkeys([*names(declared), *filter(None, own)]))
 
 
+def acme_names(declared: Declared) -> list[str]:
+    """Of these, what an ACME server is asked for: names, of which others than this host know."""
+    return [n.lower() for n in certificate_names(declared) if n not in LOCAL and not is_address(n)]
+
+
+def acme_request(declared: Declared) -> dict[str, Any]:
+    """What a certificate is asked for with; {} where none is. ca_file: on the host, "" for a server that all trust."""
+    wanted = setting(declared, "acme")
+    if not wanted:
+        return {}
+    told = {k: wanted.get(k, ACME[k].default) for k in ("server", "email", "ca_file")}
+    return {**told, "names": acme_names(declared)}
+
+
 def findings(declared: Declared) -> dict[str, list[Finding]]:
-    """What is wrong with the ports of the door itself, under "". Services that share a host name are placement's."""
-    found: dict[str, list[Finding]] = {"": []}
+    """What is wrong with the ports of the door itself and with ACME, under "". Services that share a host name are placement's."""
+    found: dict[str, list[Finding]] = {"": _acme_findings(declared)}
     running = placement.deployed(declared)
     ports = {declared.services[s].port: f"service `{s}`" for s in running}
     for key in ("https_port", "http_port"):
@@ -88,6 +104,46 @@ def findings(declared: Declared) -> dict[str, list[Finding]]:
     return found
 
 
+def _acme_findings(declared: Declared) -> list[Finding]:
+    """What an ACME server would refuse, or never reach."""
+    request = acme_request(declared)
+    if not request:
+        return []
+    found = []
+
+    def refuse(key: str, message: str, remedy: str, severity: str = "error") -> None:
+        found.append(Finding("acme", severity, key, message, remedy))
+
+    port, names, own = setting(declared, "http_port"), request["names"], setting(declared, "names")
+    if not setting(declared, "https_port"):
+        refuse("llm_gateway.https_port", "is 0, so no port has the certificate that is asked for", "Set it to 443")
+    if not port:
+        refuse("llm_gateway.http_port", "is 0, and the ACME server asks this host at port 80", "Set it to 80")
+    elif port != acme.CHALLENGE_PORT:
+        message = f"is {port}, and the ACME server asks at port 80"
+        remedy = f"Set it to 80, unless something in front of this host leads from its port 80 to {port}"
+        refuse("llm_gateway.http_port", message, remedy, "warn")
+    if is_address(declared.settings.bind_address) and ipaddress.ip_address(declared.settings.bind_address).is_loopback:
+        message = f"is {declared.settings.bind_address}, where no ACME server reaches port 80"
+        remedy = "Set it to an address of the host that others reach, unless something in front of it leads there"
+        refuse("llm_bind_address", message, remedy, "warn")
+    for name in (n for n in own if is_address(n)):
+        remedy = "Take it out, or give a certificate for it in llm_gateway.certificate"
+        refuse("llm_gateway.names", f"has {name}: by ACME certificates are asked for names, not for addresses", remedy)
+    if not names:
+        remedy = "Set llm_domain and the services' hostname, or list a name in llm_gateway.names"
+        refuse("llm_gateway.acme", "asks for a certificate, and this host has no name", remedy)
+    if len(names) > acme.MOST_NAMES:
+        message = f"asks for {len(names)} names in one certificate; servers give {acme.MOST_NAMES}"
+        refuse("llm_gateway.acme", message, "List fewer services or llm_gateway.names")
+    for name in () if request["ca_file"] else names:
+        if acme.is_private(name):
+            key = "llm_domain" if name not in map(str.lower, own) else "llm_gateway.names"
+            message = f"gives {name}, a name for which no public ACME server gives a certificate"
+            refuse(key, message, "Use a name that the public DNS has, or name the CA of your own server in ca_file")
+    return found
+
+
 def ports(declared: Declared) -> dict[int, str]:
     """Ports of the door itself: port to the key that declares it."""
     return {setting(declared, k): f"llm_gateway.{k}" for k in ("https_port", "http_port") if setting(declared, k)}
@@ -95,7 +151,11 @@ def ports(declared: Declared) -> dict[int, str]:
 
 def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> list[Finding]:
     """What the host says of a certificate that was given. found: `certificate` of the gateway's facts."""
-    if not setting(declared, "https_port") or not setting(declared, "certificate"):
+    if not setting(declared, "https_port"):
+        return []
+    if setting(declared, "acme"):
+        return _acme_host_findings(found, now)
+    if not setting(declared, "certificate"):
         return []
     key = "llm_gateway.certificate"
     if found.get("problem"):
@@ -112,6 +172,23 @@ def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> l
         message = f"ends in {max(int(left // 86400), 0)} days, at {moment(found['expires'])}"
         return [Finding("certificate-ends", "warn", key, message, "Put a new one in its place and run site.yml")]
     return []
+
+
+def _acme_host_findings(found: Mapping[str, Any], now: float) -> list[Finding]:
+    """What the host says of the certificate that ACME gives. found: `certificate` of its facts, with `acme` in it."""
+    state = found.get("acme") or {}
+    if state.get("ca_problem"):
+        return [Finding("acme-ca", "error", "llm_gateway.acme.ca_file", state["ca_problem"], "Give the server's CA")]
+    if not state.get("error") or state.get("missing"):  # of what is missing the run itself says whether it got it
+        late = not state.get("missing") and state and acme.is_late(found, now)
+        why = "was not renewed in time, and its client says nothing of it" if late else ""
+    else:
+        why = f"could not be renewed {state['failures']} times in a row: {state['error']}"
+    if not why:
+        return []
+    left = f"it ends in {max(int((found['expires'] - now) // 86400), 0)} days, at {moment(found['expires'])}"
+    remedy = "Correct that; it is tried again by itself, and at once without gateway/acme/data/attempt.json"
+    return [Finding("acme-renewal", "warn", "llm_gateway.acme", f"{why}; {left}", remedy)]
 
 
 def key_findings(declared: Declared, found: Mapping[str, Any]) -> list[Finding]:
@@ -451,11 +528,6 @@ def table(keys: Iterable[Key], now: float) -> list[str]:
         rows.append((key.id, key.client, ",".join(key.services), key.state(now), ends, limits[0], limits[1], limits[2]))
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-
-
-def moment(seconds: float) -> str:
-    """A time for a person."""
-    return datetime.datetime.fromtimestamp(seconds, tz=datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

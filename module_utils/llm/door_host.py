@@ -1,4 +1,4 @@
-"""The door's files on a host, and HAProxy's runtime socket. Standard library; starts no process.
+"""The door's files on a host. Standard library; starts no process.
 
 Below the gateway's folder: `clients.json` (keys of clients as SHA-256, 0600 root), `engine-keys` (0400 root, newest first),
 `ca/` (our own authority), `etc/` (what HAProxy reads, with `maps/` and `tls/` for its user alone), `run/` (its socket).
@@ -11,22 +11,19 @@ import json
 import os
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import door, files
+from ansible.module_utils.llm import acme, certificates, door, files, haproxy
 from ansible.module_utils.llm.values import NAME
 
 CLIENTS = "clients.json"
-PEM = "etc/tls/door.pem"
+PEM = f"etc/{haproxy.CERTIFICATE}"
 MAPS = "etc/maps"
 ENGINE_FILE = "secrets/engine.yml"  # below a release
-SOCKET = "run/haproxy.sock"
 LOGS = "log"  # what containers that are gone had logged
-IN_CONTAINER = "/usr/local/etc/haproxy/maps"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +144,7 @@ def refresh_keys(root: Path) -> bool:
     if files.read(path) == text and loaded[KEYS_AT] == digest(text):
         return False
     files.write(path, text, 0o400, path.stat().st_uid)
-    load_map(folder, "keys.map", text)
+    haproxy.load_map(folder, "keys.map", text)
     loaded[KEYS_AT] = digest(text)
     files.write(stamp, " ".join(loaded) + "\n")
     return True
@@ -161,42 +158,6 @@ KEYS_AT, CERTIFICATE_AT = 3, 4
 # The certificate.
 
 
-def certificate(path: Path) -> dict[str, Any]:
-    """{names, expires (seconds since 1970), problem} of a PEM file's first certificate."""
-    try:
-        path.read_bytes()
-        # The public interface of `ssl` shows a certificate only of a connection; this is what Python tests that with.
-        found: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
-        damaged = isinstance(error, (ssl.SSLError, ValueError))
-        why = "is no certificate in PEM" if damaged else getattr(error, "strerror", "") or "cannot be read"
-        return {"names": [], "expires": 0, "problem": f"{path}: {why}"}
-    named = [value for kind, value in found.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    return {"names": named, "expires": int(ssl.cert_time_to_seconds(found["notAfter"])), "problem": ""}
-
-
-def given_certificate(cert: Path, key: Path, now: float) -> dict[str, Any]:
-    """The same of a certificate that was given, with what is wrong with it and its key. Adds `pem`, what HAProxy reads."""
-    found: dict[str, Any] = {**certificate(cert), "pem": ""}
-    if found["problem"]:
-        return found
-    try:
-        secret = key.read_text(encoding="utf-8")
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        why = (
-            "does not belong to it"
-            if "MISMATCH" in str(error.reason)
-            else "is no private key in PEM, or has a password"
-        )
-        return {**found, "problem": f"the key in {key} {why}"}
-    except (OSError, UnicodeDecodeError) as error:
-        return {**found, "problem": f"the key in {key} cannot be read: {getattr(error, 'strerror', None) or 'no text'}"}
-    if found["expires"] <= now:
-        return {**found, "problem": f"{cert} has ended at {door.moment(found['expires'])}"}
-    return {**found, "pem": files.read(cert).rstrip("\n") + "\n" + secret}
-
-
 def own_is_due(folder: Path, names: Sequence[str], now: float) -> str:
     """Why our own authority has to issue a certificate anew, "" when it has not."""
     path = folder / PEM
@@ -204,13 +165,42 @@ def own_is_due(folder: Path, names: Sequence[str], now: float) -> str:
         return "there is none"
     if not (folder / "ca" / "ca.pem").exists():
         return "its authority is gone"
-    found = certificate(path)
+    found = certificates.read(path)
     # Compared as addresses: ::1 is written out in a certificate.
     if {n.upper() for n in found["names"]} != {_as_in_certificate(n) for n in names}:
         return "its names are others"
     if found["problem"] or found["expires"] - now < door.RENEW:
-        return found["problem"] or f"it ends at {door.moment(found['expires'])}"
+        return found["problem"] or f"it ends at {certificates.moment(found['expires'])}"
     return ""
+
+
+def stand_in_is_due(folder: Path) -> str:
+    """Why our own authority has to issue a certificate to begin with, until ACME gives one; "" when there is any."""
+    return "there is none" if not (folder / PEM).exists() else str(certificates.read(folder / PEM)["problem"])
+
+
+def acme_certificate(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What certificates.read says of the one that ACME gave, and `acme`: {missing, error, failures, ca_differs, ca_problem}.
+
+    request: {server, names, ca_file} of the plan. missing: why it is not what is declared. error, failures: of the last attempts.
+    ca_differs: from the copy that the client has.
+    """
+    if not request["names"]:  # the plan refuses that
+        return {}
+    data = folder / acme.DATA
+    found = certificates.read(data / acme.certificate_files(request)[0])
+    attempt = acme.record(files.read(data / acme.ATTEMPT))
+    if attempt.get("asking"):  # what comes of it is not known yet
+        attempt = acme.NO_ATTEMPT
+    ca_file = request["ca_file"]
+    state = {
+        "missing": acme.missing(request, acme.record(files.read(data / acme.ISSUED)), found),
+        "error": str(attempt.get("error", "")),
+        "failures": int(attempt.get("failures", 0)),
+        "ca_differs": bool(ca_file) and files.read(Path(ca_file)) != files.read(folder / acme.FOLDER / acme.CA),
+        "ca_problem": str(certificates.read(Path(ca_file))["problem"]) if ca_file else "",
+    }
+    return {**found, "acme": state}
 
 
 def _as_in_certificate(name: str) -> str:
@@ -227,7 +217,7 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
     stopped: pools of which it tells clients that they were stopped.
     engine_key: fingerprint of the newest key between door and engines, "" before it was rotated.
 
-    wanted: {https_port, certificate_names, certificate, key} of the plan; {} when there is none yet.
+    wanted: {https_port, certificate_names, certificate, key, acme} of the plan; {} when there is none yet.
     """
     folder = root / "gateway"
     newest = engine_keys(folder)
@@ -247,67 +237,24 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
     loaded = files.read(folder / "loaded").split()
     if wanted.get("https_port"):
         if wanted.get("certificate"):
-            given = given_certificate(Path(wanted["certificate"]), Path(wanted["key"]), now)
+            given = certificates.given(Path(wanted["certificate"]), Path(wanted["key"]), now)
             pem = given.pop("pem")
             found["certificate"] = given
             if pem and pem != files.read(folder / PEM):
                 found["due"].append("certificate: another one was given")
+        elif wanted.get("acme"):
+            found["certificate"] = acme_certificate(folder, wanted["acme"])
+            if why := stand_in_is_due(folder):
+                found["due"].append(f"certificate: {why}")
         else:
             if (folder / PEM).exists():
-                found["certificate"] = certificate(folder / PEM)
+                found["certificate"] = certificates.read(folder / PEM)
             if why := own_is_due(folder, wanted["certificate_names"], now):
                 found["due"].append(f"certificate: {why}")
     if len(loaded) == LOADED and not problem:
         text = door.key_map(known, service_keys(root), now)
         if digest(text) != loaded[KEYS_AT]:
             found["due"].append("keys: others are to pass than those that do")
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# HAProxy's runtime socket.
-
-
-def say(folder: Path, command: str) -> str | None:
-    """Answer of the running HAProxy to a command, None when it does not answer."""
-    try:
-        descriptor = os.open(folder / SOCKET.partition("/")[0], os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(5)
-            # By way of /proc: the path of a socket may have 108 characters, and a project's folder can lie deep.
-            connection.connect(f"/proc/self/fd/{descriptor}/{SOCKET.rpartition('/')[2]}")
-            connection.sendall(command.encode() + b"\n")
-            answer = b""
-            while piece := connection.recv(65536):
-                answer += piece
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return answer.decode("utf-8", "replace").strip()
-
-
-def load_map(folder: Path, name: str, text: str) -> bool:
-    """Give the running HAProxy another content of a map, all at once: no request meets half of it. False: it did not take it."""
-    path = f"{IN_CONTAINER}/{name}"
-    version = (say(folder, f"prepare map {path}") or "").rpartition(":")[2].strip()
-    if not version.isdigit():
-        return False
-    if text and say(folder, f"add map @{version} {path} <<\n{text}") != "":
-        return False
-    return say(folder, f"commit map @{version} {path}") == ""
-
-
-def server_states(folder: Path) -> dict[str, tuple[str, int, int]]:
-    """Address, operational state (2: serves) and administrative state (0: none) of each server, by `backend/server`."""
-    found = {}
-    for line in (say(folder, "show servers state") or "").splitlines():
-        words = line.split()
-        if len(words) > 6 and words[0].isdigit():
-            found[f"{words[1]}/{words[3]}"] = (words[4], int(words[5]), int(words[6]))
     return found
 
 

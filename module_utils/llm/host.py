@@ -328,14 +328,14 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
-def supervisor(folder: Path, containers: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """{files: path to checksum, state, loaded}: the supervisor's files, its container's state and its label llm.supervisor."""
+def program(folder: Path, containers: Iterable[Mapping[str, Any]], name: str, label: str) -> dict[str, Any]:
+    """{files: path to checksum, state, loaded}: files of a program of ours, its container's state, the label with their sum."""
     places = [folder / "compose.yml", folder / "config.json", *sorted((folder / "app").rglob("*.py"))]
     found = next((c for c in containers if f"/{name}" in (c.get("Names") or [])), None)
     return {
         "files": {str(p.relative_to(folder)): file_sha256(p) for p in places if p.is_file()},
         "state": found["State"] if found else "absent",
-        "loaded": (found.get("Labels") or {}).get("llm.supervisor", "") if found else "",
+        "loaded": (found.get("Labels") or {}).get(label, "") if found else "",
     }
 
 

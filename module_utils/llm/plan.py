@@ -195,9 +195,14 @@ def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[s
     services = tuple(services)
     wanted = [*needed_images(declared, services)]
     wanted += quantize.images(declared, needed_models(declared, services), facts)
-    if wanted and compose.GATEWAY_IMAGE in declared.images:
-        wanted.append(compose.GATEWAY_IMAGE)
+    wanted += door_images(declared) if wanted else []
     return tuple(dict.fromkeys(i for i in wanted if not _is_made(declared.images[i], facts)))
+
+
+def door_images(declared: Declared) -> list[str]:
+    """Images of the door: the gateway's, and its ACME client's where it has one."""
+    wanted = (compose.GATEWAY_IMAGE, *([compose.ACME_IMAGE] if door.setting(declared, "acme") else []))
+    return [i for i in wanted if i in declared.images]
 
 
 def _is_made(image: Image, facts: Facts | None) -> bool:
@@ -224,7 +229,7 @@ def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] =
     services that are about to be replaced, to predict: what is previous now is not kept then.
     """
     wanted = {declared.services[s].image for s in declared.host_services}
-    wanted |= {compose.GATEWAY_IMAGE} & set(declared.images)
+    wanted |= {*door_images(declared)}
     wanted |= set(quantize.images(declared, host_models(declared)))
     wanted |= {base for image in wanted for base in _bases(declared, image)}
     needed = {str(_image_id(declared.images[i], facts)) for i in wanted}
@@ -297,7 +302,11 @@ def stranger_findings(
     claims = {s: placement.claim(declared, declared.services[s]) for s in services}
     for other in facts.get("strangers", ()):
         who = f"container `{other['name']}` ({other['image']}, {other['state']}), which is not of this project,"
-        alone = {compose.GATEWAY: "the gateway", compose.SUPERVISOR: "the supervisor"}.get(other["name"], "")
+        alone = {
+            compose.GATEWAY: "the gateway",
+            compose.SUPERVISOR: "the supervisor",
+            compose.ACME: "the ACME client",
+        }.get(other["name"], "")
         service = wanted.get(other["name"], "")
         if alone or service:
             key = alone or f"llm_services.{service}"

@@ -647,7 +647,9 @@ _GPU: Shape = {
 
 
 def _certificate_problem(value: Any) -> str:
-    """A certificate without its key, or the other way round."""
+    """A certificate without its key, the other way round, or from two places."""
+    if value.get("acme") and (value.get("certificate") or value.get("key")):
+        return "has `acme` beside `certificate` and `key`: a certificate comes from one of them"
     return (
         ""
         if bool(value.get("certificate")) == bool(value.get("key"))
@@ -655,6 +657,28 @@ def _certificate_problem(value: Any) -> str:
     )
 
 
+def _agreed(value: Any) -> str:
+    """Consent, which nobody gives by leaving something out."""
+    return "" if value is True else f"must be true once you have read the server's terms of service, got {said(value)}"
+
+
+ACME: Shape = {
+    "email": Key(values.email_address, True, "Address of the account, to which the server may write."),
+    "terms_agreed": Key(_agreed, True, "You agree to the terms of service of the server."),
+    "server": Key(
+        values.https_url,
+        False,
+        "Directory of the ACME server.",
+        "https://acme-v02.api.letsencrypt.org/directory",
+    ),
+    "ca_file": Key(
+        values.safe_path,
+        False,
+        "File on the host with the CA (PEM) by which the server itself is trusted, where it is your own. "
+        "It may then give certificates for names that the public DNS does not have.",
+        "",
+    ),
+}
 GATEWAY: Shape = {
     "https_port": Key(
         whole(0, 65535), False, "Port of the door for all services, with TLS and HTTP/2; 0 for none.", 443
@@ -677,6 +701,13 @@ GATEWAY: Shape = {
         "",
     ),
     "key": Key(values.absolute, False, "File on the host with the certificate's private key (PEM).", ""),
+    "acme": Key(
+        Keys(ACME),
+        False,
+        "An ACME server from which the certificate comes, and by which it is renewed on the host. "
+        "It has to reach port 80 of every name.",
+        {},
+    ),
     "wait": Key(
         whole(0, 3600), False, "Seconds that a request waits for a service that is being replaced, or for its turn.", 60
     ),

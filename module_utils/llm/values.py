@@ -167,6 +167,8 @@ reference = matching(rf"{REFERENCE}(?:@{DIGEST.pattern})?", "[host/]repository[:
 repository = matching(REPOSITORY, "a repository of the hub, owner/name")
 branch = matching(BRANCH, "a branch, tag or commit, as quoted text")
 url = matching(r"https?://[A-Za-z0-9[][!-~]*", "an address that begins with http:// or https://")
+https_url = matching(r"https://[A-Za-z0-9[][!-~]*", "an address that begins with https://")
+email_address = matching(r"[A-Za-z0-9][A-Za-z0-9._+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+", "an e-mail address")
 package = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*", "a pinned package, name==version")
 requirement = matching(r"[A-Za-z0-9./][ -~]*(?<! )", "one requirement as pip takes it, such as name==version")
 distribution = matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "the name of a Python package")

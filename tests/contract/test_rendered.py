@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.llm import compose, placement, plan
+from ansible.module_utils.llm import acme, compose, placement, plan
 
 from tests import catalogs
 from tests.rendered import gateway, template
@@ -82,6 +82,38 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
     assert "option http-no-delay" in config
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(document))
+    lint(path)
+
+
+ACME = {"email": "ops@example.org", "terms_agreed": True}
+
+
+def test_by_acme_the_gateway_has_one_open_path_more_and_at_its_plain_port_alone() -> None:
+    declared = catalogs.declared("rtx4090x3", domain="llm.example.org", gateway={"acme": ACME})
+    routes = plan.routes(declared, {"releases": {}})
+    config = gateway(declared, routes, "haproxy.cfg.j2")
+    (line,) = [text for text in config.splitlines() if "str(acme_challenge)" in text]
+    assert "{ dst_port 80 } { method GET } { path_reg ^/\\.well-known/acme-challenge/[A-Za-z0-9_-]+$ }" in line
+    backend, server = acme.BACKEND.split("/")
+    assert (
+        config.partition(f"backend {backend}\n")[2]
+        .partition("\n\n")[0]
+        .endswith(f"server {server} {compose.ACME}:{acme.LISTENER} resolvers docker init-addr none")
+    )
+    assert "acme" not in gateway(catalogs.declared("rtx4090x3"), routes, "haproxy.cfg.j2")
+
+
+@pytest.mark.parametrize("ca_file", ["", "/etc/ca.pem"])
+def test_compose_lint_knows_all_of_the_acme_client(ca_file: str, tmp_path: Path) -> None:
+    declared = catalogs.declared(
+        "rtx4090x3", domain="llm.example.org", gateway={"acme": {**ACME, **({"ca_file": ca_file} if ca_file else {})}}
+    )
+    text = gateway(declared, [], "acme.yml.j2", gateway_acme_image="llm/acme:1")
+    service = yaml.safe_load(text)["services"]["acme"]
+    assert service["networks"] == [compose.FRONT_NETWORK], "a way out, and none to the engines"
+    assert ("LEGO_CA_CERTIFICATES" in service["environment"]) is bool(ca_file)
+    path = tmp_path / "compose.yml"
+    path.write_text(text)
     lint(path)
 
 

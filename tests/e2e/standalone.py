@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.llm import compose, door, door_host, files
+from ansible.module_utils.llm import compose, door, files, haproxy
 
 from tests import catalogs, rendered
 
@@ -80,7 +80,7 @@ class Door:
 
     def say(self, command: str) -> str:
         """What the running HAProxy answers to a command."""
-        answer = door_host.say(self.folder, command)
+        answer = haproxy.say(self.folder, command)
         assert answer is not None, docker("logs", "--tail", "20", self.container)
         return answer
 

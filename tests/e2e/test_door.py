@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import door, door_host, usage
+from ansible.module_utils.llm import door, haproxy, usage
 
 from tests.e2e import standalone
 from tests.e2e.wire import Http1, Sent
@@ -235,7 +235,7 @@ def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopp
         return status, json.loads(text)["error"]["message"] if status != 200 else ""
 
     def returns(text: str) -> None:
-        assert door_host.load_map(gateway.folder, "returns.map", text)
+        assert haproxy.load_map(gateway.folder, "returns.map", text)
 
     def await_waiting() -> None:
         end = time.monotonic() + 60
@@ -289,7 +289,7 @@ def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gat
         try:
             for service in (LEFT, RIGHT):
                 gateway.say(f"set server {service}/{service} state maint")
-            assert door_host.load_map(gateway.folder, "returns.map", replaced + stopped)
+            assert haproxy.load_map(gateway.folder, "returns.map", replaced + stopped)
             late = [pool.submit(refusal, p, 503, "service_unavailable", retry=True, port=PORTS[RIGHT]) for p in paths]
             for path in paths:
                 refusal(path, 503, "service_unavailable")  # who stopped it does not say until when
@@ -301,7 +301,7 @@ def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gat
             for answer in late:
                 answer.result()
         finally:
-            assert door_host.load_map(gateway.folder, "returns.map", "")
+            assert haproxy.load_map(gateway.folder, "returns.map", "")
             for service in (LEFT, RIGHT):
                 gateway.say(f"set server {service}/{service} state ready")
             gateway.await_ready([PORTS[LEFT], PORTS[RIGHT]])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import door, door_host, spec
+from ansible.module_utils.llm import certificates, door, door_host, spec
 
 from tests import catalogs
 
@@ -276,14 +276,14 @@ def openssl(folder: Path, name: str, days: int, names: Sequence[str] = ("api.x.o
 def test_a_given_certificate_is_read_and_matched_with_its_key(tmp_path: Path) -> None:
     cert, key = openssl(tmp_path, "one", 90)
     _, other = openssl(tmp_path, "two", 90)
-    good = door_host.given_certificate(cert, key, 0)
+    good = certificates.given(cert, key, 0)
     assert good["names"] == ["api.x.org", "*.y.org"] and not good["problem"]
     assert good["pem"] == cert.read_text() + key.read_text()
-    assert "does not belong to it" in door_host.given_certificate(cert, other, 0)["problem"]
-    assert "No such file" in door_host.given_certificate(cert, tmp_path / "none", 0)["problem"]
-    assert "No such file" in door_host.given_certificate(tmp_path / "none", key, 0)["problem"]
-    assert "is no certificate" in door_host.given_certificate(key, key, 0)["problem"]
-    assert "has ended" in door_host.given_certificate(cert, key, good["expires"] + 1)["problem"]
+    assert "does not belong to it" in certificates.given(cert, other, 0)["problem"]
+    assert "No such file" in certificates.given(cert, tmp_path / "none", 0)["problem"]
+    assert "No such file" in certificates.given(tmp_path / "none", key, 0)["problem"]
+    assert "is no certificate" in certificates.given(key, key, 0)["problem"]
+    assert "has ended" in certificates.given(cert, key, good["expires"] + 1)["problem"]
 
 
 def test_the_plan_refuses_one_that_is_not_for_these_names_and_warns_before_it_ends() -> None:

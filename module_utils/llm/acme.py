@@ -1,0 +1,103 @@
+"""Certificates by ACME: when one is asked for, with which command, and what came of it. Pure; imports nothing of its own.
+
+What asks is lego, in a container of its own (roles/gateway/files/acme_client). `config` is what that reads: {server, email,
+names, ca}. `issued` is what it wrote down with a certificate: {server, names}. `found`: see certificates.read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+CHALLENGE_PORT = 80  # RFC 8555, 8.3: where the server asks
+LISTENER = 8402  # of the client, inside its network, while the server asks
+BACKEND = "acme_challenge/acme"  # HAProxy's name for it; no service's name has an underscore
+MOST_NAMES = 100  # Let's Encrypt, Rate Limits
+PRIVATE = frozenset(
+    # RFC 6761, 6762, 7686, 8375, 9476; ICANN keeps `internal` for this. The others were never given away.
+    "local localhost internal test example invalid onion home.arpa alt lan home corp intranet localdomain".split()
+)
+FIRST_PAUSE, PAUSE_GROWS, LONGEST_PAUSE = 300, 4, 6 * 3600
+"""Seconds. Let's Encrypt refuses a name after five failures within an hour; these make three."""
+CERTIFICATES = "certificates"  # folder that lego makes
+FOLDER, DATA = "acme", "acme/data"  # below the gateway's: the client's program and settings; what it alone writes
+CA = "ca.pem"  # in FOLDER: a copy of the server's, where it has one of its own
+ISSUED = "issued.json"  # there: with what the certificate was got
+ATTEMPT = "attempt.json"  # there: {at, error, failures, next} of the last attempt, and `asking` while it goes on
+NO_ATTEMPT = {"error": "", "failures": 0, "next": 0}
+
+
+def is_private(name: str) -> bool:
+    """Whether no public server can give a certificate for a name."""
+    labels = name.lower().split(".")
+    return len(labels) < 2 or not {labels[-1], ".".join(labels[-2:])}.isdisjoint(PRIVATE)
+
+
+def argv(config: Mapping[str, Any], folder: str) -> list[str]:
+    """What registers the account when there is none, and asks for a certificate with a new key."""
+    wanted = [word for name in config["names"] for word in ("--domains", name)]
+    listens = ["--http", "--http.port", f":{LISTENER}"]
+    account = ["--accept-tos", "--email", config["email"], "--server", config["server"]]
+    return ["lego", "--path", folder, *account, *listens, *wanted, "run"]
+
+
+def patience(config: Mapping[str, Any]) -> float:
+    """Seconds that lego gets: it has one name proven after the other, and asks every 5 seconds whether one is."""
+    return 120.0 + 12 * len(config["names"])
+
+
+def certificate_files(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Certificate with its chain, and key, below the client's folder."""
+    name = config["names"][0]
+    return f"{CERTIFICATES}/{name}.crt", f"{CERTIFICATES}/{name}.key"
+
+
+def missing(config: Mapping[str, Any], issued: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Why there is no certificate as it is declared, "" when there is."""
+    if not issued:
+        return "there is none"
+    if issued.get("server") != config["server"]:
+        return "it is of another server"
+    if sorted(issued.get("names", ())) != sorted(config["names"]):
+        return "it is for other names"
+    return str(found["problem"])
+
+
+def due(config: Mapping[str, Any], issued: Mapping[str, Any], found: Mapping[str, Any], now: float) -> str:
+    """Why one has to be asked for, "" when none has."""
+    return missing(config, issued, found) or ("it ends soon" if now >= renewed_from(found) else "")
+
+
+def renewed_from(found: Mapping[str, Any]) -> float:
+    """When the last third of its time begins: 30 days before the end of 90, 2 before that of 6."""
+    return float(found["expires"] - (found["expires"] - found["begins"]) / 3)
+
+
+def is_late(found: Mapping[str, Any], now: float) -> bool:
+    """Whether a certificate should have been renewed for long, whatever its client says: a quarter of its time is left."""
+    return bool(now >= found["expires"] - (found["expires"] - found["begins"]) / 4)
+
+
+def pause(failures: int) -> int:
+    """Seconds until the next attempt, after so many in a row that failed."""
+    return min(FIRST_PAUSE * PAUSE_GROWS ** (min(failures, 20) - 1), LONGEST_PAUSE) if failures > 0 else 0
+
+
+def record(text: str) -> dict[str, Any]:
+    """What was written down, {} when it is not there or damaged."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def reason(output: str) -> str:
+    """Of what lego says when it fails, the one line that a person needs."""
+    lines = [re.sub(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", line).strip() for line in output.splitlines()]
+    lines = [line for line in lines if line]
+    last = next((n for n in reversed(range(len(lines))) if lines[n].startswith(("Could not", "[FATAL]"))), -1)
+    told = " ".join(lines[last:] if last >= 0 else lines[-1:])
+    return told[:600] or "it said nothing"
