@@ -83,7 +83,7 @@ def acme_names(declared: Declared) -> list[str]:
 def acme_request(declared: Declared) -> dict[str, Any]:
     """What a certificate is asked for with; {} where none is. ca_file: on the host, "" for a server that all trust."""
     wanted = setting(declared, "acme")
-    if not wanted:
+    if not wanted or not declared.host_services:  # a host that lists no service has no gateway
         return {}
     told = {k: wanted.get(k, ACME[k].default) for k in ("server", "email", "ca_file")}
     return {**told, "names": acme_names(declared)}
@@ -153,7 +153,7 @@ def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> l
     """What the host says of a certificate that was given. found: `certificate` of the gateway's facts."""
     if not setting(declared, "https_port"):
         return []
-    if setting(declared, "acme"):
+    if acme_request(declared):
         return _acme_host_findings(found, now)
     if not setting(declared, "certificate"):
         return []

@@ -201,7 +201,7 @@ def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[s
 
 def door_images(declared: Declared) -> list[str]:
     """Images of the door: the gateway's, and its ACME client's where it has one."""
-    wanted = (compose.GATEWAY_IMAGE, *([compose.ACME_IMAGE] if door.setting(declared, "acme") else []))
+    wanted = (compose.GATEWAY_IMAGE, *([compose.ACME_IMAGE] if door.acme_request(declared) else []))
     return [i for i in wanted if i in declared.images]
 
 
