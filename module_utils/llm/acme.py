@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 CHALLENGE_PORT = 80  # RFC 8555, 8.3: where the server asks
 LISTENER = 8402  # of the client, inside its network, while the server asks
@@ -41,6 +42,16 @@ def argv(config: Mapping[str, Any], folder: str) -> list[str]:
     listens = ["--http", "--http.port", f":{LISTENER}"]
     account = ["--accept-tos", "--email", config["email"], "--server", config["server"]]
     return ["lego", "--path", folder, *account, *listens, *wanted, "run"]
+
+
+def account_file(config: Mapping[str, Any]) -> str:
+    """Where lego keeps what the server knows of the account, below the client's folder; the account's key lies elsewhere."""
+    return f"accounts/{urlsplit(config['server']).netloc.replace(':', '_')}/{config['email']}/account.json"
+
+
+def account_is_lost(output: str) -> bool:
+    """Whether the server does not know the account any more (RFC 8555, 6.7), by what lego said."""
+    return "urn:ietf:params:acme:error:accountDoesNotExist" in output
 
 
 def patience(config: Mapping[str, Any]) -> float:

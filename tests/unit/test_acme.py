@@ -274,3 +274,11 @@ def test_a_certificate_is_given_to_haproxy_without_the_lines_that_would_end_it(m
     ]
     monkeypatch.setattr(haproxy, "say", lambda *_: "unable to load certificate")
     assert haproxy.load_certificate(Path(), "tls/door.pem", "one\n") == "unable to load certificate"
+
+
+def test_an_account_that_the_server_forgot_is_known_by_the_error_and_its_file_by_the_server() -> None:
+    said = "acme: error: 400 :: POST :: https://a/order :: urn:ietf:params:acme:error:accountDoesNotExist :: not found"
+    assert acme.account_is_lost(said)
+    assert not acme.account_is_lost(said.replace("accountDoesNotExist", "rateLimited"))
+    config = {"server": "https://pebble:14000/dir", "email": "ops@example.org", "names": ["a.example.org"]}
+    assert acme.account_file(config) == "accounts/pebble_14000/ops@example.org/account.json"

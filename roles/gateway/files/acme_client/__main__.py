@@ -111,7 +111,16 @@ class Client:
         return "was told to end"
 
     def _ask(self) -> str:
-        """Run lego; what is wrong, "" when it has a certificate."""
+        """Have lego ask; what is wrong, "" when it has a certificate."""
+        done, output = self._lego()
+        if not done and acme.account_is_lost(output):
+            print("the server does not know the account: registers its key again", flush=True)
+            (self.data / acme.account_file(self.config)).unlink(missing_ok=True)
+            done, output = self._lego()
+        return "" if done else acme.reason(output)
+
+    def _lego(self) -> tuple[bool, str]:
+        """Run it; whether it has a certificate, and what it said."""
         argv = acme.argv(self.config, str(self.data))
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -122,7 +131,7 @@ class Client:
             self.process.kill()
             output = f"{self.process.communicate()[0]}\nCould not be done within {acme.patience(self.config):.0f} s"
         print(output, end="", flush=True)
-        return "" if self.process.returncode == 0 else acme.reason(output)
+        return self.process.returncode == 0, output
 
     def _serve(self, pem: str) -> None:
         """Have it where HAProxy finds it when it starts, and have the one that runs use it."""
