@@ -197,6 +197,7 @@ def recovery(result: Mapping[str, Any]) -> str:
         "busy_seconds": "busy for {:.0f} s",
         "answers": "{:g} answers",
         "stillest_seconds": "no token for {:g} s at most",
+        "silent_seconds": "nobody asked for {:.0f} s",
         "unknown_seconds": "supervisor in the dark for {:g} s at most",
     }
     more = "; ".join(text.format(result[key]) for key, text in said.items() if key in result)

@@ -20,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=300,
         help="how long the test of a busy engine keeps it busy",
     )
+    parser.addoption(
+        "--silent",
+        metavar="SECONDS",
+        type=float,
+        default=1800,
+        help="seconds for which nobody asks the engine that has to answer after a silence",
+    )
 
 
 @pytest.fixture

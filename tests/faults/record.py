@@ -25,6 +25,7 @@ NUMBERS = {
     "kills": "how many runs were killed",
     "busy_seconds": "how long clients kept the engine at work without a pause",
     "answers": "what they got",
+    "silent_seconds": "for how long nobody asked",
     "stillest_seconds": "the longest time in which the engine's metrics showed no new token",
     "unknown_seconds": "the longest time in which the supervisor did not know whether the engine lived",
 }

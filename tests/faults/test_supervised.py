@@ -310,3 +310,15 @@ def test_an_engine_that_is_saturated_is_let_be(
     assert done and set(done) == {100}, "an answer was cut"
     assert not supervised.events("recovery") and not supervised.events("restarted")
     assert supervised.machine.engine().attrs["State"]["StartedAt"] == supervised.engine.attrs["State"]["StartedAt"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(6, "half an hour without a client, or as long as `--silent` says; then a question")
+def test_a_silent_engine_is_let_be_and_answers_at_once(
+    supervised: Supervised, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]
+) -> None:
+    threading.Event().wait(pytestconfig.getoption("silent"))  # that nobody asks is the fault
+    record_property("silent_seconds", pytestconfig.getoption("silent"))
+    assert answers(supervised.machine)
+    assert not supervised.events("recovery") and not supervised.events("restarted")
+    assert supervised.machine.engine().attrs["State"]["StartedAt"] == supervised.engine.attrs["State"]["StartedAt"]
