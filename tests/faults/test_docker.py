@@ -1,6 +1,4 @@
-"""A Docker engine that ends: in the middle of a run, with its host, for want of room. The model's is real too,
-where the fault does not say otherwise.
-"""
+"""A Docker engine that ends: in the middle of a run, with its host, for want of room. The model's engine is the real one."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests import catalogs
 from tests.e2e.demo import Run
-from tests.faults.stub.host import SERVICE, RealHost, StubHost, differences
+from tests.faults.stub.host import RealHost, differences
 
 pytestmark = pytest.mark.e2e
 
@@ -70,21 +69,24 @@ def test_what_ran_before_a_reboot_runs_after_it(
 
 
 @pytest.mark.slow
-@pytest.mark.fault(16, "fills the file system of Docker's data while an image is built (engine: stub)")
+@pytest.mark.fault(16, "fills the file system of Docker's data while an image is built")
 def test_a_disk_that_is_full_while_an_image_is_built(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with StubHost(tmp_path_factory.mktemp("full"), "full").up(disk_mib=1200) as host:
+    with RealHost(tmp_path_factory.mktemp("full"), "full").up(disk_gib=14) as host:
         host.run("site.yml").passed()
         before = host.state()
         free = os.statvfs(host.folder / "docker")
         filler = host.folder / "docker/filler"
-        filler.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 2**20))
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - 2**20)
         place = host.inventory / "host_vars/localhost.yml"
         declared = json.loads(place.read_text(encoding="utf-8"))
-        images = declared["llm_images_custom"]
-        file = {"/usr/local/share/large": {"content": "large" * 2**19}}
+        content = {"/usr/local/share/large": {"content": "large" * 2**19}}
         # It says that it is small: what is declared larger than the room that is left is refused before it is begun.
-        built = {"size_gib": 0.0001, "sources": [{"build": {"base": SERVICE, "files": file}}]}
-        declared["llm_images_custom"] = {**images, "larger": {**images[SERVICE], **built}}
+        built = {"size_gib": 0.0001, "sources": [{"build": {"base": host.image, "files": content}}]}
+        base = catalogs.read("group_vars/all/images.yml")["llm_images"][host.image]
+        declared["llm_images_custom"] = {
+            "larger": {**{k: base[k] for k in ("accelerator", "engine", "accept")}, **built}
+        }
         place.write_text(json.dumps(declared), encoding="utf-8")
         run = host.run("site.yml", changes={"image": "larger"}).refused()
         run.says("no space left on device", "The disk of Docker's data is full")

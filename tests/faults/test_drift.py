@@ -1,11 +1,12 @@
 """A host that is no longer as it was left, and services that are to go: shown, repaired, stopped without cutting anybody off.
 
-Docker, gateway, playbooks and files are real; the engine is a stub (stub/engine.py). tests/e2e and test_deploys.py do the same to
-the demo's real one.
+Docker, gateway, playbooks and files are real. So is the engine in every test of a fault; in the others it is a stub
+(stub/engine.py), and tests/e2e and test_deploys.py do the same to the demo's real one.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 from ansible.module_utils.llm import compose
 
 from tests.e2e.demo import Run
-from tests.faults.stub.host import DECLARED, IMAGE, KEY, PORT, SERVICE, StubHost, differences
+from tests.faults.stub.host import DECLARED, KEY, PORT, SERVICE, RealHost, StubHost, differences
 
 pytestmark = pytest.mark.e2e
 
@@ -30,9 +31,18 @@ def deployed(host: StubHost) -> StubHost:
     return host
 
 
+@pytest.fixture
+def served(real_host: RealHost) -> RealHost:
+    """The host whose engine is the real one, with its service."""
+    if not engines(real_host):
+        real_host.reset()
+    real_host.run("site.yml").passed()
+    return real_host
+
+
 def engines(host: StubHost) -> list[Any]:
     """The service's containers. By name: an image that is made of one has its labels, and so has the supervisor that uses it."""
-    found: list[Any] = host.client.containers.list(all=True, filters={"name": f"^llm-{SERVICE}-"})
+    found: list[Any] = host.client.containers.list(all=True, filters={"name": f"^llm-{host.service}-"})
     return found
 
 
@@ -55,7 +65,7 @@ def shown_and_repaired(host: StubHost, *reasons: str) -> Run:
 @contextmanager
 def streaming(host: StubHost) -> Iterator[list[dict[str, Any]]]:
     """A client in the middle of an answer; its last word is there once the block is left."""
-    client = host.ask(tokens=100_000)
+    client = host.ask(tokens=host.long)
     assert client.stdout
     first = json.loads(client.stdout.readline())
     assert first["status"] == 200 and first["pieces"] == 1
@@ -81,70 +91,76 @@ def let_finish(host: StubHost, run: Callable[[], Run]) -> None:
             assert time.monotonic() < end and thread.is_alive(), runs
         container.reload()
         assert container.status == "running", "stopped while an answer was being written"
-        container.kill("SIGUSR1")
+        host.end_stream(container)
         thread.join()
     assert last[0]["finish"] == "length" and last[0]["pieces"] > 1, last
     runs[0].passed()
 
 
 @pytest.mark.slow
-@pytest.mark.fault(46, "a stopped service (engine: stub)")
-def test_a_stopped_service_is_started_again(deployed: StubHost) -> None:
-    before = deployed.state()
-    engine(deployed).stop()
-    shown_and_repaired(deployed, "container: exited -> running")
-    assert differences(before, deployed.state()) == {}
+@pytest.mark.fault(46, "a stopped service")
+def test_a_stopped_service_is_started_again(served: RealHost) -> None:
+    before = served.state()
+    engine(served).stop()
+    shown_and_repaired(served, "container: exited -> running")
+    assert differences(before, served.state()) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.fault(46, "a tag that means another image (engine: stub)")
-def test_a_tag_that_means_another_image_is_a_new_release(deployed: StubHost) -> None:
-    before = engine(deployed)
-    other = before.commit(changes=["LABEL other=yes"])
-    deployed.client.images.get(other.id).tag(*IMAGE.split(":"))
-    shown_and_repaired(deployed, f"image id: {before.attrs['Image']} -> {other.id}")
-    assert engine(deployed).attrs["Image"] == other.id and deployed.status() == 200
+@pytest.mark.fault(46, "a tag that means another image")
+def test_a_tag_that_means_another_image_is_a_new_release(served: RealHost) -> None:
+    before = engine(served)
+    ours, reference = before.attrs["Image"], before.attrs["Config"]["Image"]
+    try:
+        other, _ = served.client.images.build(
+            fileobj=io.BytesIO(f"FROM {ours}\nLABEL other=yes\n".encode()), tag=reference
+        )
+        shown_and_repaired(served, f"image id: {ours} -> {other.id}")
+        assert engine(served).attrs["Image"] == other.id and served.status() == 200
+    finally:
+        served.client.images.get(ours).tag(*reference.split(":"))
 
 
 @pytest.mark.slow
-@pytest.mark.fault(47, "its container is listed, kept, and with llm_prune let finish and removed (engine: stub)")
-def test_an_orphan_goes_only_when_asked(deployed: StubHost) -> None:
-    name, gateway = engine(deployed).name, deployed.client.containers.get(compose.GATEWAY).id
-    clients = deployed.root / "gateway/clients.json"
-    deployed.run("playbooks/keys.yml", "-e", "llm_key_do=create", "-e", "llm_key_client=x", "-e", "llm_key_services=*")
-    asked = [deployed.status() for _ in range(3)]
+@pytest.mark.fault(47, "its container is listed, kept, and with llm_prune let finish and removed")
+def test_an_orphan_goes_only_when_asked(served: RealHost) -> None:
+    name, gateway = engine(served).name, served.client.containers.get(compose.GATEWAY).id
+    clients = served.root / "gateway/clients.json"
+    served.run("playbooks/keys.yml", "-e", "llm_key_do=create", "-e", "llm_key_client=x", "-e", "llm_key_services=*")
+    asked = [served.status() for _ in range(3)]
     nothing = ("-e", json.dumps({"llm_host_services": []}))
     told = f"{name} (running) is not wanted by the declaration; -e llm_prune=true removes it"
-    before = deployed.state()
+    before = served.state()
     run = (
-        deployed.run("site.yml", "--check", "--diff", *nothing)
+        served.run("site.yml", "--check", "--diff", *nothing)
         .passed()
         .says(told, f"--- before: container {compose.GATEWAY}")
     )
     assert run.changed == 2 and f"-running, ports 80, 443, {PORT}\n" in run.stdout  # the supervisor goes as well
-    assert differences(before, deployed.state()) == {}
-    deployed.run("site.yml", *nothing).passed().says(told)
-    assert engine(deployed).status == "running"
-    assert deployed.status() == 0, "a door that leads nowhere is none"
-    assert deployed.run("site.yml", *nothing).passed().changed == 0
-    deployed.run("site.yml").passed()
-    asked += [deployed.status()]
+    assert differences(before, served.state()) == {}
+    served.run("site.yml", *nothing).passed().says(told)
+    assert engine(served).status == "running"
+    assert served.status() == 0, "a door that leads nowhere is none"
+    assert served.run("site.yml", *nothing).passed().changed == 0
+    served.run("site.yml").passed()
+    asked += [served.status()]
     assert asked == [200] * 4 and clients.exists()
-    assert deployed.client.containers.get(compose.GATEWAY).id != gateway
+    assert served.client.containers.get(compose.GATEWAY).id != gateway
 
     # What the gateway of before was asked counts as well.
-    usage = deployed.run("playbooks/usage.yml").passed()
-    used = json.loads((usage.report / "usage.json").read_text())["clients"][SERVICE]
-    assert used["answered"] >= len(asked) and used["services"].keys() == {SERVICE} and used["total_ms"]["p95"] > 0
-    assert usage.changed == 0 and SERVICE in usage.stdout and KEY not in usage.stdout + json.dumps(used)
+    usage = served.run("playbooks/usage.yml").passed()
+    used = json.loads((usage.report / "usage.json").read_text())["clients"][served.service]
+    assert used["answered"] >= len(asked) and used["total_ms"]["p95"] > 0
+    assert used["services"].keys() == {served.service}
+    assert usage.changed == 0 and served.service in usage.stdout and KEY not in usage.stdout + json.dumps(used)
 
-    deployed.run("site.yml", "--check", *nothing, "-e", "llm_prune=true").passed()
-    assert engine(deployed).status == "running"
-    let_finish(deployed, lambda: deployed.run("site.yml", *nothing, "-e", "llm_prune=true"))
-    assert not deployed.client.containers.list(all=True, filters={"name": f"^{compose.GATEWAY}$"})
-    assert not engines(deployed)
-    deployed.run("site.yml").passed()
-    assert deployed.status() == 200
+    served.run("site.yml", "--check", *nothing, "-e", "llm_prune=true").passed()
+    assert engine(served).status == "running"
+    let_finish(served, lambda: served.run("site.yml", *nothing, "-e", "llm_prune=true"))
+    assert not served.client.containers.list(all=True, filters={"name": f"^{compose.GATEWAY}$"})
+    assert not engines(served)
+    served.run("site.yml").passed()
+    assert served.status() == 200
 
 
 @pytest.mark.slow

@@ -83,8 +83,9 @@ RANDOM_KEY = re.compile(rb"sk-[\w-]{43}")
 class StubHost:
     """See the module's text."""
 
-    service = model = SERVICE
+    service = model = image = SERVICE
     declared: Mapping[str, Any] = DECLARED
+    long = 100_000  # tokens of a stream that is still going on whenever it is looked at
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.root = folder, folder / "llm"
@@ -98,15 +99,17 @@ class StubHost:
     # Docker.
 
     @contextlib.contextmanager
-    def up(self, disk_mib: int = 0) -> Iterator[Self]:
-        """The host, for the time of a with block; nothing of it is left. disk_mib: of a file system for Docker's data alone."""
+    def up(self, disk_gib: int = 0) -> Iterator[Self]:
+        """The host, for the time of a with block; nothing of it is left. disk_gib: of a file system for Docker's data alone."""
         data = self.folder / "docker"
         data.mkdir()
         subprocess.run(["ip", "netns", "add", self.namespace], check=True)
         try:
-            if disk_mib:
-                size = f"size={disk_mib}m"
-                subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(data)], check=True)
+            if disk_gib:
+                disk = self.folder / "disk.img"
+                subprocess.run(["truncate", f"--size={disk_gib}G", str(disk)], check=True)
+                subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(disk)], check=True)
+                subprocess.run(["mount", "-o", "loop", str(disk), str(data)], check=True)
             self._inside(["ip", "link", "set", "lo", "up"])
             self.start_docker()
             self.copy(compose.GATEWAY_IMAGE)
@@ -122,6 +125,7 @@ class StubHost:
                 subprocess.run(["umount", "--lazy", mount], check=False)
             subprocess.run(["ip", "netns", "delete", self.namespace], check=True)
             shutil.rmtree(self.folder / "docker", ignore_errors=True)
+            (self.folder / "disk.img").unlink(missing_ok=True)
 
     def copy(self, image: str) -> None:
         """Copy an image of the demo from this machine's own Docker."""
@@ -286,6 +290,10 @@ class StubHost:
         command = [sys.executable, program, f"http://{address}:{PORT}/v1", KEY, self.model, str(tokens)]
         return subprocess.Popen(self._entered(command), stdout=subprocess.PIPE, text=True)
 
+    def end_stream(self, container: Any) -> None:
+        """Have the stub's long stream come to its end."""
+        container.kill("SIGUSR1")
+
     def load(self, connections: int, a_second: int, least: int) -> subprocess.Popen[str]:
         """Clients that ask all the time through the gateway; see load.py."""
         program = str(Path(__file__).parent / "load.py")
@@ -348,9 +356,10 @@ class RealHost(StubHost):
     The engine may write to a folder, so that two releases never run side by side: an upgrade stops what serves first.
     """
 
-    service, model = demo.SERVICE, demo.MODEL
+    service, model, image = demo.SERVICE, demo.MODEL, "vllm-cpu"
+    long = 2000
     declared: Mapping[str, Any] = {
-        "args": {"max-model-len": 1024},
+        "args": {"max-model-len": 4096},
         "limits": {"memory": "6g"},
         "warmup": {"prompt_tokens": [50]},
         "drain": 120,
@@ -366,6 +375,9 @@ class RealHost(StubHost):
         written.mkdir()
         self.declared = {**self.declared, "volumes": [f"{written}:/written"]}
         return {"llm_models_custom": {self.model: {"sources": [{"path": str(demo.model_folder())}]}}}
+
+    def end_stream(self, container: Any) -> None:
+        """Nothing to do: it ends by itself."""
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
