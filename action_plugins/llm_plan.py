@@ -75,6 +75,7 @@ class ActionModule(ActionBase):
                 "facts": {"type": "dict"},
                 "report_dir": {"type": "str"},
                 "refuse": {"type": "bool", "default": True},
+                "verb": {"type": "bool", "default": False},
                 "lease": {"type": "bool", "default": False},
             }
         )
@@ -120,7 +121,8 @@ class ActionModule(ActionBase):
         facts = options["facts"]
         noticed: list[spec.Finding] = []
         if facts and facts["docker"]["running"] is not None:
-            for service, found in plan.look_at_host(declared, facts, running, selection.stages).items():
+            seen = plan.look_at_host(declared, facts, running, selection.stages, options["verb"])
+            for service, found in seen.items():
                 judged.setdefault(service, []).extend(found)
                 noticed += [f for f in found if f.severity == "warn"]
         rendered = plan.releases(declared, facts, plugins)

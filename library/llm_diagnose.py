@@ -39,6 +39,9 @@ options:
     description: What is known of the cause, as text.
     type: str
     default: ""
+  at:
+    description: When it failed, UTC, as C(2026-11-25T10:15:30Z). Now by default.
+    type: str
   verdict:
     description: Verdict of the checks, where they were made; see llm_smoke.
     type: dict
@@ -141,6 +144,7 @@ def main() -> None:
             "port": {"type": "int", "default": 8000},
             "step": {"type": "str", "default": ""},
             "cause": {"type": "str", "default": ""},
+            "at": {"type": "str"},
             "verdict": {"type": "dict", "default": {}},
             "keep": {"type": "int", "default": diagnostics.KEPT},
         },
@@ -151,7 +155,8 @@ def main() -> None:
     params = module.params
     folder, missing = diagnostics.collect(
         Path(params["folder"]),
-        {key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")},
+        {key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")}
+        | ({"at": params["at"]} if params["at"] else {}),
         {
             "metrics.txt": lambda inspected: read_metrics(inspected, params["port"]),
             "gpu.txt": lambda _: read_gpu(module),

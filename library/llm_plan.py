@@ -23,6 +23,10 @@ options:
     description: Fail when there is a finding of severity error. False reports it only.
     type: bool
     default: true
+  verb:
+    description: Whether the run brings nothing up, and only shows, stops or asks what runs.
+    type: bool
+    default: false
   lease:
     description: Fail when another run holds the host (see M(llm_lease)), whatever O(refuse) says.
     type: bool

@@ -169,7 +169,7 @@ def faults() -> dict[str, Any]:
     found: dict[int, dict[str, Any]] = {
         row: {"gpu": False, "missing": "", **entry, "tests": []} for row, entry in rows.items()
     }
-    for path in sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("molecule/**/test_*.py")]):
+    for path in sorted(ROOT.glob("tests/**/test_*.py")):
         for test, row, what, by in fault_markers(path.read_text(encoding="utf-8")):
             file = str(path.relative_to(ROOT))
             if row not in found:
@@ -193,6 +193,7 @@ def recovery(result: Mapping[str, Any]) -> str:
     said = {
         "found_seconds": "found after {:g} s",
         "boot_seconds": "recorded boot {:g} s",
+        "refused_seconds": "refused after {:g} s",
         "kills": "{} runs killed",
         "busy_seconds": "busy for {:.0f} s",
         "answers": "{:g} answers",

@@ -130,10 +130,11 @@ def collect(
 ) -> tuple[str, dict[str, str]]:
     """Collect what explains an engine, and write it below the service's folder. Never fails.
 
-    about: {service, release, container, step, cause, verdict}. more: further files, name to what reads them; it gets Docker's
-    inspection ({} when there is none), and raises OSError with the reason when it has nothing. Returns the folder ("" when it
-    could not be written), and what is missing.
+    about: {service, release, container, step, cause, verdict}, and `at` where it failed earlier than now. more: further files,
+    name to what reads them; it gets Docker's inspection ({} when there is none), and raises OSError with the reason when it has
+    nothing. Returns the folder ("" when it could not be written), and what is missing.
     """
+    at = time.time()
     secrets = secrets_of(service / "releases" / about["release"])
     parts: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -152,7 +153,6 @@ def collect(
             parts[name] = read(inspected)
         except Exception as error:  # noqa: BLE001 - one part that cannot be had must not cost the others
             missing[name] = str(error) or type(error).__name__
-    at = time.time()
     cause = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
         **about,

@@ -239,13 +239,16 @@ def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] =
     return images.unneeded(facts["owned_images"], needed, [o["container"] for o in orphans(declared, facts)])
 
 
-def look_at_host(declared: Declared, facts: Facts, services: Iterable[str], stages: Iterable[str] = STAGES) -> Findings:
+def look_at_host(
+    declared: Declared, facts: Facts, services: Iterable[str], stages: Iterable[str] = STAGES, verb: bool = False
+) -> Findings:
     """Findings that need the host: Docker, disk, ports, GPUs, model files, sources while offline.
 
-    stages: those of this run; what the stage `host` will put right, or refuse with more to say, is only warned of.
+    stages: those of this run; what the stage `host` will put right, or refuse with more to say, is only warned of. verb: the
+    run brings nothing up; it shows, stops or asks what runs.
     """
     services = tuple(services)
-    found: Findings = {"": _docker_findings(facts["docker"])}
+    found: Findings = {"": _docker_findings(facts["docker"], starts="host" in tuple(stages) and not verb)}
     if found[""]:
         return found  # without the engine's word, its own ports look like a stranger's
     ports = {declared.services[s].port: (s, f"llm_services.{s}.port") for s in services}
@@ -325,11 +328,20 @@ def stranger_findings(
     return found
 
 
-def _docker_findings(docker: Mapping[str, Any]) -> list[Finding]:
-    """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here."""
-    if not docker["named"] or docker["running"]:
+def _docker_findings(docker: Mapping[str, Any], starts: bool) -> list[Finding]:
+    """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here.
+
+    starts: whether this run starts an engine that is down. Containers run on without it, so that no other run may take it for
+    a host where nothing runs.
+    """
+    if docker["running"]:
         return []
     why = str(docker["error"]).partition(". ")[0]  # what follows tells how to install one
+    if not docker["named"]:
+        if starts or not docker["installed"]:
+            return []
+        message = f"does not answer, and what runs can be neither seen nor stopped: {why}"
+        return [Finding("docker-down", "error", "Docker", message, "Start it; `site.yml --tags host` does that")]
     message = f"names {docker['named']}, which is of no use: {why}"
     return [Finding("docker-unreachable", "error", "DOCKER_HOST", message, "Unset DOCKER_HOST, or correct it")]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
+import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -151,6 +154,18 @@ class Machine:
         """The service's only container."""
         (found,) = self.engines()
         return found
+
+    def stop_docker(self) -> None:
+        """End this machine's Docker engine; containers run on, and site.yml starts it."""
+        if Path("/run/systemd/system").is_dir():
+            subprocess.run(["systemctl", "stop", "docker.socket", "docker.service"], check=True)
+            return
+        pid = int(Path("/run/docker.pid").read_text(encoding="utf-8"))
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 60
+        while Path(f"/proc/{pid}/exe").exists():
+            assert time.monotonic() < end, pid
+            time.sleep(0.05)
 
     def gateway(self) -> Any:
         return self.docker.containers.get("llm-gateway")

@@ -104,7 +104,21 @@ def deployments(playbook: Playbook, machine: Machine, record_property: Callable[
     return Deployments(playbook, machine, record_property)
 
 
-@pytest.mark.fault(7, "an engine that fails at every boot, rolled back")
+@pytest.mark.slow
+@pytest.mark.fault(
+    7, "a flag that every boot dies of, where both do not fit: the release before serves again; starts counted"
+)
+def test_a_flag_that_no_boot_survives_is_rolled_back(deployments: Deployments, machine: Machine) -> None:
+    begin = int(time.time())
+    wrong = declare(args={"logits-processors": "nothing.here:Never"}, limits={"memory": "16g"})
+    deployments.roll_back("Wait for the engine", "No module named 'nothing'", *wrong)
+    events = machine.docker.events(
+        since=begin, until=int(time.time()), decode=True, filters={"event": "start", "label": f"llm.service={SERVICE}"}
+    )
+    failed = [e for e in events if e["Actor"]["Attributes"]["llm.release"] != deployments.release]
+    assert 1 <= len(failed) <= 3, failed
+
+
 @pytest.mark.fault(33, "a memory limit that no boot fits in: named, and not tried for ever")
 def test_an_engine_that_does_not_start_is_rolled_back(
     deployments: Deployments, playbook: Playbook, machine: Machine

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -125,6 +126,7 @@ BOX: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", DECLARED)
+@pytest.mark.fault(8, "an unknown model, image, key or kind of value: refused with file, line and key")
 def test_a_wrong_declaration_is_refused(playbook: Playbook, inventory: Callable[[str], list[str]], case: str) -> None:
     written, words = DECLARED[case]
     arguments = inventory(textwrap.dedent(written))
@@ -167,10 +169,31 @@ def host_refused(
         ("tcp://127.0.0.1:1", "only an engine of the host itself can be used (unix://...)."),
     ],
 )
-@pytest.mark.fault(20, "no engine answers: site, status and stop say so")
+@pytest.mark.fault(20, "no engine answers at an address: site, status and stop say so")
 def test_a_docker_engine_that_cannot_be_reached(playbook: Playbook, book: str, address: str, why: str) -> None:
     words = (f"DOCKER_HOST: names {address}, which is of no use: {why} Unset DOCKER_HOST, or correct it",)
     host_refused(playbook, book, words=words, env={"DOCKER_HOST": address})
+
+
+@pytest.mark.fault(20, "Docker itself was ended: what acts says so, and the next run starts it")
+def test_a_docker_engine_that_is_down(
+    playbook: Playbook, machine: Machine, record_property: Callable[[str, object], None]
+) -> None:
+    machine.stop_docker()
+    words = (
+        "Docker: does not answer, and what runs can be neither seen nor stopped",
+        "Start it; `site.yml --tags host`",
+    )
+    try:
+        begin = time.monotonic()
+        host_refused(playbook, "playbooks/stop.yml", words=words)
+        record_property("refused_seconds", time.monotonic() - begin)
+        for book in (("playbooks/rollback.yml", "--tags", SERVICE), ("site.yml", "--tags", "services")):
+            host_refused(playbook, *book, words=words)
+        playbook("playbooks/status.yml").passed().says(*words)
+    finally:
+        run = playbook("site.yml").passed()
+    assert run.changed > 0 and playbook("site.yml").passed().changed == 0
 
 
 @pytest.fixture
@@ -193,15 +216,19 @@ def test_a_disk_that_is_too_small(playbook: Playbook, small_disk: Path) -> None:
 
 
 @pytest.mark.fault(13, "refused before anything is touched, with what to add")
-def test_a_model_that_is_not_there_offline(playbook: Playbook, tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_offline(
+    playbook: Playbook, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     root = tmp_path / "fresh"
     words = (
         f"llm_models.{MODEL} (group_vars/all/models.yml:",
         "is not on the host, and all its sources need the network. Add a `path` or `archive` source",
     )
+    begin = time.monotonic()
     host_refused(
         playbook, "site.yml", "-e", f"llm_root={root}", "-e", "llm_offline=true", *declare(port=PORT), words=words
     )
+    record_property("refused_seconds", time.monotonic() - begin)
     assert not root.exists()
 
 

@@ -22,6 +22,7 @@ NUMBERS = {
     "recovery_seconds": "from the fault to the first right answer",
     "found_seconds": "from the fault to its discovery",
     "boot_seconds": "the slowest boot on record, before the fault, of the release that answers again",
+    "refused_seconds": "from the start of the run to its end, which refuses",
     "kills": "how many runs were killed",
     "busy_seconds": "how long clients kept the engine at work without a pause",
     "answers": "what they got",

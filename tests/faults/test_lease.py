@@ -1,10 +1,11 @@
-"""Two runs at once on one host: a run that only takes the host and waits, beside the real site.yml and the real verbs."""
+"""Two runs at once on one host: the real site.yml and the real verbs, beside site.yml or a run that takes the host and waits."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.demo import CHECKOUT, Playbook
+from tests.e2e.demo import CHECKOUT, Playbook, Run
+from tests.faults.stub.host import RealHost
 
 DECLARED = """\
 llm_accelerator: cpu
@@ -106,3 +108,22 @@ def test_a_run_that_read_an_older_host_is_told_to_run_again(playbook: Playbook, 
     late.write_text(text.replace("        - llm_lease:\n", meanwhile + "        - llm_lease:\n", 1), encoding="utf-8")
     run = playbook("-i", str(runs.inventory), "playbooks/validate.yml", str(late)).refused()
     run.says("another run changed this host since it was read", "run again")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(23, "starts site.yml while another one waits for the engine that it started")
+def test_the_second_of_two_deployments_names_the_first(real_host: RealHost) -> None:
+    host = real_host
+    host.reset()
+    runs: list[Run] = []
+    first = threading.Thread(target=lambda: runs.append(host.run("site.yml")))
+    first.start()
+    end = time.monotonic() + 600
+    while not host.client.containers.list(sparse=True, filters={"label": f"llm.service={host.service}"}):
+        assert first.is_alive() and time.monotonic() < end, runs
+        time.sleep(0.05)
+    second = host.run("site.yml").refused().says("another run changes this host", f"services {host.service}")
+    assert second.changed == 0 and first.is_alive()
+    first.join()
+    runs[0].passed()
+    assert host.status() == 200 and host.run("site.yml").passed().changed == 0

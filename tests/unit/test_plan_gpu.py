@@ -73,6 +73,9 @@ def test_a_gpu_that_nobody_declared_is_told() -> None:
 
 
 @pytest.mark.parametrize(("stages", "severity"), [(plan.STAGES, "warn"), (("services",), "error")])
+@pytest.mark.fault(
+    43, "its services are refused, or left to the stage that mends it; a reboot is asked for", by="recorded"
+)
 def test_a_driver_that_the_host_stage_will_see_to_is_warned_of_and_else_refused(
     stages: tuple[str, ...], severity: str
 ) -> None:

@@ -45,9 +45,6 @@ def test_what_it_did_is_counted_over_its_own_restart(host: Host) -> None:
     assert 'llm_supervisor_recoveries_total{service="chat",action="recreate"} 1' in metrics
 
 
-@pytest.mark.fault(
-    24, "Docker restarts: what ran comes back although it ended with 0, what was stopped stays (engine: stub)"
-)
 def test_what_ran_is_started_again_with_docker(host: Host) -> None:
     dead = [(e["service"], e["action"]) for e in events(host) if e["event"] == "recovery" and e["verdict"] == "dead"]
     restarted = host.file("/run/systemd/system").is_directory  # the other machine's Docker was left alone
