@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,56 @@ def test_what_may_live_is_let_be(looks: Looks) -> None:
     assert not set(verdicts(looks)) & set(core.ACTIONS)
 
 
+def mixed(answered: Callable[[int], bool], scrape: str = "failed", step: Callable[[int], float] = lambda _: 1) -> Looks:
+    """Five minutes of looks every 5 s at an engine that has work; answered: whether the look of this number has an answer."""
+    lost: dict[str, Any] = {"scrape": scrape, "engines": {}, "wakeups": None}
+    return [seen(5 * n, step=step(n), **({} if answered(n) else lost)) for n in range(61)]
+
+
+@pytest.mark.parametrize("scrape", ["failed", "refused", "timeout"])
+@pytest.mark.parametrize("every", [2, 3, 6, 12])
+def test_a_hang_is_found_although_looks_go_without_an_answer(scrape: str, every: int) -> None:
+    some = mixed(lambda n: n % every != every - 1, scrape)
+    few = mixed(lambda n: n % every == 0, scrape)
+    for looks in (some, few):
+        found = list(zip(looks, verdicts(looks), strict=True))
+        assert {v for look, v in found if look.scrape == scrape} == {"unknown"}, (
+            "a look without an answer concludes nothing"
+        )
+        # When 90 s have passed, and three looks were answered.
+        third = [look.at for look in looks if look.scrape == "answered"][2]
+        answered = [(look.at >= max(90, third), v) for look, v in found if look.scrape == "answered"]
+        assert answered == [(late, "wedged" if late else "busy") for late, _ in answered] and answered[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("looks", "last"),
+    [
+        # Its counters move between two answers, however many looks go without one.
+        (mixed(lambda n: n % 6 == 0, step=lambda n: n // 6), "busy"),
+        (mixed(lambda n: n % 2 == 0, step=lambda n: n // 12), "busy"),
+        # The declared time is over, and so few looks were answered.
+        (
+            [seen(0), *[seen(at, scrape="failed") for at in range(5, 55, 5)], seen(55), seen(56, scrape="failed")],
+            "unknown",
+        ),
+        ([seen(0), seen(50, scrape="failed"), seen(58), seen(100, scrape="failed"), seen(115)], "wedged"),
+        ([seen(0), seen(50, scrape="failed"), seen(95, scrape="failed")], "unknown"),
+        # Longer than a minute without an answer: nobody saw what went on.
+        ([seen(0), seen(5), *[seen(at, scrape="failed") for at in range(10, 95, 5)], seen(95), seen(100)], "busy"),
+        # Nothing in flight in between.
+        ([seen(0), seen(45), seen(50, scrape="failed"), seen(55, in_flight=0), seen(90), seen(95), seen(100)], "busy"),
+        # Started anew.
+        ([seen(0), seen(45), seen(50, scrape="refused"), *[seen(at, run="b") for at in range(85, 100, 5)]], "busy"),
+        # Somebody paused it.
+        ([seen(0), seen(45), seen(50, status="paused", scrape=""), seen(90), seen(95), seen(100)], "busy"),
+    ],
+)
+def test_what_looks_without_an_answer_leave_of_progress(looks: Looks, last: str) -> None:
+    found = verdicts(looks)
+    assert found[-1] == last and not set(found[:-1]) & set(core.ACTIONS)
+
+
 def test_one_core_of_several_that_hangs_is_found() -> None:
     looks = [seen(at, engines={"0": core.Work(1, (at,)), "1": core.Work(1, (5,))}) for at in range(0, 100, 10)]
     assert verdicts(looks)[-1] == "wedged"
@@ -136,6 +187,14 @@ def test_clients_that_wait_for_an_idle_engine_are_a_reason_to_ask_it() -> None:
     assert due == [False] * 6 + [True] * 6
     assert not core.probe_due(memory, look, RULES, probed=look.at - 10), "not at every look"
     assert not core.probe_due(memory, look, dataclasses.replace(RULES, probe_every=0), probed=-100)
+
+
+def test_clients_that_wait_are_seen_although_looks_go_without_an_answer() -> None:
+    memory = core.Memory()
+    looks = [seen(5 * n, in_flight=0, connected=1, scrape="failed" if n % 2 else "answered") for n in range(5)]
+    for look in looks:
+        core.judge(memory, look, RULES)
+    assert core.probe_due(memory, looks[-1], RULES, probed=-100)
 
 
 def test_open_connections_to_the_engine_are_counted(tmp_path: Path) -> None:

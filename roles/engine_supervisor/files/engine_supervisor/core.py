@@ -14,7 +14,10 @@ from ansible.module_utils.llm.engine import Sample
 LOOKS = 3
 """Looks that must agree before anything is called hung, however long the declared time is over."""
 GAP = 60.0
-"""Seconds between two looks after which nothing is concluded from the time before: the machine slept, or this program did."""
+"""Seconds between two looks after which nothing is concluded from the time before: the machine slept, or this program did.
+
+So it is with progress between two looks that were answered: what went on in between, nobody saw.
+"""
 CRASHES, CRASH_WINDOW = 3, 1800.0
 """So many restarts by Docker within so many seconds are a crash loop."""
 BUDGET_WINDOW = 3600.0
@@ -77,8 +80,9 @@ class Look:
 class Memory:
     """What is remembered of one service between looks.
 
-    crashes: when Docker restarted it. ours: our recovery started it. suspect: looks in a row at which it had nothing to do, and
-    clients that wait.
+    moved: of each core its counters, since when they stand, and at how many answered looks they stood with work in flight.
+    answered: when its metrics were read the last time. crashes: when Docker restarted it. ours: our recovery started it. suspect:
+    looks in a row, but for those without an answer, at which it had nothing to do, and clients that wait.
     """
 
     run: str = ""
@@ -87,6 +91,7 @@ class Memory:
     last: float = 0.0
     ready: bool = False
     moved: dict[str, tuple[tuple[float, ...], float, int]] = dataclasses.field(default_factory=dict)
+    answered: float = 0.0
     silent: tuple[int, float, int] | None = None
     unknown_since: float | None = None
     active_at: float = 0.0
@@ -149,8 +154,8 @@ def judge(memory: Memory, look: Look, rules: Rules) -> tuple[str, str, str]:
     memory.ready = memory.ready or look.was_ready
     memory.crashes = [at for at in memory.crashes if look.at - at <= CRASH_WINDOW]
     verdict, why = _judged(memory, look, rules)
-    memory.suspect = memory.suspect + 1 if verdict == "idle" and look.connected else 0
     if verdict != "unknown":
+        memory.suspect = memory.suspect + 1 if verdict == "idle" and look.connected else 0
         memory.unknown_since = None
     elif memory.unknown_since is None:
         memory.unknown_since = look.at
@@ -181,9 +186,13 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
             return "crash-loop", f"{len(memory.crashes)} restarts within {CRASH_WINDOW / 60:.0f} minutes"
         return "dead", "it ended by itself, and Docker does not start it again"
     if look.status == "running" and look.scrape == "answered":
-        memory.ready, memory.silent = True, None
+        if look.at - memory.answered > GAP:
+            memory.moved = {}
+        memory.ready, memory.silent, memory.answered = True, None, look.at
         return _progress(memory, look, rules)
-    memory.moved = {}
+    # A look without an answer says nothing of progress: what stood before it may stand still. What is paused makes none.
+    if look.status == "paused":
+        memory.moved = {}
     if not memory.ready and look.status == "running":
         up = look.at - memory.since
         if (
