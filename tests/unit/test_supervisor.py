@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
-from ansible.module_utils.llm import docker_api
+from ansible.module_utils.llm import docker_api, lease
 from ansible.module_utils.llm.engine import parse_metrics
+from engine_supervisor import __main__ as supervise
 from engine_supervisor import core, host
 
 RULES = core.Rules(progress_timeout=90, freeze_timeout=30, boot_timeout=1800, probe_every=900, recover=True)
@@ -169,6 +174,24 @@ def test_recoveries_have_a_budget_and_a_pause(verdict: str, past: list[float], h
     assert core.decide(verdict, past, 10000, 3, held).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("verdict", "past", "failed", "kind"),
+    [
+        ("wedged", [7000, 8000, 9000], 9970, "wait"),
+        ("wedged", [7000, 8000, 9000], 9900, "stop"),
+        ("wedged", [7000, 8000, 9000], 10100, "stop"),  # the clock was set back
+        ("crash-loop", [], 9970, "wait"),
+        ("crash-loop", [], 9900, "stop"),
+        ("wedged", [], 9970, "recreate"),
+        ("gave-up", [7000, 8000, 9000], None, "none"),
+    ],
+)
+def test_a_stop_that_failed_has_a_pause_and_one_that_was_given_up_is_let_be(
+    verdict: str, past: list[float], failed: float | None, kind: str
+) -> None:
+    assert core.decide(verdict, past, 10000, 3, failed=failed).kind == kind
+
+
 def test_a_hang_that_the_engine_does_not_report_is_found_by_asking() -> None:
     """A core that hung before the request came goes on saying that it has nothing to do."""
     idle = {"0": core.Work(0, (5,)), "1": core.Work(0, (7,))}
@@ -303,3 +326,428 @@ def test_an_end_that_nobody_repairs_is_told_from_a_stop(
         "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
     }
     assert host.gave_up(inspected) is gave_up
+
+
+class Killed(BaseException):
+    """Stands for the end of the program at this moment."""
+
+
+class FakeDocker:
+    """Stands in for the daemon: containers that are made, started, stopped, renamed and removed.
+
+    broken: calls that are refused (create, start, stop, restart, rename, delete, exec); a restart that is refused has stopped the
+    container. killed: the call before which this program ends.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.events: list[tuple[str, int]] = []
+        self.broken = {"exec"}
+        self.killed = ""
+        self.made = 0
+
+    def stamp(self) -> str:
+        self.now += 1
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now))
+
+    def make(self, name: str, body: dict[str, Any]) -> str:
+        self.made += 1
+        identity = f"{self.made:012x}{0:052x}"
+        state = {
+            "Status": "created",
+            "StartedAt": "0001-01-01T00:00:00Z",
+            "FinishedAt": "0001-01-01T00:00:00Z",
+            "Pid": 0,
+        }
+        self.containers[identity] = {
+            "Id": identity,
+            "Name": f"/{name}",
+            "Created": self.stamp(),
+            "Image": "sha256:1",
+            "Config": {"Labels": body["Labels"], "Image": body["Image"]},
+            "State": {**state, "ExitCode": 0},
+            "RestartCount": 0,
+            "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
+            "NetworkSettings": {"Networks": {}},
+        }
+        return identity
+
+    def find(self, name: str) -> dict[str, Any]:
+        for identity, found in self.containers.items():
+            if name in (identity, found["Name"].lstrip("/")):
+                return found
+        raise docker_api.NotFound(f"No such container: {name}", 404)
+
+    def start(self, name: str) -> None:
+        self.find(name)["State"].update(Status="running", StartedAt=self.stamp())
+
+    def stop(self, name: str) -> None:
+        found = self.find(name)
+        if found["State"]["Status"] in ("running", "paused"):
+            self.events.append((found["Id"], self.now))
+            found["State"].update(Status="exited", FinishedAt=self.stamp(), ExitCode=137)
+
+    def names(self) -> dict[str, str]:
+        return {c["Name"].lstrip("/"): c["State"]["Status"] for c in self.containers.values()}
+
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 60.0) -> bytes:
+        assert timeout
+        path, _, query = path.partition("?")
+        given = {key: values[0] for key, values in parse_qs(query).items()}
+        parts = path.strip("/").split("/")
+        if path == "/containers/json":
+            return json.dumps(
+                [
+                    {
+                        "Id": c["Id"],
+                        "Names": [c["Name"]],
+                        "State": c["State"]["Status"],
+                        "Labels": c["Config"]["Labels"],
+                    }
+                    for c in self.containers.values()
+                ]
+            ).encode()
+        if path == "/events":
+            of = json.loads(given["filters"])["container"]
+            since = float(given["since"])
+            return b"".join(b'{"Action": "kill"}\n' for i, at in self.events if i in of and at >= since)
+        if parts[0] == "images":
+            return b'{"Id": "sha256:1"}'
+        if method == "GET":
+            return json.dumps(self.find(parts[1])).encode() if parts[2] == "json" else b""
+        call = "delete" if method == "DELETE" else parts[-1]
+        if call != "create":
+            self.find(parts[1])
+        if call == self.killed:
+            raise Killed
+        if call == "restart":
+            self.stop(parts[1])
+        if call in self.broken:
+            raise docker_api.DockerError(f"Docker refused {call}: no such device", 500)
+        if call == "create":
+            return json.dumps({"Id": self.make(given["name"], body)}).encode()
+        if call == "delete":
+            del self.containers[self.find(parts[1])["Id"]]
+        elif call == "rename":
+            self.find(parts[1])["Name"] = f"/{given['name']}"
+        elif call == "stop":
+            self.stop(parts[1])
+        else:
+            self.start(parts[1])
+        return b""
+
+
+ENGINE = "llm-chat-01234567"
+
+
+class Watched:
+    """A supervisor of one service, whose engine does nothing with the work that it has; its clocks are set by hand."""
+
+    def __init__(self, root: Path, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch, recover: bool = True) -> None:
+        self.root, self.docker = root, docker
+        self.clock, self.answers = 1000.0, "answered"
+        (root / "supervisor").mkdir()
+        (root / "state").mkdir()
+        (root / "services/chat/releases/0123456789ab").mkdir(parents=True)
+        (root / "services/chat/current").symlink_to("releases/0123456789ab")
+        rules = {**dataclasses.asdict(RULES), "probe_every": 0, "recover": recover}
+        services = {"chat": {"model": "m", "rules": rules}}
+        config = {"interval": 5, "recoveries": 3, "services": services}
+        (root / "supervisor/config.json").write_text(json.dumps(config))
+        labels = {"llm.service": "chat", "llm.release": "0123456789ab"}
+        docker.start(docker.make(ENGINE, {"Labels": labels, "Image": "llm/x:1"}))
+        monkeypatch.setattr(docker_api, "request", docker.request)
+        monkeypatch.setattr(docker_api, "container_ip", lambda _: "172.18.0.2")
+        hung = "vllm:num_requests_running 1\nvllm:generation_tokens_total 7\n"
+        monkeypatch.setattr(host, "scrape", lambda _: (self.answers, hung if self.answers == "answered" else ""))
+        monkeypatch.setattr(host, "wakeups", lambda _: None)
+        monkeypatch.setattr(host, "connected", lambda _: 0)
+        clocks: dict[str, Any] = {"monotonic": lambda: self.clock, "time": lambda: self.clock + 1_800_000_000}
+        clocks["time_ns"] = lambda: int(clocks["time"]() * 1e9)
+        monkeypatch.setattr(supervise, "time", SimpleNamespace(**{**vars(time), **clocks}))
+        self.begin()
+
+    def begin(self) -> None:
+        """The program starts, for the first time or anew."""
+        self.supervisor = supervise.Supervisor(self.root)
+        self.chat = self.supervisor.services["chat"]
+
+    def look(self, seconds: float = 5) -> str:
+        """One look at the service as the watch has it, after some seconds; its verdict."""
+        self.clock += seconds
+        for due in self.supervisor.due(docker_api.get("/containers/json?all=1"), set()):
+            self.supervisor.look(*due)
+        return self.chat.verdict
+
+    def until(self, verdict: str, looks: int = 200) -> None:
+        """Look until this is the verdict."""
+        assert any(self.look() == verdict for _ in range(looks)), f"{verdict} is not reached: {self.chat.verdict}"
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        lines = (self.root / "supervisor/events.jsonl").read_text().splitlines()
+        return [e for e in map(json.loads, lines) if e["event"] == event]
+
+    def metric(self, name: str) -> list[str]:
+        """Label pairs of a metric that are not 0."""
+        self.supervisor.write_metrics()
+        lines = (self.root / "supervisor/metrics.prom").read_text().splitlines()
+        return [line.partition(" ")[0] for line in lines if line.startswith(name) and not line.endswith(" 0")]
+
+
+@pytest.fixture
+def docker() -> FakeDocker:
+    return FakeDocker()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(tmp_path, docker, monkeypatch)
+
+
+def test_one_that_was_made_and_does_not_start_is_dead_at_the_third_look() -> None:
+    looks = [seen(0), *[seen(at, run="b", status="created", scrape="") for at in (5, 10, 15, 20)]]
+    assert verdicts(looks) == ["busy", "starting", "starting", "dead", "dead"]
+    moment = [*looks[:3], *[seen(at, run="c") for at in (15, 20)]]
+    assert verdicts(moment) == ["busy", "starting", "starting", "busy", "busy"]
+    others = [seen(at, run=run, status="created", scrape="") for at, run in ((0, "b"), (5, "b"), (10, "c"), (15, "c"))]
+    assert verdicts(others) == ["starting"] * 4
+
+
+def test_a_hang_becomes_another_container(watched: Watched, docker: FakeDocker) -> None:
+    old = docker.find(ENGINE)["Id"]
+    watched.until("wedged")
+    assert docker.names() == {ENGINE: "running"} and docker.find(ENGINE)["Id"] != old
+    assert watched.look() == "busy" and not watched.said("restarted")
+
+
+def test_a_successor_that_does_not_start_is_tried_again_within_the_budget(watched: Watched, docker: FakeDocker) -> None:
+    docker.broken |= {"start", "restart"}
+    watched.until("wedged")
+    assert docker.names() == {ENGINE: "created"}
+    watched.until("dead")
+    assert 'llm_supervisor_verdict{service="chat",verdict="dead"}' in watched.metric("llm_supervisor_verdict")
+    watched.until("gave-up")
+    done = [(e["action"], e["verdict"], bool(e["problem"])) for e in watched.said("recovery")]
+    assert done == [
+        ("recreate", "wedged", True),
+        ("restart", "dead", True),
+        ("restart", "dead", True),
+        ("stop", "dead", False),
+    ]
+    assert not watched.said("restarted")
+
+
+def test_a_successor_that_starts_at_the_second_try_is_at_work_again(watched: Watched, docker: FakeDocker) -> None:
+    docker.broken |= {"start"}
+    watched.until("wedged")
+    watched.until("busy")
+    assert docker.names() == {ENGINE: "running"} and not watched.said("restarted")
+    assert [e["action"] for e in watched.said("recovery")] == ["recreate", "restart"]
+
+
+def test_a_restart_that_does_not_start_it_is_tried_again(watched: Watched, docker: FakeDocker) -> None:
+    watched.look()
+    docker.find(ENGINE)["State"].update(Status="exited", FinishedAt=docker.stamp())
+    docker.broken |= {"restart"}
+    assert watched.look() == "dead"
+    watched.begin()  # which is remembered
+    assert watched.look() == "dead"
+    docker.broken = {"exec"}
+    watched.until("busy")
+    assert [bool(e["problem"]) for e in watched.said("recovery")] == [True, False]
+
+
+def test_a_restart_that_stops_it_and_does_not_start_it_is_no_stop_by_somebody(
+    watched: Watched, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "wakeups", lambda _: 7)
+    watched.look()
+    docker.find(ENGINE)["State"]["Status"] = "paused"
+    docker.broken |= {"restart"}
+    watched.until("frozen")
+    assert docker.names() == {ENGINE: "exited"} and watched.look() == "dead"
+    docker.broken = {"exec"}
+    watched.until("busy")
+    assert [(e["action"], bool(e["problem"])) for e in watched.said("recovery")] == [
+        ("restart", True),
+        ("restart", False),
+    ]
+
+
+def test_generations_that_failed_count_until_a_recovery_is_done(watched: Watched, docker: FakeDocker) -> None:
+    docker.broken |= {"create"}
+    watched.chat.refused = 3
+    watched.until("wedged")
+    assert watched.said("recovery") and watched.chat.refused == 3
+    docker.broken = {"exec"}
+    for _ in range(20):
+        watched.look()
+    assert len(watched.said("recovery")) == 2 and watched.chat.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("killed", "left", "did"),
+    [
+        ("stop", {ENGINE: "running", f"{ENGINE}-new": "created"}, "cleared"),
+        ("delete", {ENGINE: "exited", f"{ENGINE}-new": "created"}, "finished"),
+        ("rename", {f"{ENGINE}-new": "created"}, "finished"),
+        ("start", {ENGINE: "created"}, ""),
+    ],
+)
+def test_a_recreation_that_was_cut_short_is_finished_or_cleared(
+    watched: Watched, docker: FakeDocker, killed: str, left: dict[str, str], did: str
+) -> None:
+    watched.look()
+    docker.killed = killed
+    with pytest.raises(Killed):
+        watched.until("wedged")
+    assert docker.names() == left
+    docker.killed = ""
+    watched.begin()
+    watched.look()
+    assert [e["successor"] for e in watched.said("interrupted")] == ([did] if did else [])
+    watched.until("busy")
+    assert docker.names() == {ENGINE: "running"}
+
+
+def test_one_that_somebody_stopped_while_a_successor_was_left_stays_stopped(
+    watched: Watched, docker: FakeDocker
+) -> None:
+    docker.killed = "stop"
+    with pytest.raises(Killed):
+        watched.until("wedged")
+    docker.killed = ""
+    docker.now += 3600
+    docker.stop(ENGINE)
+    watched.begin()
+    assert {watched.look(60) for _ in range(10)} == {"stopped"} and docker.names() == {ENGINE: "exited"}
+
+
+def test_one_that_somebody_started_while_a_successor_was_left_runs_on(watched: Watched, docker: FakeDocker) -> None:
+    docker.killed = "stop"
+    with pytest.raises(Killed):
+        watched.until("wedged")
+    docker.killed = ""
+    docker.stop(ENGINE)
+    docker.start(ENGINE)
+    engine = docker.find(ENGINE)["Id"]
+    watched.begin()
+    assert watched.look() == "busy" and docker.names() == {ENGINE: "running"} and docker.find(ENGINE)["Id"] == engine
+
+
+def test_what_a_run_changes_is_not_tidied_up(watched: Watched, docker: FakeDocker) -> None:
+    docker.killed = "rename"
+    with pytest.raises(Killed):
+        watched.until("wedged")
+    docker.killed = ""
+    held = {**lease.FREE, "holder": "me", "run": "r", "services": ["chat"], "expires": time.time() + 600}
+    (watched.root / lease.FILE).write_text(json.dumps(held))
+    watched.begin()
+    assert watched.look() == "stopped" and docker.names() == {f"{ENGINE}-new": "created"}
+    (watched.root / lease.FILE).unlink()
+    watched.look()
+    assert docker.names() == {ENGINE: "created"}
+
+
+def test_a_successor_that_cannot_be_tidied_up_is_said_once_and_hides_no_engine(
+    watched: Watched, docker: FakeDocker
+) -> None:
+    docker.make(f"{ENGINE}-new", {"Labels": docker.find(ENGINE)["Config"]["Labels"], "Image": "x"})
+    docker.broken |= {"delete"}
+    assert [watched.look() for _ in range(3)] == ["busy"] * 3
+    assert [e["problem"] for e in watched.said("error")] == ["Docker refused delete: no such device"]
+
+
+def test_what_has_another_name_is_no_engine(watched: Watched, docker: FakeDocker) -> None:
+    """Compose makes a container under a name of its own before it removes the old one."""
+    found = docker.find(ENGINE)
+    made = {"Labels": found["Config"]["Labels"], "Image": "x"}
+    other = docker.make(f"0123456789ab_{ENGINE}", made)
+    assert watched.look() == "busy"
+    del docker.containers[found["Id"]]
+    assert watched.look() == "stopped" and watched.supervisor.staged(docker_api.get("/containers/json")) == {}
+    docker.find(other)["Name"] = f"/{ENGINE}"
+    watched.until("dead", 3)
+
+
+def given_up(watched: Watched) -> None:
+    """Let it hang until the budget is spent."""
+    watched.until("gave-up")
+    assert [e["action"] for e in watched.said("recovery")] == ["recreate"] * 3 + ["stop"]
+
+
+def test_one_that_was_given_up_is_so_until_somebody_starts_it(watched: Watched, docker: FakeDocker) -> None:
+    given_up(watched)
+    firing = ['llm_supervisor_verdict{service="chat",verdict="gave-up"}']
+    assert docker.names() == {ENGINE: "exited"} and watched.metric("llm_supervisor_verdict") == firing
+    assert {watched.look(600) for _ in range(20)} == {"gave-up"}, "long after the hour of the budget"
+    watched.begin()
+    assert watched.look() == "gave-up" and watched.metric("llm_supervisor_verdict") == firing
+    kept = docker.containers.copy()
+    docker.containers.clear()
+    assert watched.look() == "gave-up", "a container that was removed serves nobody either"
+    docker.containers = kept
+    assert watched.look() == "gave-up" and len(watched.said("recovery")) == 4
+    docker.start(ENGINE)
+    assert watched.look() == "busy"
+    docker.stop(ENGINE)
+    assert watched.look() == "stopped", "by somebody else"
+    docker.containers.clear()
+    assert watched.look() == "stopped"
+
+
+def test_one_that_keeps_ending_is_given_up(watched: Watched, docker: FakeDocker) -> None:
+    watched.look()
+    for count in (1, 2, 3):
+        docker.start(ENGINE)
+        docker.find(ENGINE)["RestartCount"] = count
+        watched.look()
+    docker.find(ENGINE)["State"].update(Status="exited", ExitCode=3, FinishedAt=docker.stamp())
+    assert watched.look() == "crash-loop"
+    assert watched.look() == "gave-up"
+    watched.begin()
+    assert watched.look() == "gave-up" and [e["action"] for e in watched.said("recovery")] == ["stop"]
+
+
+def test_a_stop_that_fails_is_tried_again_after_a_pause(watched: Watched, docker: FakeDocker) -> None:
+    for _ in range(3):
+        watched.until("wedged")
+        watched.until("busy")
+    docker.broken |= {"stop"}
+    watched.until("wedged")
+    docker.broken = {"exec"}
+    assert [(e["action"], bool(e["problem"])) for e in watched.said("recovery")][3:] == [("stop", True)]
+    assert watched.look() == "wedged" and docker.names() == {ENGINE: "running"}, "not at every look"
+    watched.until("gave-up")
+    assert [bool(e["problem"]) for e in watched.said("recovery") if e["action"] == "stop"] == [True, False]
+    assert watched.said("waits")[-1]["why"].startswith("a stop failed")
+
+
+def test_a_recovery_that_failed_hides_no_restart_by_somebody_else(watched: Watched, docker: FakeDocker) -> None:
+    docker.broken |= {"create"}
+    watched.until("wedged")
+    assert watched.said("recovery")[0]["problem"] and docker.names() == {ENGINE: "running"}
+    docker.start(ENGINE)
+    watched.look()
+    assert [e["by"] for e in watched.said("restarted")] == [core.OTHERS[1]]
+
+
+def test_the_start_of_one_that_was_given_up_is_somebody_elses(watched: Watched, docker: FakeDocker) -> None:
+    given_up(watched)
+    watched.look()
+    docker.start(ENGINE)
+    watched.look()
+    assert [e["by"] for e in watched.said("restarted")] == [core.OTHERS[1]]
+
+
+def test_what_an_older_program_remembers_is_read(watched: Watched) -> None:
+    watched.look()
+    state = watched.root / "supervisor/state.json"
+    kept = {"chat": {"past": [1.0], "recoveries": {"restart": 2}, "alive": watched.chat.alive}}
+    assert watched.chat.alive
+    state.write_text(json.dumps(kept))
+    watched.begin()
+    chat = watched.chat
+    assert (chat.past, chat.recoveries, chat.alive, chat.let_be) == ([1.0], {"restart": 2}, kept["chat"]["alive"], "")
+    assert watched.look() == "busy" and not watched.said("state")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ METRICS = {
     "other_authority": "1 for everybody else who restarts engines of this host.",
 }
 UNITS = Path("/host/systemd/system")
+RUNS = ("alive", "gave_up", "let_be")
+"""Attributes of a service that outlive this program."""
 
 
 class Service:
@@ -45,8 +47,10 @@ class Service:
         self.restarts: dict[str, int] = {}
         self.past: list[float] = []
         self.metrics = ""
+        # Runs of the container: the one that was seen to run, the one that ended for good, the one that was stopped for good here.
         self.alive, self.gave_up, self.let_be = "", "", ""
-        self.policy = ""
+        self.stop_failed: float | None = None
+        self.policy, self.unsettled = "", ""
         self.probed, self.probing, self.refused = 0.0, False, 0
 
     def look(self, container: str) -> None:
@@ -68,7 +72,9 @@ class Service:
                     engines = core.with_probe(engines)
         if state["Status"] == "paused" or scraped == "timeout":
             wakeups = host.wakeups(state["Pid"])
-        alive = self.alive
+        remembered = self.alive, self.gave_up, self.let_be
+        if self.let_be != run:  # somebody has started it anew
+            self.let_be = ""
         if state["Status"] in ("running", "paused", "restarting"):
             self.alive = run
         # What ends while this program is told to end does so with Docker or the host, and is wanted again afterwards.
@@ -77,7 +83,7 @@ class Service:
             # nobody was told to stop it: it ran at the last look, and ended with everything else.
             self.gave_up = run if host.gave_up(inspected) else ""
             self.alive = ""
-        if self.alive != alive:
+        if remembered != (self.alive, self.gave_up, self.let_be):
             self.supervisor.remember()
         self.policy = host.policy(inspected)
         health = (state.get("Health") or {}).get("Status")
@@ -92,6 +98,7 @@ class Service:
             wakeups=wakeups,
             was_ready=health in ("healthy", "unhealthy"),
             gave_up=self.gave_up == run,
+            left=self.let_be == run,
             refused=self.refused,
             connected=host.connected(state["Pid"]) if scraped == "answered" else 0,
         )
@@ -105,8 +112,30 @@ class Service:
             self.verdict = verdict
         if verdict == "idle" and not self.probing and core.probe_due(self.memory, seen, self.rules, self.probed):
             self._probe(address, seen.at)
-        if self.let_be != run:
-            self._act(verdict, why, inspected)
+        self._act(verdict, why, inspected)
+
+    def absent(self) -> None:
+        """Take note that there is no container to look at."""
+        self.verdict = core.GAVE_UP if self.let_be else "stopped"
+
+    def settle(self, staged: str) -> None:
+        """Finish or clear a recreation that was cut short, unless a run changes the service. staged: id of the successor."""
+        problem = ""
+        with lease.no_run_begins(self.supervisor.root / lease.FILE, self.name) as who:
+            if who:
+                return
+            try:
+                inspected = docker_api.inspect(staged)
+                # A recovery may have ended well since it was listed.
+                if inspected["State"]["Status"] == "created" and inspected["Name"].endswith(host.STAGED):
+                    self.supervisor.event(self.name, "interrupted", successor=host.settle(inspected))
+            except docker_api.NotFound:
+                pass
+            except docker_api.DockerError as error:  # the engine is looked at all the same
+                problem = str(error)
+        if problem and problem != self.unsettled:
+            self.supervisor.event(self.name, "error", problem=problem)
+        self.unsettled = problem
 
     def _restarted(self, inspected: dict[str, Any], by: str) -> None:
         """Say what started the engine anew, and how it ended before."""
@@ -139,7 +168,7 @@ class Service:
         held = "" if self.rules.recover else "liveness.recover is false"
         if verdict in core.ACTIONS and not held and (who := lease.holder(lease_file, self.name)):
             held = f"{who} changes it"
-        action = core.decide(verdict, self.past, time.time(), self.supervisor.most, held)
+        action = core.decide(verdict, self.past, time.time(), self.supervisor.most, held, self.stop_failed)
         if action.kind in ("none", "wait"):
             if action.why and self.waiting != f"{verdict} {action.kind}":
                 self.supervisor.event(self.name, "waits", verdict=verdict, why=action.why)
@@ -163,9 +192,7 @@ class Service:
             again = docker_api.inspect(inspected["Id"])
             if who or run_of(again) != run_of(inspected):
                 return
-            if action.kind == "stop":
-                self.let_be = run_of(again)
-            else:
+            if action.kind != "stop":
                 self.past = [*self.past[-20:], time.time()]
             self.recoveries[action.kind] = self.recoveries.get(action.kind, 0) + 1
             self.supervisor.remember()
@@ -173,15 +200,35 @@ class Service:
                 host.RECOVERIES[action.kind](again)
             except docker_api.DockerError as error:
                 problem = str(error)
-        self.memory.ours, self.refused = True, 0
+            self._done(action.kind, run_of(again), problem)
         said = {"action": action.kind, "verdict": verdict, "why": "; ".join(w for w in (why, action.why) if w)}
         took = round(time.monotonic() - began, 1)
         self.supervisor.event(self.name, "recovery", **said, diagnostics=place, seconds=took, problem=problem)
+
+    def _done(self, kind: str, run: str, problem: str) -> None:
+        """Remember how a recovery of this run of the container went."""
+        if kind == "stop":
+            self.stop_failed = time.time() if problem else None
+        if problem:
+            # If it has ended, it did so by this recovery, and by nobody who wants it stopped.
+            self.alive, self.gave_up = "", run
+        else:
+            self.refused = 0
+            if kind == "stop":
+                self.let_be = run
+            else:
+                self.memory.ours = True
+        self.supervisor.remember()
 
 
 def run_of(inspected: Mapping[str, Any]) -> str:
     """Another text whenever the container starts anew."""
     return f"{inspected['Id'][:12]} {inspected['State']['StartedAt']}"
+
+
+def own_name(entry: Mapping[str, Any]) -> str:
+    """Name of the container of a service's release, as Docker lists it. entry: any of the release's containers."""
+    return f"/llm-{entry['Labels']['llm.service']}-{entry['Labels']['llm.release'][:8]}"
 
 
 class Supervisor:
@@ -200,21 +247,38 @@ class Supervisor:
             for name, service in self.services.items():
                 service.past = [float(at) for at in kept[name]["past"]] if name in kept else []
                 service.recoveries = {k: int(v) for k, v in kept[name]["recoveries"].items()} if name in kept else {}
-                service.alive = str(kept[name].get("alive", "")) if name in kept else ""
+                for run in RUNS:
+                    setattr(service, run, str(kept[name].get(run, "")) if name in kept else "")
         except (ValueError, KeyError, TypeError, AttributeError):
             self.event("", "state", problem="state.json cannot be read; the budgets begin anew")
 
     def current(self, listed: list[dict[str, Any]]) -> dict[str, str]:
-        """Service to the container of its current release; services and containers that are none are left out."""
-        found = {}
+        """Service to the container of its current release; services and containers that are none are left out.
+
+        One that was made and did not start counts by its own name alone: Compose and this program give another one to what is to
+        take an engine's place.
+        """
+        return {
+            n: e["Id"]
+            for n, e in self._ours(listed)
+            if e["State"] != "created" or own_name(e) in (e.get("Names") or [])
+        }
+
+    def staged(self, listed: list[dict[str, Any]]) -> dict[str, str]:
+        """Service to the successor of its engine that a recovery has made, and has not put in its place."""
+        made = [(name, entry) for name, entry in self._ours(listed) if entry["State"] == "created"]
+        return {
+            name: entry["Id"] for name, entry in made if own_name(entry) + host.STAGED in (entry.get("Names") or [])
+        }
+
+    def _ours(self, listed: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Containers of the current releases, each with its service."""
         for entry in listed:
             labels = entry.get("Labels") or {}
             name = labels.get("llm.service", "")
             link = self.root / "services" / name / "current"
-            ours = name in self.services and entry["State"] != "created" and link.is_symlink()
-            if ours and link.readlink().name == labels.get("llm.release"):
-                found[name] = entry["Id"]
-        return found
+            if name in self.services and link.is_symlink() and link.readlink().name == labels.get("llm.release"):
+                yield name, entry
 
     def watch(self) -> None:
         """Look at all services until told to end, or until Docker is gone.
@@ -229,13 +293,10 @@ class Supervisor:
                 try:
                     listed = docker_api.get("/containers/json?all=1", timeout=10)
                     unanswered = 0
-                    current = self.current(listed)
                     self.others(host.rivals(listed, UNITS))
-                    for name, service in self.services.items():
-                        if name not in current:
-                            service.verdict = "stopped"
-                        elif name not in jobs or jobs[name].done():
-                            jobs[name] = pool.submit(self._look, service, current[name])
+                    busy = {name for name, job in jobs.items() if not job.done()}
+                    for service, container, staged in self.due(listed, busy):
+                        jobs[service.name] = pool.submit(self.look, service, container, staged)
                 except docker_api.DockerError as error:
                     unanswered += 1
                     if unanswered == core.LOOKS:
@@ -244,9 +305,29 @@ class Supervisor:
                 self.write_metrics()
                 self.ended.wait(max(0.5, self.every - (time.monotonic() - begun)))
 
-    def _look(self, service: Service, container: str) -> None:
+    def due(self, listed: list[dict[str, Any]], busy: Set[str]) -> list[tuple[Service, str, str]]:
+        """Services to look at, each with its container and a successor that is left of a recreation, "" for what is not there.
+
+        Takes note of services without a container. busy: names of those that are being looked at.
+        """
+        current, staged = self.current(listed), self.staged(listed)
+        found = []
+        for name, service in self.services.items():
+            if name in busy:
+                continue
+            if name not in current:
+                service.absent()
+            if name in current or name in staged:
+                found.append((service, current.get(name, ""), staged.get(name, "")))
+        return found
+
+    def look(self, service: Service, container: str, staged: str) -> None:
+        """Tidy up after a recreation that was cut short, and look at the container. Never fails."""
         try:
-            service.look(container)
+            if staged:
+                service.settle(staged)
+            if container:
+                service.look(container)
         except docker_api.NotFound:  # removed while it was looked at
             return
         except Exception as error:  # noqa: BLE001 - one service must not end the watch over the others
@@ -281,10 +362,10 @@ class Supervisor:
                 print(f"events.jsonl: {error}", flush=True)
 
     def remember(self) -> None:
-        """Write down budgets and which engines run: both outlive a restart of this program, and of the host."""
+        """Write down budgets, and which engines run or ended for good: it outlives a restart of this program, and of the host."""
         with self.lock:
             kept = {
-                name: {"past": s.past, "recoveries": s.recoveries, "alive": s.alive}
+                name: {"past": s.past, "recoveries": s.recoveries, **{run: getattr(s, run) for run in RUNS}}
                 for name, s in self.services.items()
             }
             try:

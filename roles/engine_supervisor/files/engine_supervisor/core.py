@@ -30,7 +30,8 @@ OTHERS = ("Docker's restart policy", "somebody else")
 """Who starts an engine anew, but this program."""
 ACTIONS = {"wedged": "recreate", "frozen": "restart", "dead": "restart", "not-ready": "recreate", "crash-loop": "stop"}
 """Verdict to recovery. Other verdicts are let be."""
-VERDICTS = ("busy", "idle", "starting", "stopped", "unknown", *ACTIONS)
+GAVE_UP = "gave-up"
+VERDICTS = ("busy", "idle", "starting", "stopped", "unknown", *ACTIONS, GAVE_UP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Look:
 
     status: Docker's. run: changes whenever the container starts. restarts: how often Docker's policy started it. scrape:
     answered, refused, timeout, failed. wakeups: grows whenever the API server gets the processor; None when it could not be
-    read. gave_up: it ended by itself, and the policy starts it no more. refused: generations of ours in a row that failed.
-    connected: clients that hold a connection to its server, which closes idle ones after 5 s.
+    read. gave_up: it ended by itself (or in a recovery that failed), and the policy starts it no more. left: this program stopped
+    this run of it for good. refused: generations of ours in a row that failed. connected: clients that hold a connection to its
+    server, which closes idle ones after 5 s.
     """
 
     at: float
@@ -72,6 +74,7 @@ class Look:
     wakeups: int | None = None
     was_ready: bool = False
     gave_up: bool = False
+    left: bool = False
     refused: int = 0
     connected: int = 0
 
@@ -81,8 +84,9 @@ class Memory:
     """What is remembered of one service between looks.
 
     moved: of each core its counters, since when they stand, and at how many answered looks they stood with work in flight.
-    answered: when its metrics were read the last time. crashes: when Docker restarted it. ours: our recovery started it. suspect:
-    looks in a row, but for those without an answer, at which it had nothing to do, and clients that wait.
+    answered: when its metrics were read the last time. unstarted: looks at which it was made and not started. crashes: when
+    Docker restarted it. ours: our recovery started it. suspect: looks in a row, but for those without an answer, at which it
+    had nothing to do, and clients that wait.
     """
 
     run: str = ""
@@ -93,6 +97,7 @@ class Memory:
     moved: dict[str, tuple[tuple[float, ...], float, int]] = dataclasses.field(default_factory=dict)
     answered: float = 0.0
     silent: tuple[int, float, int] | None = None
+    unstarted: int = 0
     unknown_since: float | None = None
     active_at: float = 0.0
     crashes: list[float] = dataclasses.field(default_factory=list)
@@ -137,7 +142,8 @@ def judge(memory: Memory, look: Look, rules: Rules) -> tuple[str, str, str]:
     """
     restarted = ""
     if look.run != memory.run:
-        if memory.run and not memory.ours:
+        # One that was made and did not start is no restart: whoever starts it will be one.
+        if memory.run and not memory.ours and look.status != "created":
             by_docker = look.restarts > memory.restarts
             restarted = OTHERS[0] if by_docker else OTHERS[1]
             if by_docker:
@@ -175,11 +181,18 @@ def probe_due(memory: Memory, look: Look, rules: Rules, probed: float) -> bool:
 
 
 def _forget(memory: Memory) -> None:
-    memory.moved, memory.silent = {}, None
+    memory.moved, memory.silent, memory.unstarted = {}, None, 0
 
 
 def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
     if look.status not in ("running", "paused"):
+        if look.left:
+            return GAVE_UP, "this program stopped it, and nobody has started it since"
+        if look.status == "created":
+            memory.unstarted += 1
+            if memory.unstarted < LOOKS:  # as whoever makes it leaves it for a moment
+                return "starting", "made, and not started yet"
+            return "dead", "it was made, and did not start"
         if not look.gave_up:
             return ("starting", "Docker restarts it") if look.status == "restarting" else ("stopped", look.status)
         if len(memory.crashes) >= CRASHES:
@@ -255,14 +268,22 @@ class Action:
     why: str = ""
 
 
-def decide(verdict: str, past: Sequence[float], now: float, most: int, held: str = "") -> Action:
-    """What to do. past: times of recoveries, now: by the calendar. held: why nothing may be done, "" when it may."""
+def decide(
+    verdict: str, past: Sequence[float], now: float, most: int, held: str = "", failed: float | None = None
+) -> Action:
+    """What to do. past: times of recoveries, now: by the calendar. held: why nothing may be done, "" when it may.
+
+    failed: when a stop failed the last time, None when none did.
+    """
     kind = ACTIONS.get(verdict, "none")
     if kind == "none" or held:
         return Action("none", held if kind != "none" else "")
     # A time from the future was written before the clock was set back: it counts as just now.
     ages = [age for age in (max(0.0, now - at) for at in past) if age < BUDGET_WINDOW]
-    if len(ages) >= most:
+    spent = len(ages) >= most
+    if (spent or kind == "stop") and failed is not None and 0 <= now - failed < BACKOFF:
+        return Action("wait", f"a stop failed {now - failed:.0f} s ago, the next may be after {BACKOFF:.0f} s")
+    if spent:
         return Action("stop", f"{len(ages)} recoveries within an hour did not help")
     if ages and kind != "stop" and min(ages) < (pause := BACKOFF * 2 ** (len(ages) - 1)):
         return Action("wait", f"the last recovery was {min(ages):.0f} s ago, the next may be after {pause:.0f} s")

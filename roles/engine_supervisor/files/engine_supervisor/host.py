@@ -17,6 +17,10 @@ PORT = 8000
 SCRAPE_TIMEOUT = 5.0
 STOP_GRACE = 5
 """Seconds: an engine that hangs finishes nothing, and clients wait."""
+STOPPED_WITHIN = 120
+"""Seconds after its successor was made within which a recreation stops a container: Docker answers, or is given up, by then."""
+STAGED = "-new"
+"""Ends the name of a successor until it stands in the other one's place."""
 GPU_TIMEOUT = 10
 RIVALS = ("watchtower", "autoheal", "ouroboros")
 """Words in names of containers that restart others, and in labels that ask them to."""
@@ -152,19 +156,19 @@ def policy(inspected: Mapping[str, Any]) -> str:
 
 
 def restart(inspected: Mapping[str, Any]) -> None:
-    """Restart a container; one that is frozen is killed after the grace."""
-    docker_api.post(f"/containers/{inspected['Id']}/restart?t={STOP_GRACE}", timeout=120)
+    """Restart a container; one that is frozen is killed after the grace, one that has not run is started."""
+    docker_api.post(f"/containers/{inspected['Id']}/restart?t={STOP_GRACE}", timeout=STOPPED_WITHIN)
 
 
 def stop(inspected: Mapping[str, Any]) -> None:
     """Stop a container, which Docker's restart policy then lets be."""
-    docker_api.post(f"/containers/{inspected['Id']}/stop?t={STOP_GRACE}", timeout=120)
+    docker_api.post(f"/containers/{inspected['Id']}/stop?t={STOP_GRACE}", timeout=STOPPED_WITHIN)
 
 
 def recreate(inspected: Mapping[str, Any]) -> None:
     """A new container of the same settings in the place of one. It is made first: what cannot be made costs nothing."""
     name, old = inspected["Name"].lstrip("/"), inspected["Id"]
-    staged = f"{name}-new"
+    staged = f"{name}{STAGED}"
     with contextlib.suppress(docker_api.NotFound):  # left when this program was killed here
         docker_api.delete(f"/containers/{staged}?force=1")
     body = successor(inspected, _named(inspected["Config"]["Image"]))
@@ -173,6 +177,24 @@ def recreate(inspected: Mapping[str, Any]) -> None:
     docker_api.delete(f"/containers/{old}?force=1")
     docker_api.post(f"/containers/{staged}/rename?name={name}")
     docker_api.post(f"/containers/{name}/start")
+
+
+def settle(staged: Mapping[str, Any]) -> str:
+    """Finish or clear a recreation that was cut short, of which a successor is left; starts nothing. Returns which of the two.
+
+    Where the old container is gone, or was stopped for this successor, the successor takes its place. Where it runs, or was
+    stopped later by somebody else, the successor is removed.
+    """
+    name = staged["Name"].lstrip("/").removesuffix(STAGED)
+    with contextlib.suppress(docker_api.NotFound):
+        state = docker_api.inspect(name)["State"]
+        after = docker_api.parse_time(state["FinishedAt"]) - docker_api.parse_time(staged["Created"])
+        if state["Status"] not in ("exited", "dead") or not 0 <= after <= STOPPED_WITHIN * 10**9:
+            docker_api.delete(f"/containers/{staged['Id']}?force=1")
+            return "cleared"
+        docker_api.delete(f"/containers/{name}?force=1")
+    docker_api.post(f"/containers/{staged['Id']}/rename?name={name}")
+    return "finished"
 
 
 def successor(inspected: Mapping[str, Any], named: str) -> dict[str, Any]:
