@@ -164,13 +164,12 @@ import random
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm import client, engine, warmup
-from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
+from ansible.module_utils.llm.deadline import DeadlineExceeded, at_once, deadline
 from ansible.module_utils.llm.progress import Progress
 
 try:
@@ -182,6 +181,7 @@ except ImportError as missing:
 
 
 PATIENCE = 2  # requests in a row without an answer, after which nothing else is sent
+METRICS = 10  # seconds for the engine's metrics
 
 
 class WarmupError(Exception):
@@ -252,12 +252,13 @@ class Sender:
     def at_once(self, count: int, words: int) -> float:
         """Send so many prompts at once; return the seconds to the last one's first token."""
         prompts = [warmup.prompt(words, self.rng) for _ in range(count)]
-        pool = ThreadPoolExecutor(count)
-        try:
-            with self.limit(f"{count} prompts at once"):
-                return max(first for _tokens, first in pool.map(self.ask, prompts))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        last = 0.0
+        with self.limit(f"{count} prompts at once"):
+            for _number, given in at_once(count, lambda number: self.ask(prompts[number])):
+                if isinstance(given, BaseException):
+                    raise given
+                last = max(last, given[1])
+        return last
 
     def beginning(self, words: int) -> tuple[float, float]:
         """Send two prompts with a long beginning in common; return the seconds to the first token of both."""
@@ -276,10 +277,11 @@ class Sender:
     def is_warm(self, sizes: list[warmup.Size]) -> bool:
         """Whether the engine's metrics say so; one that does not tell is cold."""
         url = client.metrics_url(self.params)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            with deadline(METRICS), opener.open(url, timeout=METRICS) as answer:
                 text = answer.read().decode("utf-8", "replace")
-        except (OSError, ValueError):
+        except (OSError, ValueError, DeadlineExceeded):
             return False
         return warmup.warm(engine.parse_metrics(text), [size.target for size in sizes if not size.skip])
 

@@ -14,15 +14,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from ansible.module_utils.llm import client, engine, smoke, warmup
+from ansible.module_utils.llm import client, deadline, engine, smoke, warmup
 
 POLL = 0.5
-CANCELLED = 0.1  # seconds between two looks at whether the engine has given a request up
+LOOK = 0.1  # seconds between two looks at how many requests the engine has
 LONG = 4096  # tokens of a stream that is left before its end
+TELLING = 1024  # tokens of such a stream from which on it is too long to be computed before the engine learns that it was left
+SHOWN = 5.0  # seconds in which the engine's metrics show a stream that it has begun
 TRIES = 4  # streams that are timed at most: the best one counts, since what else a machine does only makes them slower
 UNCOMPARED = 2  # where there is nothing to compare them with
 TIMED = 48  # tokens of such a stream
@@ -50,6 +51,7 @@ class Service:
         self.usual = usual
         self.rng = random.Random()  # noqa: S311 - words for prompts, no secret
         self.text: str | None = None
+        self.tokens: int | None = None
         self.ttft: float | None = None
         self.speed_found: smoke.Speed | None = None
         self.unreachable = False
@@ -107,10 +109,25 @@ class Service:
         except OSError:
             return 0
 
-    def metric(self, name: str) -> float | None:
-        """Sum of a metric of the engine; None when it does not tell."""
+    def metric(self, *names: str) -> tuple[float | None, ...]:
+        """Sum of each of these metrics of the engine, at one moment; None for what it does not tell."""
         status, text = self.get(self.params["metrics_url"])
-        return engine.metric_sum(engine.parse_metrics(text), name) if status == 200 else None
+        samples = engine.parse_metrics(text) if status == 200 else []
+        return tuple(engine.metric_sum(samples, name) for name in names)
+
+    def load(self) -> float | None:
+        """Requests that the engine has, all clients' together; None when it does not tell."""
+        running, waiting = self.metric("vllm:num_requests_running", "vllm:num_requests_waiting")
+        return None if running is None else running + (waiting or 0)
+
+    def load_when(self, right: Callable[[float], bool], seconds: float) -> float | None:
+        """The load once it is right; whatever it is after so many seconds."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.load()
+            if found is None or right(found) or time.monotonic() >= end:
+                return found
+            time.sleep(LOOK)
 
     # -- the door and plain answers -------------------------------------------------------------------------------
 
@@ -145,10 +162,11 @@ class Service:
         return self.refusal(self.sdk.with_options(api_key=self.wrong_key), "a wrong key")
 
     def answer(self) -> smoke.Judgement:
-        choice = self.ask()
+        given = self.create()
+        choice = given.choices[0]
         self.text = choice.message.content or ""
-        thoughts = thinking(choice.message)
-        return smoke.judge_answer(self.text, self.params["answer"], choice.finish_reason, thinking=thoughts)
+        self.tokens = given.usage.completion_tokens if given.usage else None
+        return self.judged(choice)
 
     def streaming(self) -> smoke.Judgement:
         start = time.perf_counter()
@@ -169,8 +187,14 @@ class Service:
             finish_reason=finish,
             completion_tokens=tokens,
             whole=self.text,
+            whole_tokens=self.tokens,
             first_seconds=self.ttft,
         )
+
+    def judged(self, choice: Any) -> smoke.Judgement:
+        """Whether a choice is the known answer."""
+        text, thoughts = choice.message.content or "", thinking(choice.message)
+        return smoke.judge_answer(text, self.params["answer"], choice.finish_reason, thinking=thoughts)
 
     def stop(self) -> smoke.Judgement:
         word = smoke.stop_word(self.params["answer"])
@@ -179,8 +203,8 @@ class Service:
 
     def n(self) -> smoke.Judgement:
         # Greedy, all choices would be the same one, and engines refuse that.
-        choices = self.create(n=2, temperature=0.7, **self.without_thoughts()).choices
-        return smoke.judge_choices([c.message.content or "" for c in choices], 2)
+        choices = self.create(n=2, temperature=smoke.NEARLY_GREEDY, **self.without_thoughts()).choices
+        return smoke.judge_choices([self.judged(choice) for choice in choices], 2)
 
     def logprobs(self) -> smoke.Judgement:
         choice = self.ask(logprobs=True, top_logprobs=2, max_tokens=4)
@@ -357,10 +381,13 @@ class Service:
             self._calibration = warmup.calibrate(probes)
         return self._calibration.words_for(tokens)
 
+    def answer_tokens(self) -> int:
+        """Most tokens of the answer to a long prompt: both share the context."""
+        context, most = self.params["context"], int(self.params["max_tokens"])
+        return min(most, context // 4) if context else most
+
     def needle(self, share: float) -> smoke.Judgement:
-        context, answer = self.params["context"], self.params["max_tokens"]
-        if context:  # prompt and answer share it
-            answer = min(answer, context // 4)
+        context, answer = self.params["context"], self.answer_tokens()
         longest = min(self.params["needle"], context - answer - MARGIN) if context else self.params["needle"]
         word = self.rng.choice(smoke.SECRETS)
         # The words that tell and ask are in the haystack as well.
@@ -385,70 +412,105 @@ class Service:
         return self.needle(0.9)
 
     def shared_prefix(self) -> smoke.Judgement:
+        found = self.share_prefix()
+        return found if found.ok else self.share_prefix()  # others' requests may have failed it
+
+    def share_prefix(self) -> smoke.Judgement:
         words = self.words_for(min(PREFIX, (self.params["context"] or PREFIX) // 2))
         # What nobody has asked before, from its first sentence on: the first of the two finds nothing of it.
         beginning = smoke.haystack(words, 0.0, secrets.token_hex(4), self.rng)
-        times, hits, tokens = [], [], 0
+        names = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
+        times, shared, hits, queries, tokens, cached = [], 0, None, None, 0, None
         for question in ("What is this?", self.params["question"]):
-            hits.append(self.metric("vllm:prefix_cache_hits_total"))
+            hits, queries = self.metric(*names)
             start = time.perf_counter()
             messages = [{"role": "user", "content": f"{beginning}\n{question}"}]
-            used = self.create(messages=messages, max_tokens=1).usage.prompt_tokens
+            used = self.create(messages=messages, max_tokens=1).usage
             times.append(time.perf_counter() - start)
-            tokens = min(tokens or used, used)
-        last = self.metric("vllm:prefix_cache_hits_total")
-        gained = None if last is None or hits[1] is None else last - hits[1]
-        return smoke.judge_prefix(gained, tokens, times)
+            tokens = used.prompt_tokens
+            shared = min(shared or tokens, tokens)
+            cached = used.prompt_tokens_details.cached_tokens if used.prompt_tokens_details else None
+        hits_then, queries_then = self.metric(*names)
+        sure = None if cached is None else float(cached)
+        if sure is None and hits is not None and hits_then is not None:
+            looked_for = None if queries is None or queries_then is None else queries_then - queries
+            sure = smoke.own_hits(hits_then - hits, looked_for, tokens)
+        return smoke.judge_prefix(sure, shared, times)
 
     def chunked_prefill(self) -> smoke.Judgement:
         size = smoke.chunk(self.params["args"])
+        longest, answer, word = int(size * 1.1), self.answer_tokens(), self.rng.choice(smoke.SECRETS)
         # Too long rather than too short: random words differ in their tokens.
-        words = self.words_for(int(size * 1.1)) + 16
-        text = f"{smoke.haystack(words, 0.5, smoke.SECRETS[0], self.rng)} {self.params['question']}"
-        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=16)
-        message = done.choices[0].message
-        return smoke.judge_chunks(done.usage.prompt_tokens, size, (message.content or "") + thinking(message))
+        text = smoke.haystack(self.words_for(longest) + 16, 0.5, word, self.rng)
+        room = self.params["context"] - longest - 2 * MARGIN
+        if room < answer or not smoke.finds(self.params["needle"], self.params["unable"], longest + MARGIN):
+            word, answer, text = "", 16, f"{text} {self.params['question']}"
+        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=answer)
+        choice = done.choices[0]
+        return smoke.judge_chunks(
+            done.usage.prompt_tokens,
+            size,
+            choice.message.content or "",
+            word,
+            choice.finish_reason,
+            thinking=thinking(choice.message),
+        )
 
     # -- many at once ---------------------------------------------------------------------------------------------
 
-    def at_once(self, count: int, what: str, request: Callable[[int], Any]) -> smoke.Judgement:
+    def at_once(self, count: int, what: str, ask: Callable[[int], smoke.Judgement]) -> smoke.Judgement:
         start = time.perf_counter()
-        pool = ThreadPoolExecutor(count)
-        try:
-            asked = [pool.submit(request, number) for number in range(count)]
-            failed = [client.explain(error, [self.key])[1] for job in asked if (error := job.exception())]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        return smoke.judge_all(failed, count, what, time.perf_counter() - start)
+        given = dict(deadline.at_once(count, ask))
+        answers = [
+            smoke.Judgement(False, client.explain(found, [self.key])[1], smoke.LOG)
+            if isinstance(found, BaseException)
+            else found
+            for _number, found in sorted(given.items())
+        ]
+        return smoke.judge_all(answers, what, time.perf_counter() - start)
 
     def together(self) -> smoke.Judgement:
-        return self.at_once(smoke.TOGETHER, "requests at once", lambda _number: self.ask(max_tokens=16))
+        options = self.without_thoughts()
+        return self.at_once(smoke.TOGETHER, "requests at once", lambda _number: self.judged(self.ask(**options)))
 
     def burst(self) -> smoke.Judgement:
-        def short(number: int) -> Any:
-            return self.ask(messages=[{"role": "user", "content": f"{number}?"}], max_tokens=1)
+        def short(number: int) -> smoke.Judgement:
+            given = self.create(messages=[{"role": "user", "content": f"{number}?"}], max_tokens=1)
+            tokens = given.usage.completion_tokens if given.usage else None
+            return smoke.judge_short(given.choices[0].finish_reason, tokens)
 
         return self.at_once(smoke.BURST, "short prompts at once", short)
 
     def cancel(self) -> smoke.Judgement:
-        running = "vllm:num_requests_running"
-        before = self.metric(running)
+        found = smoke.judge_cancel(first := self.leave())
+        if found.ok:
+            return found
+        # Others' requests may have failed it. What is still at work the second time may be the first one's stream.
+        again = self.leave()
+        return found if again.before and not first.before else smoke.judge_cancel(again)
+
+    def leave(self) -> smoke.Left:
+        """Leave a stream at its first token, and see what becomes of it. A third of the time-out for each thing to wait for."""
+        patience = self.params["timeout"] / 3
+        before = self.load_when(lambda load: load == 0, patience)
+        if before is None or before > 0:
+            return smoke.Left(before)
         most = min(LONG, max(64, (self.params["context"] or LONG) - 256))
+        (made,) = self.metric("vllm:generation_tokens_total")
         ended = True
         with self.stream(max_tokens=most, extra_body={"ignore_eos": True}) as chunks:
             for chunk in chunks:
                 if chunk.choices:
                     ended = chunk.choices[0].finish_reason is not None
                     break
+            if not ended:  # else a count from before the stream would be taken for one of after it
+                self.load_when(lambda load: load > 0, min(SHOWN, patience))
         start = time.perf_counter()
-        after = self.metric(running)
-        while before is not None and after is not None and after > before:
-            # A third of the time-out, and then the judgement: what it had worked on until then is no answer.
-            if time.perf_counter() - start > self.params["timeout"] / 3:
-                break
-            time.sleep(CANCELLED)
-            after = self.metric(running)
-        return smoke.judge_cancel(before, after, time.perf_counter() - start, ended=ended)
+        after = self.load_when(lambda load: load == 0, patience)
+        seconds = time.perf_counter() - start
+        (made_then,) = self.metric("vllm:generation_tokens_total")
+        computed = None if made is None or made_then is None or most < TELLING else made_then - made
+        return smoke.Left(before, after, seconds, ended, most, computed)
 
     def bad_requests(self) -> smoke.Judgement:
         answers = {}

@@ -1,11 +1,18 @@
-"""A hard time limit around any Python code of the main thread."""
+"""A hard time limit around any Python code of the main thread, and calls at once that it can leave."""
 
 from __future__ import annotations
 
+import queue
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+Given = TypeVar("Given")
+AGAIN = 0.5
+"""Seconds after which the limit is raised again: the first time it may meet code whose errors Python drops (a finalizer)."""
 
 
 class DeadlineExceeded(BaseException):
@@ -24,9 +31,29 @@ def deadline(seconds: float) -> Iterator[None]:
         raise DeadlineExceeded
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def at_once(count: int, call: Callable[[int], Given]) -> Iterator[tuple[int, Given | BaseException]]:
+    """Make so many calls at once, each in a thread of its own: number and what it gave or raised, as they end.
+
+    Whoever leaves before the end, as `deadline` does, leaves the threads that are still at work behind. They are daemons:
+    the process ends without them. A pool's threads would be waited for, however long a server keeps them.
+    """
+    ended: queue.SimpleQueue[tuple[int, Given | BaseException]] = queue.SimpleQueue()
+
+    def make(number: int) -> None:
+        try:
+            ended.put((number, call(number)))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it has to learn of it
+            ended.put((number, error))
+
+    for number in range(count):
+        threading.Thread(target=make, args=(number,), daemon=True).start()
+    for _ in range(count):
+        yield ended.get()

@@ -69,13 +69,15 @@ TABLE = (
     Asked("chunked_prefill", "full", "chunks", 5),
     Asked("together", "full", "", 3),
     Asked("burst", "full", "", 3),
-    Asked("cancel", "full"),
+    Asked("cancel", "full", "", 2),  # it may have to wait until the engine has nothing else to do
     Asked("bad_requests", "full"),
     Asked("speed", "gate", "history", 3),
 )
 
 TOGETHER = 16
 BURST = 64
+NEARLY_GREEDY = 0.05  # several choices of one request have to be sampled; this low, each is the likeliest answer
+REPEATED = 8  # times a character, and nothing else: no answer
 # Any grammar-bound engine can say this, whatever its model knows: most characters are several tokens, or parts of them.
 UNICODE = "Zürich, naïve, 東京, 🚀🏽, ∑"
 TOOL_CITY, TOOL_OTHER_CITY = "Paris", "Rome"
@@ -206,6 +208,11 @@ def known(
     needle = found.get("needle", context)
     sees = "vision" in features(args, vision=vision)
     return {**found, "vision": sees, "context": room, "needle": min(needle, room) if room else needle}
+
+
+def finds(needle: int, unable: Mapping[str, Any], tokens: int) -> bool:
+    """Whether a model is known to find a word in the middle of a prompt of so many tokens; needle, unable: of its `smoke`."""
+    return needle >= tokens and "needle_50" not in unable
 
 
 def chunk(args: Mapping[str, Any]) -> int:
@@ -340,12 +347,14 @@ def judge_stream(
     finish_reason: str | None,
     completion_tokens: int | None,
     whole: str | None,
+    whole_tokens: int | None,
     first_seconds: float | None,
 ) -> Judgement:
-    """Judge a streamed answer: same words, several pieces, a finish reason, and usage at the end.
+    """Judge a streamed answer: same words, several pieces, none lost, a finish reason, and usage at the end.
 
-    ``whole`` is the same question's answer without streaming; a difference is reported, but is no failure: an engine
-    that batches does not promise the same tokens twice, at temperature 0 either.
+    ``whole`` is the same question's answer without streaming, of so many tokens. Another answer is reported, but is no failure: an
+    engine that batches does not promise the same tokens twice, at temperature 0 either. The same answer with gaps in it, which
+    took as many tokens, is one: the tokens were computed and did not arrive.
     """
     text = "".join(pieces)
     found = judge_answer(text, expected, finish_reason)
@@ -367,11 +376,29 @@ def judge_stream(
         return Judgement(
             False, "the stream carried no usage at its end", "Check the engine's version and `stream_options`."
         )
+    if whole is not None and completion_tokens == whole_tokens and _gaps(pieces, whole):
+        return Judgement(
+            False,
+            f"{completion_tokens} tokens arrived as {_said(text)}, and without streaming as {_said(whole)}: pieces were lost",
+            VERSION,
+        )
     first = "" if first_seconds is None else f", first after {first_seconds * 1000:.0f} ms"
     same = "" if whole is None or whole == text else ", not word for word the answer without streaming"
     return Judgement(
         True, f"{len(pieces)} pieces{first}, {completion_tokens} tokens, finish reason {finish_reason}{same}"
     )
+
+
+def _gaps(pieces: Sequence[str], whole: str) -> bool:
+    """Whether the pieces are in the whole one after the other, and something of it between, before or after them is in none."""
+    at = 0
+    for piece in pieces:
+        found = whole.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    # A reasoning parser may leave blanks around the answer in one of the two.
+    return "".join(pieces).strip() != whole.strip()
 
 
 def judge_reasoning(thinking: str, text: str, expected: str, finish_reason: str | None) -> Judgement:
@@ -477,13 +504,14 @@ def judge_stop(text: str, word: str, finish_reason: str | None) -> Judgement:
     return Judgement(True, f"stopped before “{word}”: {_said(text)}")
 
 
-def judge_choices(texts: Sequence[str], wanted: int) -> Judgement:
-    """Judge several choices of one request."""
-    if len(texts) != wanted or not all(t.strip() for t in texts):
-        return Judgement(
-            False, f"{len(texts)} choices for n={wanted}, {sum(not t.strip() for t in texts)} empty", VERSION
-        )
-    return Judgement(True, f"{wanted} choices")
+def judge_choices(answers: Sequence[Judgement], wanted: int) -> Judgement:
+    """Judge several choices of one request, each judged as an answer before."""
+    if len(answers) != wanted:
+        return Judgement(False, f"{len(answers)} choices for n={wanted}", VERSION)
+    wrong = [a for a in answers if not a.ok]
+    if wrong:
+        return wrong[0]._replace(evidence=f"{len(wrong)} of {wanted} choices are wrong: {wrong[0].evidence}")
+    return Judgement(True, f"{wanted} choices, the first {answers[0].evidence}")
 
 
 def judge_logprobs(tokens: Sequence[tuple[str, float, int]], top: int) -> Judgement:
@@ -576,8 +604,21 @@ def judge_needle(text: str, secret: str, finish_reason: str | None, tokens: int,
     )
 
 
+def own_hits(hits: float, queries: float | None, tokens: int) -> float:
+    """Tokens of a prompt that came from the cache for sure, at least, by how far the engine's counts went on meanwhile.
+
+    hits: tokens found in the cache, queries: tokens looked for there, None when the engine does not count them; both of all
+    clients. tokens: those of the prompt. What others looked for they may have found.
+    """
+    others = max(0.0, queries - tokens) if queries is not None else 0.0
+    return max(0.0, hits - others)
+
+
 def judge_prefix(hits: float | None, tokens: int, seconds: Sequence[float]) -> Judgement:
-    """Judge two requests with a long beginning in common: the engine took most of it from its cache the second time."""
+    """Judge two requests with a long beginning in common: the engine took most of it from its cache the second time.
+
+    hits: tokens of the second one from the cache, for sure (see own_hits).
+    """
     if hits is None:
         return Judgement(
             False, "the engine's metrics don't tell of cached tokens", "Check `metrics` and the engine's version."
@@ -586,41 +627,96 @@ def judge_prefix(hits: float | None, tokens: int, seconds: Sequence[float]) -> J
     if hits < tokens / 2:
         return Judgement(
             False,
-            f"{hits:.0f} of {tokens} tokens in common came from the cache; {times} ms",
-            "Set `enable-prefix-caching` to false if this model can't be cached; else check the size of the KV cache.",
+            f"{hits:.0f} of {tokens} tokens in common came from the cache for sure; {times} ms",
+            "Set `enable-prefix-caching` to false if this model can't be cached; else check the size of the KV cache, and ask when "
+            "nobody else uses the service.",
         )
     return Judgement(True, f"{hits:.0f} of {tokens} tokens in common came from the cache; {times} ms")
 
 
-def judge_chunks(tokens: int, size: int, text: str) -> Judgement:
-    """Judge a prompt that takes the engine more than one step to read."""
+def judge_chunks(
+    tokens: int, size: int, text: str, secret: str, finish_reason: str | None, *, thinking: str = ""
+) -> Judgement:
+    """Judge what was said to a prompt that takes the engine more than one step to read.
+
+    secret: the word that a right answer holds, "" for a model that can't find one in so long a text: of it no sense is asked, only
+    that it is no one token over and over, which is what numbers that are none look like.
+    """
     if tokens <= size:
         return Judgement(
             False, f"the prompt has {tokens} tokens and not more than {size}", "Report this: it is miscounted."
         )
-    if not text.strip():
+    read = f"{tokens:,} tokens, {size:,} at once"
+    if secret:
+        found = judge_answer(text, secret, finish_reason, thinking=thinking)
+        return found._replace(evidence=f"{read}: {found.evidence}")
+    said = text + thinking
+    if not said.strip():
         return Judgement(False, f"nothing was said to {tokens:,} tokens", LOG)
-    return Judgement(True, f"{tokens:,} tokens, {size:,} at once")
+    if len("".join(said.split())) >= REPEATED and len(set("".join(said.split()))) == 1:
+        return Judgement(False, f"{_said(said)} was said to {tokens:,} tokens", LOG)
+    return Judgement(True, f"{read}: {_said(said)}")
 
 
-def judge_all(failures: Sequence[str], count: int, what: str, seconds: float) -> Judgement:
-    """Judge many requests at once; failures: why those failed that did."""
-    if failures:
-        return Judgement(False, f"{len(failures)} of {count} {what} failed: {failures[0]}", LOG)
-    return Judgement(True, f"{count} {what}, all answered in {seconds:.1f} s")
+def judge_short(finish_reason: str | None, tokens: int | None) -> Judgement:
+    """Judge an answer that had to be one token, whatever it says. tokens: those it took, None without usage."""
+    if finish_reason is None or tokens != 1:
+        return Judgement(
+            False,
+            f"{'no' if tokens is None else tokens} tokens instead of one (finish reason {finish_reason})",
+            VERSION,
+        )
+    return Judgement(True, f"one token, finish reason {finish_reason}")
 
 
-def judge_cancel(before: float | None, after: float | None, seconds: float, *, ended: bool) -> Judgement:
-    """Judge a stream that was left: requests that the engine worked on before and afterwards. ended: it had finished by itself."""
-    if before is None or after is None:
+def judge_all(answers: Sequence[Judgement], what: str, seconds: float) -> Judgement:
+    """Judge many requests at once, each of which was judged before."""
+    wrong = [a for a in answers if not a.ok]
+    if wrong:
+        return wrong[0]._replace(evidence=f"{len(wrong)} of {len(answers)} {what} failed: {wrong[0].evidence}")
+    return Judgement(True, f"{len(answers)} {what}, all answered rightly in {seconds:.1f} s")
+
+
+class Left(NamedTuple):
+    """What the engine's metrics told of a stream that its client left; they tell of all clients' requests together.
+
+    before: requests that the engine had before the stream, after some patience when it had any; None when it does not tell. after:
+    those that it still had so many seconds after the client had left, 0 being waited for. ended: the stream had finished by itself.
+    most: its tokens, had it not been left. computed: tokens made since before the stream, None when that tells nothing.
+    """
+
+    before: float | None
+    after: float | None = None
+    seconds: float = 0.0
+    ended: bool = False
+    most: int = 0
+    computed: float | None = None
+
+
+BUSY = "Ask when nobody else uses the service."
+
+
+def judge_cancel(left: Left) -> Judgement:
+    """Judge a stream that was left. Only an engine without other requests shows what became of this one."""
+    if left.before:
+        return Judgement(
+            False, f"the engine had {left.before:g} other requests all the time, so nothing is shown", BUSY
+        )
+    if left.ended:
+        return Judgement(False, "the stream ended before it was left", "Check that `max_tokens` is honoured.")
+    if left.before is None or left.after is None:
         return Judgement(
             False, "the engine's metrics don't tell how many requests it has", "Check the engine's version."
         )
-    if ended:
-        return Judgement(False, "the stream ended before it was left", "Check that `max_tokens` is honoured.")
-    if after > before:
-        return Judgement(False, f"still working on it {seconds:.1f} s after the client had left", VERSION)
-    return Judgement(True, f"given up {seconds:.1f} s after the client had left")
+    if left.after > 0:
+        return Judgement(False, f"still working {left.seconds:.1f} s after the client had left", f"{VERSION} {BUSY}")
+    if left.computed is not None and left.computed >= left.most:
+        return Judgement(
+            False,
+            f"{left.computed:.0f} tokens were computed for a stream of {left.most} that was left at its first: it was not given up",
+            f"{VERSION} {BUSY}",
+        )
+    return Judgement(True, f"given up {left.seconds:.1f} s after the client had left")
 
 
 def judge_bad_requests(answers: Mapping[str, int], *, alive: bool) -> Judgement:

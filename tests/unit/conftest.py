@@ -53,6 +53,9 @@ class StubEngine(BaseHTTPRequestHandler):
         prompts.append(tokens)
         if "tires" in self.faults and tokens > 100:
             time.sleep(3)
+        if "trickles" in self.faults or ("trickles_later" in self.faults and len(prompts) > 4):
+            self.trickle()
+            return
         if tokens + request["max_tokens"] > self.context:
             self.reply(400, {"error": {"message": "maximum context length exceeded"}})
             return
@@ -70,11 +73,23 @@ class StubEngine(BaseHTTPRequestHandler):
         self.reply(403 if "forbids" in self.faults else 401, {"error": {"message": "Unauthorized"}})
         return False
 
+    def trickle(self) -> None:
+        """Send a blank now and then until the client leaves: JSON and events may begin with any number of them."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(10**9))
+        self.end_headers()
+        while True:
+            self.wfile.write(b" ")
+            time.sleep(0.3)
+
     def stream(self, text: str, usage: dict[str, int]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         pieces = [text] if "one_piece" in self.faults else [text[:3], text[3:6], text[6:]]
+        if "lossy" in self.faults:
+            del pieces[1]
         chunks: list[dict[str, Any]] = [
             {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces
         ]

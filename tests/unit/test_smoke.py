@@ -1,14 +1,17 @@
 """How answers are judged, and the module's checks against a stub engine that gets each of them wrong."""
 
 import base64
+import itertools
 import json
 import random
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import llm_smoke
@@ -47,7 +50,7 @@ def test_judge_answer(text: str, expected: str, finish: str | None, thinking: st
     ("pieces", "finish", "tokens", "whole", "ok", "words"),
     [
         (["Par", "is"], "stop", 2, "Paris", True, "2 pieces, first after 50 ms, 2 tokens, finish reason stop"),
-        (["Par", "is"], "stop", 2, "Paris!", True, "not word for word"),
+        (["Par", "is"], "stop", 2, "PARIS", True, "not word for word"),
         (["Paris"], "stop", 2, "Paris", False, "1 piece"),
         (["Par", "is"], None, 2, "Paris", False, "cut off"),
         (["Par", "is"], "stop", None, "Paris", False, "no usage"),
@@ -60,9 +63,46 @@ def test_judge_stream(
     pieces: list[str], finish: str | None, tokens: int | None, whole: str | None, ok: bool, words: str
 ) -> None:
     found = smoke.judge_stream(
-        pieces, "Paris", finish_reason=finish, completion_tokens=tokens, whole=whole, first_seconds=0.05
+        pieces,
+        "Paris",
+        finish_reason=finish,
+        completion_tokens=tokens,
+        whole=whole,
+        whole_tokens=tokens,
+        first_seconds=0.05,
     )
     assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "tokens", "whole", "whole_tokens", "ok"),
+    [
+        (["It ", "Paris", "."], 4, "It is Paris.", 4, False),
+        (["is ", "Paris", "."], 4, "It is Paris.", 4, False),
+        (["It ", "is ", "Paris"], 4, "It is Paris.", 4, False),
+        (["It ", "is ", "Paris."], 4, "\n\nIt is Paris.\n", 4, True),
+        # Another answer than before, as an engine that batches may give: it took other tokens, or says something else.
+        (["Paris", "."], 3, "It is Paris.", 4, True),
+        (["It's ", "Paris", "."], 4, "It is Paris.", 4, True),
+        (["It ", "is ", "Paris", "!"], 4, "It is Paris.", 4, True),
+        # Nothing to compare with.
+        (["It ", "Paris", "."], 4, None, None, True),
+        (["It ", "Paris", "."], 4, "It is Paris.", None, True),
+    ],
+)
+def test_lost_pieces_are_told_from_another_answer(
+    pieces: list[str], tokens: int, whole: str | None, whole_tokens: int | None, ok: bool
+) -> None:
+    found = smoke.judge_stream(
+        pieces,
+        "Paris",
+        finish_reason="stop",
+        completion_tokens=tokens,
+        whole=whole,
+        whole_tokens=whole_tokens,
+        first_seconds=0.05,
+    )
+    assert (found.ok, "pieces were lost" in found.evidence) == (ok, not ok), found
 
 
 @pytest.mark.parametrize(("status", "ok"), [(401, True), (200, False), (403, False), (0, False), (500, False)])
@@ -133,6 +173,7 @@ def test_all_right(service: Start, run_module: Run, tmp_path: Path) -> None:
         ("wrong", {"answer", "streaming"}),
         ("empty", {"answer", "streaming"}),
         ("one_piece", {"streaming"}),
+        ("lossy", {"streaming"}),
         ("cut", {"streaming"}),
         ("no_usage", {"streaming"}),
         ("early_usage", {"streaming"}),
@@ -498,17 +539,228 @@ def test_a_needle_is_told_after_its_share_of_the_text() -> None:
 def test_other_judgements() -> None:
     assert smoke.judge_prefix(700.0, 900, [1.0, 0.1]).ok and not smoke.judge_prefix(100.0, 900, [1.0, 1.0]).ok
     assert not smoke.judge_prefix(None, 900, [1.0, 1.0]).ok
-    assert smoke.judge_cancel(1.0, 1.0, 0.2, ended=False).ok
-    assert (
-        not smoke.judge_cancel(0.0, 1.0, 20.0, ended=False).ok and not smoke.judge_cancel(0.0, 0.0, 0.1, ended=True).ok
-    )
-    assert smoke.judge_chunks(600, 512, "x").ok and not smoke.judge_chunks(500, 512, "x").ok
     assert smoke.judge_structured('{"city": "Rome", "capital": true, "rivers": ["Tiber"]}', "stop").ok
     assert not smoke.judge_structured('{"city": "Rome", "capital": "yes", "rivers": ["Tiber"]}', "stop").ok
     assert not smoke.judge_structured('{"city": "Ro', "length").ok
     assert smoke.judge_logprobs([("a", -0.5, 2)], 2).ok and not smoke.judge_logprobs([("a", 0.5, 2)], 2).ok
-    assert not smoke.judge_logprobs([], 2).ok and not smoke.judge_choices(["a", ""], 2).ok
+    assert not smoke.judge_logprobs([], 2).ok
     assert not smoke.judge_no_reasoning("hm", "Paris", "Paris", "stop").ok
+
+
+@pytest.mark.parametrize(
+    ("left", "ok", "words"),
+    [
+        (smoke.Left(0.0, 0.0, 0.2, most=4096, computed=9.0), True, "given up 0.2 s after"),
+        (smoke.Left(0.0, 0.0, 0.2, most=4096), True, "given up"),
+        (smoke.Left(0.0, 1.0, 20.0, most=4096, computed=900.0), False, "still working 20.0 s after"),
+        (smoke.Left(0.0, 0.0, 9.0, most=4096, computed=4096.0), False, "not given up"),
+        (smoke.Left(0.0, 0.0, 0.1, ended=True), False, "ended before it was left"),
+        (smoke.Left(2.0), False, "2 other requests all the time, so nothing is shown"),
+        (smoke.Left(None), False, "don't tell"),
+        (smoke.Left(0.0, None), False, "don't tell"),
+    ],
+)
+def test_judge_cancel(left: smoke.Left, ok: bool, words: str) -> None:
+    found = smoke.judge_cancel(left)
+    assert (found.ok, words in found.evidence, bool(found.remedy)) == (ok, True, not ok), found
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "secret", "thinking", "ok"),
+    [
+        (600, "The word is tiger.", "tiger", "", True),
+        (600, "The word is lion.", "tiger", "", False),
+        (600, "", "tiger", "tiger, I think", False),
+        (600, "lion, or what", "", "", True),
+        (600, "", "", "let me see", True),
+        (600, "", "", "", False),
+        (600, "!!!!!!!! !!!!", "", "", False),
+        (600, "!", "", "", True),
+        (500, "The word is tiger.", "tiger", "", False),
+    ],
+)
+def test_judge_chunks(tokens: int, text: str, secret: str, thinking: str, ok: bool) -> None:
+    assert smoke.judge_chunks(tokens, 512, text, secret, "stop", thinking=thinking).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("hits", "queries", "sure"),
+    [(800.0, 900.0, 800.0), (800.0, None, 800.0), (800.0, 1000.0, 700.0), (800.0, 2900.0, 0.0), (800.0, 0.0, 800.0)],
+)
+def test_what_others_may_have_found_in_the_cache_is_not_counted(
+    hits: float, queries: float | None, sure: float
+) -> None:
+    assert smoke.own_hits(hits, queries, 900) == sure
+
+
+def test_one_wrong_answer_of_many_fails_all_of_them() -> None:
+    right, wrong = smoke.Judgement(True, "“Paris”"), smoke.Judgement(False, "“Rome”", "Look.")
+    assert smoke.judge_all([right] * 16, "at once", 1.0).ok and smoke.judge_choices([right] * 2, 2).ok
+    for found in (smoke.judge_all([right, wrong], "at once", 1.0), smoke.judge_choices([right, wrong], 2)):
+        assert not found.ok and found.remedy == "Look." and "1 of 2" in found.evidence and "“Rome”" in found.evidence
+    assert not smoke.judge_choices([right], 2).ok
+
+
+@pytest.mark.parametrize(
+    ("finish", "tokens", "ok"),
+    [("length", 1, True), ("stop", 1, True), ("length", 2, False), ("length", None, False), (None, 1, False)],
+)
+def test_judge_short(finish: str | None, tokens: int | None, ok: bool) -> None:
+    assert smoke.judge_short(finish, tokens).ok is ok
+
+
+def test_which_model_has_to_find_a_word_in_a_prompt_of_several_chunks() -> None:
+    assert smoke.finds(600, {}, 600) and smoke.finds(600, {"tool_auto": "untaught"}, 600)
+    assert not smoke.finds(60, {}, 600) and not smoke.finds(600, {"needle_50": "small"}, 600)
+
+
+class FakeService(asking.Service):
+    """A service whose engine is a few numbers: metrics that tests script, and answers by a function of the request."""
+
+    def __init__(self, say: Callable[[dict[str, Any]], str] = lambda _request: "It is Paris.", **changes: Any) -> None:
+        params = {"question": "Capital?", "answer": "Paris", "max_tokens": 100, "context": 4096, "needle": 4096}
+        params |= {"args": {}, "unable": {}, "timeout": 1, "model": "fake", "base_url": "http://fake/v1"}
+        super().__init__({**params, "health_url": None, **changes}, KEY, None, None)
+        self.say = say
+        self.asked: list[dict[str, Any]] = []
+        self.loads: list[float | None] = []  # what the engine has, one look after the other; the last one stays
+        self.counts = {"hits": 0.0, "queries": 0.0, "made": 0.0}
+        self.meanwhile: list[dict[str, float]] = []  # what others add to the counts with each of our requests
+        self.cached_tokens: int | None = None
+        self.caches = True
+        self.streamed = 1.0  # tokens that a stream takes the engine, whatever its client does
+
+    def load(self) -> float | None:
+        return self.loads.pop(0) if len(self.loads) > 1 else self.loads[0]
+
+    def metric(self, *names: str) -> tuple[float | None, ...]:
+        of = {
+            "vllm:prefix_cache_hits_total": "hits",
+            "vllm:prefix_cache_queries_total": "queries",
+            "vllm:generation_tokens_total": "made",
+        }
+        return tuple(self.counts[of[name]] for name in names)
+
+    def create(self, **options: Any) -> Any:
+        request = {**self.request(), **options}
+        content = request["messages"][-1]["content"]
+        tokens = 20 + len(content.split())
+        seen = self.caches and any(r["messages"][-1]["content"][:99] == content[:99] for r in self.asked)
+        self.asked.append(request)
+        for name, more in (self.meanwhile.pop(0) if self.meanwhile else {}).items():
+            self.counts[name] += more
+        self.counts["queries"] += tokens
+        self.counts["hits"] += tokens - 8 if seen else 0
+        details = None if self.cached_tokens is None else SimpleNamespace(cached_tokens=self.cached_tokens)
+        usage = SimpleNamespace(prompt_tokens=tokens, completion_tokens=1, prompt_tokens_details=details)
+        text = self.say(request)
+        message = SimpleNamespace(content=text, reasoning=None, reasoning_content=None)
+        choice = SimpleNamespace(message=message, finish_reason="length")
+        return SimpleNamespace(choices=[choice] * request.get("n", 1), usage=usage)
+
+    @contextmanager
+    def stream(self, **options: Any) -> Iterator[Any]:
+        self.asked.append(options)
+        self.counts["made"] += self.streamed
+        yield iter([SimpleNamespace(choices=[SimpleNamespace(finish_reason=None)])])
+
+
+def test_each_of_the_requests_at_once_has_to_be_answered_rightly() -> None:
+    assert FakeService().together().ok
+    turn = itertools.count()
+    found = FakeService(lambda _request: "It is Rome." if next(turn) == 11 else "It is Paris.").together()
+    assert not found.ok and found.evidence.startswith("1 of 16 requests at once failed: “It is Rome.”")
+
+    def broken(_request: dict[str, Any]) -> str:
+        raise OSError(f"refused for {KEY}")
+
+    found = FakeService(broken).together()
+    assert (found.ok, found.evidence) == (False, "16 of 16 requests at once failed: refused for ***")
+
+
+def test_a_burst_is_of_one_token_each() -> None:
+    service = FakeService(lambda _request: "")
+    assert service.burst().ok and len({r["messages"][0]["content"] for r in service.asked}) == smoke.BURST
+
+
+def test_both_choices_are_the_known_answer() -> None:
+    service = FakeService()
+    assert service.n().ok and 0 < service.asked[0]["temperature"] < 0.1
+    assert not FakeService(lambda _request: "It is Rome.").n().ok
+
+
+def test_a_prompt_of_several_chunks_hides_a_word_from_models_that_find_one() -> None:
+    def finds(request: dict[str, Any]) -> str:
+        return next((w for w in smoke.SECRETS if w in request["messages"][-1]["content"]), "none")
+
+    small = {"args": {"max-num-batched-tokens": 512}}
+    assert FakeService(finds, **small).chunked_prefill().ok
+    assert not FakeService(lambda _request: "It is Paris.", **small).chunked_prefill().ok
+    for cannot in ({"needle": 60}, {"unable": {"needle_50": "small"}}, {"context": 640}):
+        service = FakeService(lambda _request: "Hm, well.", **small, **cannot)
+        assert service.chunked_prefill().ok and service.asked[-1]["max_tokens"] == 16
+        assert not FakeService(lambda _request: "!" * 16, **small, **cannot).chunked_prefill().ok
+
+
+def test_what_came_from_the_cache_is_told_from_what_others_got_of_it() -> None:
+    service = FakeService()
+    assert service.shared_prefix().ok and len(service.asked) == 2 + 2, "two to count tokens"
+    service = FakeService()
+    service.caches, service.meanwhile = False, [{}] * 3 + [{"hits": 5000.0, "queries": 5000.0}] * 3
+    assert not service.shared_prefix().ok, "others' cached tokens"
+    service = FakeService()
+    service.meanwhile = [{}] * 3 + [{"hits": 0.0, "queries": 5000.0}]
+    assert service.shared_prefix().ok and len(service.asked) == 2 + 4, "others asked meanwhile, so it asked once more"
+    service = FakeService()
+    service.caches, service.cached_tokens = False, 1900
+    assert service.shared_prefix().ok, "the engine tells of each request"
+
+
+def test_a_stream_is_left_when_the_engine_has_nothing_else_to_do() -> None:
+    service = FakeService()
+    service.loads = [3, 1, 0, 0, 1, 1, 0]  # others; none; the stream, after a look that came too early; given up
+    assert service.cancel().ok and len(service.asked) == 1 and service.loads == [0]
+
+
+@pytest.mark.parametrize(
+    ("loads", "streamed", "streams", "words"),
+    [
+        ([2], 1.0, 0, "2 other requests all the time"),
+        ([0, 1], 1.0, 1, "still working"),
+        ([0], asking.LONG, 2, "was not given up"),
+        ([None], 1.0, 0, "don't tell"),
+    ],
+)
+def test_a_stream_that_is_not_given_up_is_told(
+    loads: list[float | None], streamed: float, streams: int, words: str
+) -> None:
+    service = FakeService(timeout=0.3, context=8192)
+    service.loads, service.streamed = loads, streamed
+    found = service.cancel()
+    assert not found.ok and words in found.evidence and len(service.asked) == streams, found
+
+
+GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3.0)
+
+
+@pytest.mark.parametrize(
+    ("turns", "ok", "words"),
+    [
+        ([GIVEN_UP], True, "given up"),
+        ([STILL, GIVEN_UP], True, "given up"),
+        ([BUSY, GIVEN_UP], True, "given up"),
+        ([STILL, STILL], False, "still working"),
+        ([BUSY, STILL], False, "still working"),
+        ([BUSY, BUSY], False, "nothing is shown"),
+        # What the engine works on the second time is the stream that it did not give up.
+        ([STILL, BUSY], False, "still working"),
+    ],
+)
+def test_a_stream_is_left_once_more_before_that_fails(turns: list[smoke.Left], ok: bool, words: str) -> None:
+    service, left = FakeService(), iter(turns)
+    service.leave = lambda: next(left)  # type: ignore[method-assign]
+    found = service.cancel()
+    assert (found.ok, words in found.evidence, list(left)) == (ok, True, []), found
 
 
 def test_what_a_killed_run_found_is_kept(
