@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -204,23 +205,41 @@ def foreign(made: Mapping[str, Any] | None, wanted: str) -> str:
     return ""
 
 
-def beyond(quality: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
-    """What a result lost beyond the limits, with the numbers."""
-    ratio = quality["perplexity"] / quality["perplexity_source"]
+def beyond(quality: Mapping[str, float | None], limits: Mapping[str, float]) -> list[str]:
+    """What a result lost beyond the limits, with the numbers. What is no finite number is within no limit."""
+    before, after, kl = (_finite(quality.get(k)) for k in ("perplexity_source", "perplexity", "kl"))
     why = []
-    if ratio > limits["perplexity"]:
-        before, after = quality["perplexity_source"], quality["perplexity"]
+    if not before:
+        why.append(f"perplexity of the source is {_shown(quality, 'perplexity_source', 'loss_source')}")
+    elif after is None:
+        text = f"perplexity {_shown(quality, 'perplexity', 'loss')} after {before:.2f}"
+        why.append(f"{text}; allowed is {limits['perplexity']:g} times as much")
+    elif (ratio := after / before) > limits["perplexity"]:
         why.append(
             f"perplexity {after:.2f} after {before:.2f}, {ratio:.3f} times as much; allowed is {limits['perplexity']:g}"
         )
-    if quality["kl"] > limits["kl"]:
-        why.append(f"KL divergence {quality['kl']:.4f} nats a token; allowed is {limits['kl']:g}")
+    if kl is None:
+        why.append(f"KL divergence {_shown(quality, 'kl')}; allowed is {limits['kl']:g}")
+    elif kl > limits["kl"]:
+        why.append(f"KL divergence {kl:.4f} nats a token; allowed is {limits['kl']:g}")
     return why
+
+
+def _finite(value: Any) -> float | None:
+    """A finite number as it is; None for all else, such as NaN, which no comparison finds too large."""
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _shown(quality: Mapping[str, Any], name: str, loss: str = "") -> str:
+    """A number that is of no use, as it was measured. loss: nats a token, from which a perplexity was to be computed."""
+    nats = _finite(quality.get(loss))
+    measured = f" ({nats:.1f} nats a token)" if nats is not None else ""
+    return f"{'no finite number' if _finite(quality.get(name)) is None else quality[name]}{measured}"
 
 
 def summary(made: Mapping[str, Any]) -> str:
     """What was made, and what it cost, in one line."""
-    quality = made["quality"]
+    quality = {k: math.nan if v is None else v for k, v in made["quality"].items()}
     ratio = quality["perplexity"] / quality["perplexity_source"]
     return (
         f"{made['of']} by {made['recipe']}: {made['packed']} modules packed, {made['untouched']} tensors untouched; perplexity "

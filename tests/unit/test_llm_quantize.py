@@ -43,7 +43,7 @@ class Stub:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.wrong = ""
-        self.quality: dict[str, float] = QUALITY
+        self.quality: dict[str, float | None] = {**QUALITY}
         self.ran: list[list[str]] = []
         self.folder = tmp_path / "models" / "small" / MARK
         self.source = tmp_path / "models" / "big" / "main"
@@ -273,6 +273,23 @@ def test_a_result_that_lost_too_much_is_set_aside_and_taken_when_the_limits_are_
     assert "within the limits now" in run_module(llm_quantize, stub.arguments, check_mode=True)["diff"]["after"]
     assert run_module(llm_quantize, stub.arguments)["changed"]
     assert stub.left == [MARK] and stub.containers == 1 and not store.damage(stub.folder, deep=True)
+
+
+@pytest.mark.parametrize(
+    ("quality", "says"),
+    [
+        ({"perplexity": None, "loss": None}, "perplexity no finite number after 10.00; allowed is 1.1 times as much"),
+        ({"perplexity": None, "loss": 812.04}, "no finite number (812.0 nats a token) after 10.00"),
+        ({"kl": None}, "KL divergence no finite number; allowed is 0.1"),
+    ],
+)
+def test_a_result_that_computes_no_numbers_is_set_aside(
+    stub: Stub, run_module: Run, quality: dict[str, float | None], says: str
+) -> None:
+    stub.quality |= quality
+    refused = run_module(llm_quantize, stub.arguments)
+    assert refused["failed"] and says in refused["msg"] and stub.left == [f".{MARK}.refused"]
+    assert run_module(llm_quantize, stub.arguments)["msg"] == refused["msg"] and stub.containers == 1
 
 
 def test_a_damaged_model_is_made_anew_only_when_that_is_asked(stub: Stub, run_module: Run) -> None:

@@ -1,9 +1,13 @@
 """Models that are made here: what decides which one it is, what is asked of the result, and what is refused."""
 
 import dataclasses
+import importlib.util
 import json
+import math
 import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +116,59 @@ def test_what_was_refused_stays_refused_until_the_limits_are_raised() -> None:
     text = found(facts)["model-refused"]
     assert "perplexity 9.00 after 8.00" in text and "/.1.refused" in text and "Raise the limits" in text
     assert not found(facts, changed(quality={"samples": 8, "perplexity": 1.2, "kl": 0.1}))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+@pytest.mark.parametrize("name", ["perplexity", "perplexity_source", "kl"])
+def test_what_is_no_finite_number_is_beyond_every_limit(name: str, bad: float | None) -> None:
+    numbers: dict[str, float | None] = {"perplexity_source": 8.0, "perplexity": 8.0, "kl": 0.0}
+    assert not quantize.beyond(numbers, {"perplexity": 100, "kl": 100})
+    (why,) = quantize.beyond({**numbers, name: bad}, {"perplexity": 100, "kl": 100})
+    assert "no finite number" in why
+    shown = {**numbers, "same_top": 0.5, "tokens": 2, name: bad}
+    assert "252 modules" in quantize.summary({**catalogs.made(BOX, "zwz-8b-awq"), "quality": shown})
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    """The program that quantizes, as far as it needs no tensors: torch is in its image alone."""
+    file = catalogs.ROOT / "roles/model_store/files/quantize_model.py"
+    found = importlib.util.spec_from_file_location("quantize_model", file)
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False)))
+        found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("after", "kl", "loss", "perplexity", "divergence"),
+    [
+        (1.0, -1e-9, 0.5, math.exp(0.5), 0.0),
+        (math.nan, math.nan, None, None, None),
+        (math.inf, math.inf, None, None, None),
+        (2000.0, 1.0, 1000.0, None, 0.5),  # exp(1000) is no number any more
+    ],
+)
+def test_what_was_measured_is_valid_json_and_refused_if_it_is_no_number(
+    program: Any, after: float, kl: float, loss: float | None, perplexity: float | None, divergence: float | None
+) -> None:
+    found = json.loads(json.dumps(program.quality(2.0, after, kl, 1.0, 2), allow_nan=False))
+    assert (found["loss"], found["perplexity"], found["kl"]) == (loss, perplexity, divergence)
+    assert found["perplexity_source"] == math.exp(1.0) and found["same_top"] == 0.5
+    assert bool(quantize.beyond(found, {"perplexity": 100, "kl": 100})) == (perplexity is None)
+
+
+def test_a_job_whose_result_computes_no_numbers_ends_with_a_result(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "watched").touch()
+    monkeypatch.setattr(program, "run", lambda _: {"quality": program.quality(2.0, 1e9, math.nan, 0.0, 2)})
+    assert program.main(tmp_path) == 0
+    text = (tmp_path / "result.json").read_text(encoding="utf-8")
+    assert "NaN" not in text and json.loads(text)["quality"]["kl"] is None
 
 
 def test_status_shows_what_a_model_lost_and_what_it_may_lose() -> None:

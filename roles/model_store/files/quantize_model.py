@@ -124,7 +124,7 @@ def baseline(model: Any, held: list[list[int]]) -> list[dict[str, torch.Tensor]]
     return found
 
 
-def compare(model: Any, held: list[list[int]], source: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+def compare(model: Any, held: list[list[int]], source: list[dict[str, torch.Tensor]]) -> dict[str, float | None]:
     """Perplexities, and the mean divergence of the result's next tokens from the source's, in nats.
 
     The divergence counts all but the likeliest tokens as one; so it is at most the true one, and close to it.
@@ -142,14 +142,37 @@ def compare(model: Any, held: list[list[int]], source: list[dict[str, torch.Tens
             after -= float(got.gather(1, came[here, None]).double().sum())
             same += float((got.argmax(-1) == kept["top"][here][:, 0]).sum())
         before += float(kept["nats"].double().sum())
-    count = sum(len(t) - 1 for t in held)
+    return quality(before, after, kl, same, sum(len(t) - 1 for t in held))
+
+
+def quality(before: float, after: float, kl: float, same: float, count: int) -> dict[str, float | None]:
+    """Sums over `count` tokens as means: loss (nats a token) and perplexity of source and result, divergence, same next token.
+
+    None for what is no finite number: a result that computes NaN, or a loss whose perplexity is too large for a number. JSON
+    knows neither, and whoever compares with a limit has to see it.
+    """
     return {
-        "perplexity_source": math.exp(before / count),
-        "perplexity": math.exp(after / count),
-        "kl": max(kl / count, 0.0),
+        "loss_source": finite(before / count),
+        "loss": finite(after / count),
+        "perplexity_source": perplexity(before / count),
+        "perplexity": perplexity(after / count),
+        "kl": finite(max(kl / count, 0.0)),  # NaN stays NaN: nothing is larger than it
         "same_top": same / count,
         "tokens": count,
     }
+
+
+def finite(value: float) -> float | None:
+    """A finite number as it is, None for others."""
+    return value if math.isfinite(value) else None
+
+
+def perplexity(loss: float) -> float | None:
+    """Perplexity of a loss in nats a token, None where that is no finite number."""
+    try:
+        return finite(math.exp(loss))
+    except OverflowError:
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -279,14 +302,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     seconds["save"] = time.monotonic() - started - sum(seconds.values())
     del model
     gc.collect()
-    quality = compare(settle(load(out)), found[calibrate:], before)
+    measured = compare(settle(load(out)), found[calibrate:], before)
     seconds["measure result"] = time.monotonic() - started - sum(seconds.values())
     return {
         "versions": {
             p: importlib.metadata.version(p) for p in ("llmcompressor", "compressed-tensors", "transformers", "torch")
         },
         **names,
-        "quality": quality,
+        "quality": measured,
         "pieces": {"calibrated": calibrate, "held_out": len(found) - calibrate},
         "peaks": {
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -309,7 +332,8 @@ def main(place: Path) -> int:
         if "out of memory" not in str(error).lower() and "not enough memory" not in str(error).lower():
             raise
         result = {"error": f"ran out of memory ({str(error).splitlines()[0][:200]})"}
-    (place / "result.json").write_text(json.dumps(result, indent=1, sort_keys=True), encoding="utf-8")
+    written = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    (place / "result.json").write_text(written, encoding="utf-8")
     return 1 if "error" in result else 0
 
 
