@@ -10,8 +10,8 @@ description:
   - Tries the sources of a model in their order. The files are put together beside their final place, in a hidden folder for each
     source, checked (configuration, safetensors headers against sizes, index against shards; against the hub's checksums), listed in
     a manifest with their SHA-256, and only then renamed into place. A folder under its final name is therefore whole.
-  - What an interrupted run has fetched is used by the next one, within a file too. Files that lie in another revision of the model
-    and have the wanted checksum are not fetched again.
+  - What an interrupted run has fetched is used by the next one, within a file too unless the hub's fast transfer (hf_xet) brought
+    it. Files that lie in another revision of the model and have the wanted checksum are not fetched again.
   - Runs with the Python of the host's environment (role host_tools), which has huggingface_hub.
 options:
   name:
@@ -275,6 +275,7 @@ class Fetcher:
             raise Failed(f"revision {hub.revision} has no {gone[0]}")
         place = store.partial(self.folder, source, commit)
         place.mkdir(parents=True, exist_ok=True)
+        self._clean([place / store.HOLES])  # of a run that was killed
         fetched = Fetched(place, {"commit": commit})
         for name in names:
             if sha256 := self._there(place, name, listed[name]):
@@ -294,7 +295,7 @@ class Fetcher:
                 pool.shutdown(cancel_futures=True)
                 raise
         fetched.written = total - fetched.found
-        shutil.rmtree(place / store.PARTS, ignore_errors=True)
+        self._clean([place / store.PARTS, place / store.HOLES])
         if not self.only:
             for path in [p for p in place.rglob("*") if p.is_file() and str(p.relative_to(place)) not in names]:
                 path.unlink()
@@ -533,19 +534,23 @@ class Hub:
         )
         begun = part.stat().st_size if part.is_file() else 0
         if found.xet_file_data is not None and not begun and self.fast and file_download.is_xet_available():
-            # Faster, and with its own retries; but it begins anew after an interruption.
+            # Faster, and with its own retries; but it begins anew after an interruption, for it writes in any order: until it has
+            # ended, its file has holes, and must not be taken for the beginning of one.
+            holes = part.parent.with_name(store.HOLES) / part.name
+            holes.parent.mkdir(exist_ok=True)
             try:
                 file_download.xet_get(
-                    incomplete_path=part,
+                    incomplete_path=holes,
                     xet_file_data=found.xet_file_data,
                     headers=headers,
                     expected_size=entry["size"],
                 )
+                holes.replace(part)
                 return
             # The library raises many kinds. A network that lets the hub through may not let its storage.
             except Exception:  # noqa: BLE001
                 self.fast = False
-                part.unlink(missing_ok=True)  # written in any order, so there is nothing to go on from
+                holes.unlink(missing_ok=True)
         if urlsplit(found.location).netloc != urlsplit(url).netloc:
             headers.pop("authorization", None)  # a signed address of somebody else's
         with part.open("r+b" if begun else "wb") as stream:

@@ -18,7 +18,8 @@ from typing import Any
 from ansible.module_utils.llm import artifacts, files
 
 SPARE = 16 * 2**20  # bytes that stay free beside a model: its manifest, and what file systems keep to themselves
-PARTS = ".parts"  # in a partial folder: files that are not whole yet
+PARTS = ".parts"  # in a partial folder: files that are not whole yet, and whole as far as they go
+HOLES = ".xet"  # in a partial folder: files that are written in any order, so that nobody can go on with them
 # Weights in other formats than safetensors can run code when loaded, and double the download.
 UNWANTED = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original/*", "runs/*")
 

@@ -9,10 +9,12 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import llm_model
@@ -438,3 +440,107 @@ def test_models_of_releases(tmp_path: Path) -> None:
     (tmp_path / "s" / "current").symlink_to("releases/1")
     (tmp_path / "s" / "previous").symlink_to("releases/gone")
     assert store.in_releases(tmp_path) == ["a/refs_pr_1"]
+
+
+# -- a hub's fast transfer --------------------------------------------------------------------------------------------
+
+
+class FastHub:
+    """Stands for huggingface_hub, and for a hub that serves a folder by hf_xet and over HTTP. `kill`: the run ends after half."""
+
+    def __init__(self, origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.origin, self.kill, self.broken = origin, False, False
+        self.sent: dict[str, list[tuple[str, int]]] = {}  # file: [(how, bytes)]
+        listed = [
+            SimpleNamespace(
+                rfilename=p.name,
+                size=p.stat().st_size,
+                lfs=SimpleNamespace(sha256=artifacts.sha256(p)) if p.suffix == ".safetensors" else None,
+                blob_id=store.blob_sha1(p),
+            )
+            for p in sorted(origin.iterdir())
+        ]
+        info = SimpleNamespace(sha="c" * 40, siblings=listed)
+        hub, files, tools = (ModuleType(f"huggingface_hub{n}") for n in ("", ".file_download", ".utils"))
+        hub.__dict__.update(
+            HfApi=lambda **_: SimpleNamespace(model_info=lambda *_, **__: info), file_download=files, utils=tools
+        )
+        files.__dict__.update(
+            hf_hub_url=lambda _, name, **__: f"http://hub/{name}",
+            get_hf_file_metadata=lambda url, **_: SimpleNamespace(
+                location=url, xet_file_data=url if url.endswith(".safetensors") else None
+            ),
+            is_xet_available=lambda: True,
+            xet_get=self.fast,
+            http_get=self.slow,
+        )
+        tools.__dict__["build_hf_headers"] = lambda **_: {}
+        for module in (hub, files, tools):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def fast(self, *, incomplete_path: Path, xet_file_data: str, expected_size: int, **_: Any) -> None:
+        name = Path(xet_file_data).name
+        content = (self.origin / name).read_bytes()
+        with incomplete_path.open("r+b" if incomplete_path.exists() else "w+b") as stream:
+            stream.seek(expected_size // 2)
+            stream.write(content[expected_size // 2 :])  # the end first
+            self.sent.setdefault(name, []).append(("xet", expected_size))
+            if self.kill:
+                raise KeyboardInterrupt  # what comes after a kill -9 runs no more than what comes after this
+            if self.broken:
+                raise OSError("no way to its storage")
+            stream.seek(0)
+            stream.write(content)
+
+    def slow(self, url: str, stream: Any, *, resume_size: int, **_: Any) -> None:
+        content = (self.origin / Path(url).name).read_bytes()[resume_size:]
+        self.sent.setdefault(Path(url).name, []).append(("http", len(content)))
+        stream.write(content)
+
+    def hows(self, name: str) -> list[str]:
+        """How a file was sent, each time."""
+        return [how for how, _ in self.sent.get(name, [])]
+
+
+@pytest.fixture
+def fast_hub(origin: Path, monkeypatch: pytest.MonkeyPatch) -> FastHub:
+    monkeypatch.setattr(Module, "warn", lambda *_: None, raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ})  # the module sets some for the library
+    return FastHub(origin, monkeypatch)
+
+
+def test_a_file_with_holes_is_not_gone_on_with(run: Run, fast_hub: FastHub, origin: Path, tmp_path: Path) -> None:
+    fast_hub.kill = True
+    with pytest.raises(KeyboardInterrupt):
+        run({"hub": "a/tiny"})
+    folder = tmp_path / "models/tiny/v1"
+    (place,) = store.partials(folder)
+    assert list((place / store.HOLES).iterdir())  # as a kill leaves it
+    (place / store.HOLES / "gone.safetensors").write_bytes(b"of a file that the hub has no more")
+    fast_hub.kill, fast_hub.sent = False, {}
+    found = run({"hub": "a/tiny"})
+    whole = {p.name: p.read_bytes() for p in origin.iterdir()}
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != artifacts.MANIFEST} == whole
+    assert all(len(sent) == 1 for sent in fast_hub.sent.values())  # nothing twice
+    assert fast_hub.hows("a.safetensors") == fast_hub.hows("b.safetensors") == ["xet"]
+    sent = sum(size for sent in fast_hub.sent.values() for _, size in sent)
+    assert found["fetched"] == {"written": sent, "found": sum(map(len, whole.values())) - sent}
+    assert not hidden(folder)
+
+
+def test_what_came_over_http_is_gone_on_with(run: Run, fast_hub: FastHub, origin: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models/tiny/v1"
+    part = store.partial(folder, {"hub": "a/tiny"}, "c" * 40) / store.PARTS / "a.safetensors"
+    part.parent.mkdir(parents=True)
+    part.write_bytes((origin / "a.safetensors").read_bytes()[:30])
+    found = run({"hub": "a/tiny"})
+    assert found["fetched"]["found"] == 30 and not store.damage(folder, deep=True)
+    assert fast_hub.sent["a.safetensors"] == [("http", (origin / "a.safetensors").stat().st_size - 30)]
+
+
+def test_a_fast_transfer_that_fails_leaves_nothing_to_go_on_with(run: Run, fast_hub: FastHub, tmp_path: Path) -> None:
+    fast_hub.broken = True
+    run({"hub": "a/tiny"})
+    assert not store.damage(tmp_path / "models/tiny/v1", deep=True)
+    for name in ("a.safetensors", "b.safetensors"):
+        assert fast_hub.sent[name][-1] == ("http", fast_hub.origin.joinpath(name).stat().st_size)
