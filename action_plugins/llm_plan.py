@@ -177,8 +177,8 @@ class ActionModule(ActionBase):
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
             "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
-            "models": [m for m in _models(declared, running, facts) if not m["present"]],
-            "models_here": _models(declared, selection.services, facts),
+            "models": _missing_models(declared, running, facts),
+            "models_here": _models_here(declared, selection.services, facts),
             "services": {
                 s: {**document["services"][s], **_service(declared, rendered[s], facts, with_files=s in reasons)}
                 for s in declared.host_services
@@ -563,11 +563,26 @@ def image_job(
     }
 
 
-def _models(declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _missing_models(
+    declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    needed = plan.needed_models(declared, running)
+    names = dict.fromkeys([*quantize.sources(declared, needed, facts), *needed])
+    return [job for job in _models(declared, names, facts) if not job["present"]]
+
+
+def _models_here(
+    declared: spec.Declared, services: Iterable[str], facts: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    found = plan.models_to_verify(declared, facts, services)
+    return [{**job, "fetch_missing": found[job["name"]]} for job in _models(declared, found, facts)]
+
+
+def _models(declared: spec.Declared, names: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What role model_store is given of these models."""
     have = (facts or {}).get("models", {})
     jobs = []
-    needed = plan.needed_models(declared, running)
-    for name in dict.fromkeys([*quantize.sources(declared, needed, facts), *needed]):
+    for name in names:
         model = declared.models[name]
         converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
         jobs.append(

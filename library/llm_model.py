@@ -34,6 +34,10 @@ options:
     type: str
     choices: [quick, deep]
     default: quick
+  fetch_missing:
+    description: Whether C(repaired) fetches a model that is not there at all; for what a damaged model is to be made of.
+    type: bool
+    default: false
   revision:
     description: Branch, tag or commit to fetch from a hub.
     type: str
@@ -669,17 +673,18 @@ def verified(module: AnsibleModule) -> dict[str, Any]:
     progress = Progress(module.params["progress_file"])
     result: dict[str, Any] = {"changed": False, "digest": "", "source": "", "tried": []}
     repaired: list[str] = []
-    if not folder.is_dir():
-        damaged = {artifacts.MANIFEST: f"{folder} is not there. `site.yml --tags models` fetches it"}
-    else:
+    there = folder.is_dir()
+    if there:
         damaged = store.damage(folder, depth == "deep", lambda text: progress.say("verify", text))
-        if not damaged:
-            result["digest"] = store.read_manifest(folder)["digest"]
-        elif module.params["state"] == "repaired":
-            result |= {"changed": True, "diff": {"before": "".join(f"{v}\n" for v in damaged.values()), "after": ""}}
-            if not module.check_mode:
-                result |= _repair(module, folder, damaged)
-                repaired = sorted(damaged)
+    else:
+        damaged = {artifacts.MANIFEST: f"{folder} is not there. `site.yml --tags models` fetches it"}
+    if not damaged:
+        result["digest"] = store.read_manifest(folder)["digest"]
+    elif module.params["state"] == "repaired" and (there or module.params["fetch_missing"]):
+        result |= {"changed": True, "diff": {"before": "".join(f"{v}\n" for v in damaged.values()), "after": ""}}
+        if not module.check_mode:
+            result |= _repair(module, folder, damaged)
+            repaired = sorted(damaged)
     ok = not damaged or bool(repaired)
     found = {"ok": ok, "depth": depth, "digest": result["digest"], "damaged": damaged, "repaired": repaired}
     return {**result, "ok": ok, "verdict": {module.params["name"]: {**found, "source": result["source"]}}}
@@ -741,6 +746,7 @@ def main() -> None:
             "folder": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "verified", "repaired", "absent"], "default": "present"},
             "depth": {"type": "str", "choices": ["quick", "deep"], "default": "quick"},
+            "fetch_missing": {"type": "bool", "default": False},
             "revision": {"type": "str", "default": "main"},
             "sources": {"type": "list", "elements": "dict", "default": []},
             "size_gib": {"type": "float", "default": 0.0},

@@ -175,7 +175,9 @@ class Maker:
         of = self.module.params["source"]["name"]
         state = artifacts.look(self.source)
         if not state["present"]:
-            raise Failed(f"its source {of} is not in {self.source}. `site.yml --tags models` fetches it")
+            # A stage `models` fetches it only for a model that is not there.
+            first = f"Remove {self.folder}, and " if self.folder.is_dir() else ""
+            raise Failed(f"its source {of} is not in {self.source}. {first}`site.yml --tags models` fetches it")
         if state["problem"]:
             raise Failed(
                 f"its source {of} is damaged: {state['problem']}. playbooks/verify_models.yml -e llm_repair=true"

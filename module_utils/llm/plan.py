@@ -187,6 +187,22 @@ def needed_models(declared: Declared, services: Iterable[str]) -> tuple[str, ...
     return tuple(m for m in declared.models if m in wanted)
 
 
+def models_to_verify(declared: Declared, facts: Facts | None, services: Iterable[str]) -> dict[str, bool]:
+    """Models to look at, to whether a repair fetches one that is not there.
+
+    They are those that the services load, and before them what those are made of: if it lies on the host; or if it does not, and a
+    repair has to make one of it that is damaged.
+    """
+    needed = needed_models(declared, services)
+    have = (facts or {}).get("models", {})
+    missing = {}
+    if facts and declared.settings.repair:
+        damaged = [m for m in needed if have.get(m, {}).get("problem")]
+        missing = {s: True for s in quantize.sources(declared, damaged) if not have.get(s, {}).get("present")}
+    there = {s: False for s in quantize.sources(declared, needed) if not facts or have.get(s, {}).get("present")}
+    return {**there, **missing, **{m: missing.get(m, False) for m in needed}}
+
+
 def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[str]) -> tuple[str, ...]:
     """Of `services` and their gateway: images that are not there, or not proven to hold what is declared of them.
 
@@ -280,7 +296,7 @@ def look_at_host(
         found.setdefault(service, []).append(finding)
     found[""] += _network_findings(facts["networks"])
     missing_models = []
-    for name in (*quantize.sources(declared, models, facts), *models):
+    for name in dict.fromkeys([*quantize.sources(declared, models, facts), *models]):
         model, state = declared.models[name], facts["models"].get(name, {})
         folder = compose.model_dir(declared.settings, model)
         if state.get("problem"):

@@ -66,14 +66,18 @@ def settings(declared: Declared, model: Model) -> dict[str, Any]:
 
 
 def sources(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
-    """Models that `models` are made of; with facts only those that are needed for what is not there."""
+    """Models that `models` are made of; with facts only those that are needed for what is not there, or damaged."""
     have = (facts or {}).get("models", {})
-    origins = [made_of(declared.models[m]) for m in models if not have.get(m, {}).get("present")]
+    origins = [made_of(declared.models[m]) for m in models if not _is_whole(have.get(m, {}))]
     return tuple(dict.fromkeys(o[0] for o in origins if o))
 
 
+def _is_whole(state: Mapping[str, Any]) -> bool:
+    return bool(state.get("present") and not state.get("problem"))
+
+
 def images(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
-    """The image to quantize in, if any of `models` is to be made; with facts only if it is not there."""
+    """The image to quantize in, if any of `models` is to be made; with facts only if it is not there, or damaged."""
     tools = image(declared)
     return (tools.name,) if tools and sources(declared, models, facts) else ()
 

@@ -275,6 +275,15 @@ def test_a_result_that_lost_too_much_is_set_aside_and_taken_when_the_limits_are_
     assert stub.left == [MARK] and stub.containers == 1 and not store.damage(stub.folder, deep=True)
 
 
+def test_a_repair_whose_source_is_gone_says_what_ends_it(stub: Stub, run_module: Run) -> None:
+    """`site.yml` refuses a damaged model, so that it cannot be what fetches the source."""
+    run_module(llm_quantize, stub.arguments)
+    (stub.folder / "model.safetensors").write_bytes(b"x")
+    shutil.rmtree(stub.source)
+    refused = run_module(llm_quantize, {**stub.arguments, "state": "repaired"})
+    assert f"Remove {stub.folder}, and `site.yml --tags models` fetches it" in refused["msg"]
+
+
 @pytest.mark.parametrize(
     ("quality", "says"),
     [

@@ -56,6 +56,43 @@ def test_a_model_that_is_missing_brings_its_source_and_the_image() -> None:
     assert plan.host_models(BOX)[-1] == "zwz-8b"
 
 
+def looked_at(facts: dict[str, Any], repair: bool = False) -> dict[str, bool]:
+    """What is verified for mini-zwz: model to whether a repair fetches it if it is not there; in the order of the work."""
+    declared = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, repair=repair))
+    found = plan.models_to_verify(declared, facts, ["mini-zwz"])
+    assert list(found)[-1] == "zwz-8b-awq"  # after what it is made of
+    return found
+
+
+def test_a_source_that_lies_on_the_host_is_verified_too() -> None:
+    facts = host(BOX)
+    both = {"zwz-8b": False, "zwz-8b-awq": False}
+    assert looked_at(facts) == looked_at(facts, repair=True) == both
+    facts["models"]["zwz-8b"] |= {"problem": "cut off", "digest": None}
+    facts["models"]["zwz-8b-awq"] |= {"problem": "cut off", "digest": None}
+    assert looked_at(facts) == looked_at(facts, repair=True) == both
+
+
+def test_a_source_that_is_gone_is_fetched_only_to_repair_what_is_made_of_it() -> None:
+    facts = host(BOX)
+    facts["models"]["zwz-8b"] = {"present": False, "digest": None, "problem": "", "bytes": 0}
+    assert looked_at(facts) == looked_at(facts, repair=True) == {"zwz-8b-awq": False}
+    facts["models"]["zwz-8b-awq"] |= {"problem": "cut off", "digest": None}
+    assert looked_at(facts) == {"zwz-8b-awq": False}
+    assert looked_at(facts, repair=True) == {"zwz-8b": True, "zwz-8b-awq": False}
+
+
+def test_a_damaged_model_wants_its_source_and_the_image_as_one_that_is_missing() -> None:
+    facts = host(BOX)
+    for name in ("zwz-8b", "zwz-8b-awq"):
+        facts["models"][name] |= {"problem": "cut off", "digest": None}
+    del facts["images"][BOX_IMAGE]
+    assert quantize.sources(BOX, ["zwz-8b-awq"], facts) == ("zwz-8b",)
+    assert plan.images_to_make(BOX, facts, ["mini-zwz"]) == ("llm-compressor",)
+    broken = [f.key for f in plan.look_at_host(BOX, facts, ["mini-zwz"])[""] if f.id == "model-broken"]
+    assert broken == ["llm_models.zwz-8b", "llm_models.zwz-8b-awq"]
+
+
 BOX_IMAGE = quantize.job(BOX, MODEL)["image"]
 
 

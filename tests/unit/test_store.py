@@ -38,6 +38,7 @@ class Module:
         defaults = {"state": "present", "depth": "quick", "revision": "v1", "sources": [], "size_gib": 0.0}
         self.params = {
             "progress_file": None,
+            "fetch_missing": False,
             "offline": False,
             "hub_endpoint": "",
             "hub_token": "",
@@ -440,6 +441,18 @@ def test_models_of_releases(tmp_path: Path) -> None:
     (tmp_path / "s" / "current").symlink_to("releases/1")
     (tmp_path / "s" / "previous").symlink_to("releases/gone")
     assert store.in_releases(tmp_path) == ["a/refs_pr_1"]
+
+
+def test_repair_fetches_what_is_not_there_only_when_that_is_asked(run: Run, origin: Path, tmp_path: Path) -> None:
+    folder, source = tmp_path / "models/tiny/v1", {"path": str(origin)}
+    left = run(source, state="repaired")
+    assert not left["ok"] and not left["changed"] and not folder.exists()
+    predicted = run(source, state="repaired", fetch_missing=True, check=True)
+    assert predicted["changed"] and not predicted["ok"] and not folder.exists()
+    assert not run(source, state="verified", fetch_missing=True)["ok"] and not folder.exists()
+    found = run(source, state="repaired", fetch_missing=True)
+    assert found["ok"] and found["changed"] and not store.damage(folder, deep=True)
+    assert found["digest"] == artifacts.look(folder)["digest"] and not hidden(folder)
 
 
 # -- a hub's fast transfer --------------------------------------------------------------------------------------------
