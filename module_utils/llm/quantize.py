@@ -145,11 +145,20 @@ def findings(declared: Declared, facts: Facts, models: Iterable[str]) -> list[Fi
             elif why := beyond(state["made"]["quality"], limits):
                 message = f"lost more by `{origin[1]}` than llm_recipes.{origin[1]}.quality allows: {'; '.join(why)}"
                 found.append(Finding("model-quality", "error", key, message, "Raise the limits, or change the recipe"))
+            elif _outdated(state["made"], facts["models"].get(origin[0], {})):
+                message = f"was made of other bytes of {origin[0]} than those that lie on the host now"
+                remedy = f"To have it made anew, remove {folder}; else it stays as it is"
+                found.append(Finding("model-source", "warn", key, message, remedy))
         elif (aside := state.get("refused")) and (why := beyond(aside["quality"], limits)):
             found.append(Finding("model-refused", "error", key, refusal(origin[1], why, state["aside"]), REMEDY))
         elif not aside:
             found += _room(declared, facts, model)
     return found
+
+
+def _outdated(made: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+    """Whether a model's source has other bytes now; a source that is not there, or damaged, says nothing."""
+    return bool(made.get("source_digest") and source.get("digest") and made["source_digest"] != source["digest"])
 
 
 REMEDY = "Raise the limits, and it is taken as it is; or change the recipe; or remove that folder, and it is made anew"

@@ -132,6 +132,12 @@ def found(facts: dict[str, Any], declared: spec.Declared = BOX) -> dict[str, str
             "1.125 times as much; allowed is 1.08",
         ),
         ({"made": catalogs.made(BOX, "zwz-8b-awq", kl=0.2)}, "model-quality", "KL divergence 0.2000 nats"),
+        ({"made": {**catalogs.made(BOX, "zwz-8b-awq"), "source_digest": "d"}}, None, ""),
+        (
+            {"made": {**catalogs.made(BOX, "zwz-8b-awq"), "source_digest": "e"}},
+            "model-source",
+            "was made of other bytes of zwz-8b than those that lie on the host now",
+        ),
         ({"problem": "model.safetensors is cut off"}, None, ""),  # told as `model-broken`
     ],
 )
@@ -141,6 +147,16 @@ def test_what_lies_there_must_be_what_is_declared_and_good_enough(state: Any, fi
     texts = found(facts)
     assert list(texts) == ([finding] if finding else [])
     assert not finding or says in texts[finding]
+
+
+@pytest.mark.parametrize("source", [{}, {"present": False, "digest": None}, {"problem": "cut off", "digest": None}])
+def test_a_source_that_cannot_be_compared_says_nothing_of_what_is_made_of_it(source: dict[str, Any]) -> None:
+    facts = host(BOX)
+    facts["models"]["zwz-8b-awq"]["made"]["source_digest"] = "e"
+    (finding,) = quantize.findings(BOX, facts, ["zwz-8b-awq"])
+    assert finding.severity == "warn" and "remove /opt/llm/models/zwz-8b-awq/" in finding.text()
+    facts["models"]["zwz-8b"] = source
+    assert not found(facts)
 
 
 def test_what_was_refused_stays_refused_until_the_limits_are_raised() -> None:
