@@ -608,6 +608,7 @@ def _host_wants(declared: spec.Declared) -> dict[str, Any]:
         "root": declared.settings.root,
         "images": sorted({compose.image_ref(i) for i in declared.images.values()}),
         "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
+        "texts": sorted({t for m in models if (t := quantize.text_file(declared, declared.models[m]))}),
         "services": list(services),
         "ports": sorted({*(declared.services[s].port for s in placement.deployed(declared)), *door.ports(declared)}),
         "door": _plain(door.settings(declared)),

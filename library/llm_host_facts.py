@@ -24,6 +24,11 @@ options:
     description: Models to look for, name to folder.
     type: dict
     default: {}
+  texts:
+    description: Files of text that models are made with; the beginning of each is read.
+    type: list
+    elements: str
+    default: []
   services:
     description: Services whose releases and keys to read; releases also of those that have a container.
     type: list
@@ -119,6 +124,9 @@ ansible_facts:
         models:
           description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
           type: dict
+        texts:
+          description: Wanted file of text to what is wrong with it, empty when nothing is to be seen.
+          type: dict
         stored_models:
           description: All that lies in the folder of the models - name, revision, folder, bytes, partial (is it on its way).
           type: list
@@ -182,6 +190,7 @@ from ansible.module_utils.llm import (
     host,
     lease,
     store,
+    texts,
 )
 from ansible.module_utils.llm import images as images_of
 
@@ -240,6 +249,7 @@ def main() -> None:
             "root": {"type": "str", "default": "/opt/llm"},
             "images": {"type": "list", "elements": "str", "default": []},
             "models": {"type": "dict", "default": {}},
+            "texts": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "gpus": {"type": "bool", "default": False},
@@ -269,6 +279,7 @@ def main() -> None:
         "listening": host.listening(wanted["ports"]),
         "releases": {s: host.release(root / "services" / s, ids) for s in {*wanted["services"], *ours}},
         "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
+        "texts": {name: texts.look(Path(name)) for name in wanted["texts"]},
         "stored_models": store.stored(root / "models"),
         "release_models": store.in_releases(root / "services"),
         "calibration": host.records(root / "state" / "calibration"),

@@ -80,7 +80,9 @@ options:
     type: path
 attributes:
   check_mode:
-    description: Says what would be made, of what, and how.
+    description:
+      - Says what would be made, of what, and how. Refuses what would be refused for its text; and for its source, memory or disk if
+        the source is there.
     support: full
   diff_mode:
     description: Names the folder and the recipe.
@@ -145,12 +147,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, host, lock, quantize, store
+from ansible.module_utils.llm import artifacts, host, lock, quantize, store, texts
 from ansible.module_utils.llm.progress import Progress
 
 LOOK_EVERY = 2.0  # seconds between two looks at what the container prints
 TAIL = 8192  # bytes of its output that are looked at
-HEAD = 2**20  # bytes of a text that are looked at
 
 
 class Failed(Exception):
@@ -170,8 +171,16 @@ class Maker:
 
     # -- before anything is touched -------------------------------------------------------------------------------------
 
+    def foresee(self) -> None:
+        """The same as far as it can be told before anything is fetched or repaired. Raises Failed."""
+        self._check_text()
+        state = artifacts.look(self.source)
+        if state["present"] and not (state["problem"] and self.module.params["state"] == "repaired"):
+            self.check()
+
     def check(self) -> dict[str, Any]:
         """What the source is: {digest, bytes, config}. Raises Failed when it cannot be quantized here."""
+        self._check_text()
         of = self.module.params["source"]["name"]
         state = artifacts.look(self.source)
         if not state["present"]:
@@ -189,19 +198,21 @@ class Maker:
         if need > free:
             raise Failed(f"{quantize.no_memory(need, free)}. {quantize.NO_MEMORY}")
         self.memory = free - quantize.SPARE // 2
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        room = shutil.disk_usage(self.folder.parent).free
+        room = shutil.disk_usage(next(p for p in self.folder.parents if p.is_dir())).free
         if problem := store.no_room(state["bytes"], room, str(self.folder.parent)):
             raise Failed(problem)
-        if (file := self.recipe["dataset"].get("file")) and (problem := _unreadable(Path(file))):
-            raise Failed(f"the text {file} {problem}. {self._where()}")
-        if not file and self.module.params["offline"]:
-            hub = self.recipe["dataset"]["hub"]
-            raise Failed(f"the data set {hub} needs the network, and llm_offline is set. {self._where()}")
         return {"digest": state["digest"], "bytes": state["bytes"], "tied": bool(config.get("tie_word_embeddings"))}
 
+    def _check_text(self) -> None:
+        dataset = self.recipe["dataset"]
+        if (file := dataset.get("file")) and (problem := texts.look(Path(file))):
+            raise Failed(f"the text {file} {problem}. {self._where()}")
+        if not file and self.module.params["offline"]:
+            message = f"the data set {dataset['hub']} needs the network, and llm_offline is set"
+            raise Failed(f"{message}. {self._where()}")
+
     def _where(self) -> str:
-        return f"Correct llm_recipes.{self.recipe['name']}.dataset, or bring another file"
+        return quantize.other_text(self.recipe["name"])
 
     # -- making it ------------------------------------------------------------------------------------------------------
 
@@ -256,7 +267,7 @@ class Maker:
             more: dict[str, Any] = {}
         else:
             file, more = self._from_hub(dataset)
-            if problem := _unreadable(file):
+            if problem := texts.look(file):
                 raise Failed(f"{file.name} of the data set {dataset['hub']} {problem}. {self._where()}")
         return {"file": file.name, "sha256": artifacts.sha256(self.place / "text" / file.name), **more}
 
@@ -387,15 +398,6 @@ class Maker:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-def _unreadable(file: Path) -> str:
-    """What is wrong with a file of text."""
-    try:
-        with file.open("rb") as stream:
-            return quantize.text_problem(file.name, stream.read(HEAD), file.stat().st_size)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-
-
 def _aside(maker: Maker) -> dict[str, Any] | None:
     """What was made before by the same recipe, and was not good enough then."""
     try:
@@ -420,6 +422,8 @@ def make(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
         "diff": {"before": "", "after": f"{folder} ({recipe['name']}, {said})\n"},
     }
     if module.check_mode:
+        if not before:
+            maker.foresee()
         return result
     try:
         if before:

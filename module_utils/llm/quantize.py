@@ -6,7 +6,6 @@ another folder, and whatever serves the old one keeps it.
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import json
 import math
@@ -152,8 +151,32 @@ def findings(declared: Declared, facts: Facts, models: Iterable[str]) -> list[Fi
         elif (aside := state.get("refused")) and (why := beyond(aside["quality"], limits)):
             found.append(Finding("model-refused", "error", key, refusal(origin[1], why, state["aside"]), REMEDY))
         elif not aside:
-            found += _room(declared, facts, model)
+            found += _text(declared, facts, model) + _room(declared, facts, model)
     return found
+
+
+def text_file(declared: Declared, model: Model) -> str:
+    """File on the host that a made model is calibrated and measured with; "" where it is a data set, or the model is fetched."""
+    origin = made_of(model)
+    return str(declared.recipes[origin[1]].dataset.get("file", "")) if origin else ""
+
+
+def _text(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
+    """The text of a model that is still to be made: found before its source is fetched."""
+    file, origin = text_file(declared, model), made_of(model)
+    problem = facts.get("texts", {}).get(file)
+    if not problem or not origin:
+        return []
+    return [
+        Finding(
+            "quantize-text", "error", f"llm_models.{model.name}", f"the text {file} {problem}", other_text(origin[1])
+        )
+    ]
+
+
+def other_text(recipe: str) -> str:
+    """What to do about text that is of no use."""
+    return f"Correct llm_recipes.{recipe}.dataset, or bring another file"
 
 
 def _outdated(made: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
@@ -327,36 +350,6 @@ class Pace:
             text += f", {left // 60}:{left % 60:02d} left"
         self.said = phase, text
         return self.said
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Text to calibrate with.
-
-
-def text_problem(name: str, start: bytes, total: int) -> str:
-    """What is wrong with a file of text, from its first bytes; "" when nothing is to be seen. total: its size in bytes."""
-    suffix = name.rpartition(".")[2].lower()
-    if suffix not in ("txt", "md", "jsonl", "parquet"):
-        return "is no .txt, .md, .jsonl or .parquet file"
-    if not total or not start.strip():
-        return "is empty"
-    if suffix == "parquet":
-        return "" if start.startswith(b"PAR1") else "is no Parquet file: it does not begin with PAR1"
-    try:
-        # The decoder holds back a character that is cut off at the end, and accepts it only of a part of the file.
-        said = codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) == total)
-    except UnicodeDecodeError:
-        return "is not text in UTF-8"
-    if "\0" in said:
-        return "is not text: it has zero bytes"
-    if suffix == "jsonl":
-        try:
-            row = json.loads(said.splitlines()[0])
-        except ValueError:
-            return "" if "\n" not in said and len(start) != total else "has a first line that is no JSON"
-        if not isinstance(row, Mapping) or not ({"text", "messages"} & set(row)):
-            return "has neither `text` nor `messages` in its first line"
-    return ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

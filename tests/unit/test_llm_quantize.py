@@ -198,12 +198,18 @@ def test_what_cannot_be_quantized_is_refused_before_anything_starts(
     before = {p: p.read_bytes() for p in stub.source.rglob("*")}
     refused = run_module(llm_quantize, stub.arguments)
     assert refused["failed"] and says in refused["msg"] and refused["msg"].startswith("llm_models.small: ")
+    predicted = run_module(llm_quantize, stub.arguments, check_mode=True)
+    if spoil is source_missing:  # the run itself would fetch it
+        assert predicted["changed"] and "failed" not in predicted
+    else:
+        assert predicted["msg"] == refused["msg"]
     assert not stub.left and not stub.containers and {p: p.read_bytes() for p in stub.source.rglob("*")} == before
 
 
 def test_too_little_memory_is_refused(stub: Stub, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: {"total": 4 * spec.GIB, "available": spec.GIB})
     refused = run_module(llm_quantize, stub.arguments)
+    assert run_module(llm_quantize, stub.arguments, check_mode=True)["msg"] == refused["msg"]
     assert "takes about 2.0 GiB of memory, and 1.0 GiB are free" in refused["msg"] and not stub.containers
     assert not stub.left and not store.damage(stub.source, deep=True)
 
@@ -273,6 +279,19 @@ def test_a_result_that_lost_too_much_is_set_aside_and_taken_when_the_limits_are_
     assert "within the limits now" in run_module(llm_quantize, stub.arguments, check_mode=True)["diff"]["after"]
     assert run_module(llm_quantize, stub.arguments)["changed"]
     assert stub.left == [MARK] and stub.containers == 1 and not store.damage(stub.folder, deep=True)
+
+
+def test_a_check_leaves_nothing_and_minds_no_source_that_the_repair_would_mend(stub: Stub, run_module: Run) -> None:
+    run_module(llm_quantize, stub.arguments, check_mode=True)
+    assert not stub.folder.parent.exists()
+    run_module(llm_quantize, stub.arguments)
+    (stub.folder / "model.safetensors").write_bytes(b"x")
+    source_damaged(stub)
+    predicted = run_module(llm_quantize, {**stub.arguments, "state": "repaired"}, check_mode=True)
+    assert predicted["changed"] and not predicted["ok"]
+    text_empty(stub)
+    refused = run_module(llm_quantize, {**stub.arguments, "state": "repaired"}, check_mode=True)
+    assert "text.txt is empty" in refused["msg"]
 
 
 def test_a_repair_whose_source_is_gone_says_what_ends_it(stub: Stub, run_module: Run) -> None:

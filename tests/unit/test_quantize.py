@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import artifacts, compose, plan, quantize, spec, store, table
+from ansible.module_utils.llm import artifacts, compose, plan, quantize, spec, store, table, texts
 
 from tests import catalogs
+from tests.unit.test_mutations import ACTION
 from tests.unit.test_plan import host
 
 BOX = catalogs.declared("rtx4090x3")
@@ -265,6 +266,34 @@ def test_too_little_memory_is_found_before_anything_is_fetched(available: int, r
     assert ("quantize-memory" in found(facts)) == refused
 
 
+@pytest.mark.parametrize(
+    ("state", "problem", "refused"),
+    [
+        ({}, "is empty", True),
+        ({}, "", False),
+        ({"present": True}, "is empty", False),
+        ({"aside": True}, "is empty", False),
+    ],
+)
+def test_text_of_no_use_is_found_before_anything_is_fetched(state: dict[str, Any], problem: str, refused: bool) -> None:
+    declared = changed(dataset={"file": "/srv/chats.jsonl"})
+    facts = host(declared, texts={"/srv/chats.jsonl": problem})
+    if "present" not in state:
+        facts["models"]["zwz-8b-awq"] = {"present": False}
+    if "aside" in state:  # made before, and good enough by now
+        facts["models"]["zwz-8b-awq"] |= {"refused": catalogs.made(declared, "zwz-8b-awq"), "aside": "/x"}
+    texts_found = [f.text() for f in quantize.findings(declared, facts, ["zwz-8b-awq"]) if f.id == "quantize-text"]
+    assert bool(texts_found) == refused
+    assert not refused or "the text /srv/chats.jsonl is empty. Correct llm_recipes.awq-w4a16.dataset" in texts_found[0]
+
+
+def test_the_host_is_asked_for_the_text_of_models_that_are_made_of_files() -> None:
+    declared = changed(dataset={"file": "/srv/chats.jsonl"})
+    assert quantize.text_file(declared, declared.models["zwz-8b-awq"]) == "/srv/chats.jsonl"
+    assert ACTION._host_wants(declared)["texts"] == ["/srv/chats.jsonl"] and not ACTION._host_wants(BOX)["texts"]
+    assert not quantize.text_file(BOX, MODEL) and not quantize.text_file(BOX, BOX.models["zwz-8b"])
+
+
 def test_a_gpu_that_is_taken_is_found() -> None:
     one = {
         "index": 2,
@@ -306,12 +335,12 @@ def test_an_image_that_is_not_declared_is_named() -> None:
     ],
 )
 def test_text_that_cannot_be_used_is_named(name: str, content: bytes, says: str) -> None:
-    problem = quantize.text_problem(name, content, len(content))
+    problem = texts.problem(name, content, len(content))
     assert (says in problem) if says else not problem
 
 
 def test_a_character_that_is_cut_off_by_looking_at_the_start_only_is_no_fault() -> None:
-    assert not quantize.text_problem("a.txt", "Wörter".encode()[:2], 100)
+    assert not texts.problem("a.txt", "Wörter".encode()[:2], 100)
 
 
 # -- how far it is -----------------------------------------------------------------------------------------------------
