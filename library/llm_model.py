@@ -617,6 +617,16 @@ def _is_full(failure: Exception) -> bool:
     return isinstance(failure, OSError) and failure.errno == errno.ENOSPC
 
 
+def _disk_trouble(error: OSError, folder: str) -> str:
+    """What went wrong outside of fetching, and what to do. folder: what it was about, for errors that name no file."""
+    remedy = {
+        errno.ENOTEMPTY: "Something else writes there; end it, and run again",
+        errno.EBUSY: "Something is mounted there; unmount it, and run again",
+        errno.ENOSPC: "Free some space, or move llm_root",
+    }
+    return f"{error.filename or folder}: {error.strerror or error}. {remedy.get(error.errno or 0, 'Check the disk, and run again')}"
+
+
 def _size_of(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
@@ -762,7 +772,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     acts = {"present": present, "verified": verified, "repaired": verified, "absent": absent}
-    module.exit_json(**acts[module.params["state"]](module))
+    try:
+        result = acts[module.params["state"]](module)
+    except (Failed, artifacts.Broken) as failure:
+        module.fail_json(msg=f"llm_models.{module.params['name']}: {failure}")
+    except OSError as error:
+        module.fail_json(msg=f"llm_models.{module.params['name']}: {_disk_trouble(error, module.params['folder'])}")
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

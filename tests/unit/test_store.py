@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -453,6 +454,39 @@ def test_repair_fetches_what_is_not_there_only_when_that_is_asked(run: Run, orig
     found = run(source, state="repaired", fetch_missing=True)
     assert found["ok"] and found["changed"] and not store.damage(folder, deep=True)
     assert found["digest"] == artifacts.look(folder)["digest"] and not hidden(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.ENOTEMPTY, "Directory not empty. Something else writes there"),
+        (errno.EBUSY, "Something is mounted there"),
+        (errno.EIO, "Input/output error. Check the disk, and run again"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_disk_that_refuses_is_said_and_no_traceback(
+    here: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch, code: int, says: str, named: bool
+) -> None:
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code), *([str(path / "a.safetensors")] if named else []))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    found = run_module(llm_model, {"name": "tiny", "folder": str(here), "state": "absent"})
+    assert found["failed"] and says in found["msg"]
+    file = f"{here.parent}/.v1.removed.partial/a.safetensors" if named else str(here)
+    assert found["msg"].startswith(f"llm_models.tiny: {file}: ")
+    # Its name is free, and the next run knows what is left as something to remove.
+    (left,) = store.stored(here.parents[1])
+    assert store.unneeded([left], [str(here)], []) == [left]
+
+
+def test_a_repair_that_leaves_no_whole_model_says_so(here: Path, origin: Path, run_module: Run) -> None:
+    (here / "a.safetensors").unlink()
+    (here / "c.safetensors").write_bytes(b"no such file was listed")
+    source = {"name": "tiny", "folder": str(here), "state": "repaired", "sources": [{"path": str(origin)}]}
+    found = run_module(llm_model, source)
+    assert found["failed"] and found["msg"].startswith("llm_models.tiny: c.safetensors is no safetensors file")
 
 
 # -- a hub's fast transfer --------------------------------------------------------------------------------------------
