@@ -89,6 +89,11 @@ told:
   description: Whether a running gateway follows; otherwise it will when it starts.
   returned: always
   type: bool
+problem:
+  description: >-
+    What to do where there is a gateway that did not take the change, which is written down all the same; empty when all is well.
+  returned: always
+  type: str
 """
 
 import dataclasses
@@ -97,7 +102,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import door, door_host
+from ansible.module_utils.llm import compose, door, door_host
+
+UNTOLD = (
+    "The change is written down, but the gateway did not take it: as long as it runs, it goes by the keys of before, so one that "
+    "was revoked or replaced still passes and a new one does not. Run site.yml, which tells it again; "
+    f"`docker restart {compose.GATEWAY}` does it at once, and cuts what is under way"
+)
 
 
 def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -119,12 +130,13 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             )
         if not check_mode:
             door_host.new_engine_key(folder)
-    told = False
+    told = ""
     if do not in ("list", "rotate-engine") and not check_mode:
         door_host.keep_clients(folder, keys)
         told = door_host.refresh_keys(root)
     shown = [{**dataclasses.asdict(k), "state": k.state(now)} for k in keys]
-    result = {"changed": do != "list", "keys": shown, "table": door.table(keys, now), "told": told}
+    result = {"changed": do != "list", "keys": shown, "table": door.table(keys, now), "told": told == "told"}
+    result["problem"] = UNTOLD if told == "untold" else ""
     return {**result, "key": made} if made and not check_mode else result
 
 

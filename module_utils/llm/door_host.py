@@ -129,25 +129,30 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def refresh_keys(root: Path) -> bool:
-    """Let the running door know the keys as they are now. Returns whether it had to be told.
+def refresh_keys(root: Path) -> str:
+    """Let the running door know the keys as they are now: `told`, `untold` when it did not take them, "" when there is no need.
 
-    Without a door, or one that does not answer, only the file is written: HAProxy reads it when it starts.
+    What it did not take is in the file that HAProxy reads when it starts, and counts as not loaded (see `facts`) until a run has
+    told it again.
     """
     folder = root / "gateway"
     path = folder / MAPS / "keys.map"
     stamp = folder / "loaded"
     loaded = files.read(stamp).split()
     if not path.exists() or len(loaded) < LOADED:
-        return False
+        return ""
     text = door.key_map(clients(folder), service_keys(root), time.time())
     if files.read(path) == text and loaded[KEYS_AT] == digest(text):
-        return False
+        return ""
+    # Whatever ends this run in between, and when an answer comes too late: nobody knows what is loaded.
+    loaded[KEYS_AT] = "-"
+    files.write(stamp, " ".join(loaded) + "\n")
     files.write(path, text, 0o400, path.stat().st_uid)
-    haproxy.load_map(folder, "keys.map", text)
+    if not haproxy.load_map(folder, "keys.map", text):
+        return "untold"
     loaded[KEYS_AT] = digest(text)
     files.write(stamp, " ".join(loaded) + "\n")
-    return True
+    return "told"
 
 
 LOADED = 5  # words of the file `loaded`: checksums of compose.yml and haproxy.cfg, container, keys, certificate

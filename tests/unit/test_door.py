@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import llm_client_key
 import pytest
-from ansible.module_utils.llm import certificates, door, door_host, spec
+from ansible.module_utils.llm import certificates, door, door_host, haproxy, spec
 
 from tests import catalogs
 
@@ -247,6 +250,100 @@ def test_a_key_for_a_service_that_is_gone_is_told_and_stops_nothing(tmp_path: Pa
     (finding,) = told(keys)
     assert (finding.id, finding.severity) == ("client-scope", "warn") and "Did you mean `micro`?" in finding.remedy
     assert told(door.revoke(keys, key.id, NOW)) == []
+
+
+class Socket:
+    """HAProxy's runtime socket: takes commands, and refuses those that begin with one of `refuses`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.refuses, self.asked = ("",), list[str]()
+        (folder / "run").mkdir(parents=True)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(folder / haproxy.SOCKET))
+        self.listener.listen()
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection = self.listener.accept()[0]
+            with connection:
+                command = connection.recv(65536).decode()
+                if command == "end":
+                    return
+                self.asked.append(command)
+                if command.startswith(self.refuses):
+                    connection.sendall(b"Unknown command\n")
+                else:
+                    connection.sendall(b"New version created: 1\n" if command.startswith("prepare") else b"\n")
+
+    def end(self) -> None:
+        """Listen no more; the file stays, as it does after a HAProxy that was killed."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(self.listener.getsockname())
+            connection.sendall(b"end")
+        self.thread.join()
+        self.listener.close()
+
+
+@pytest.fixture
+def haproxy_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Socket]:
+    """A gateway with a client's key, whose HAProxy takes nothing until it is let."""
+    folder = tmp_path / "gateway"
+    door_host.keep_clients(folder, made()[0])
+    monkeypatch.setattr(door_host, "service_keys", lambda *_: {})
+    (folder / door_host.MAPS).mkdir(parents=True)
+    text = door.key_map(door_host.clients(folder), {})
+    (folder / door_host.MAPS / "keys.map").write_text(text)
+    (folder / "loaded").write_text(f"compose config container {door_host.digest(text)} certificate\n")
+    monkeypatch.chdir(folder)  # the path of a socket may have 108 characters
+    served = Socket(Path())
+    yield served
+    if served.thread.is_alive():
+        served.end()
+
+
+def key_verb(root: Path, do: str) -> dict[str, Any]:
+    options = dict.fromkeys(("services", "per_minute", "at_once", "queue", "expires"))
+    given = {"root": str(root), "do": do, "client": "alice", "known": KNOWN, "overlap": "0h"}
+    return llm_client_key.act({**options, **given}, check_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("do", "refused"),
+    [  # an empty map has nothing to add
+        *(("rotate", step) for step in ("prepare", "add", "commit", "dead")),
+        *(("revoke", step) for step in ("prepare", "commit", "dead")),
+    ],
+)
+def test_a_change_of_keys_that_haproxy_did_not_take_is_due_until_it_did(
+    haproxy_socket: Socket, tmp_path: Path, do: str, refused: str
+) -> None:
+    haproxy_socket.refuses = (refused,)
+    if refused == "dead":
+        haproxy_socket.end()
+    before = door_host.clients(tmp_path / "gateway")
+    found = key_verb(tmp_path, do)
+    assert not found["told"] and "Run site.yml" in found["problem"]
+    assert ("key" in found) is (do == "rotate"), "it is kept nowhere"
+    changed = door_host.clients(tmp_path / "gateway")
+    assert changed != before and found["changed"]
+    due = ["keys: others are to pass than those that do"]
+    assert door_host.facts(tmp_path, {}, NOW)["due"] == due
+    door_host.keep_clients(tmp_path / "gateway", before)
+    assert door_host.facts(tmp_path, {}, NOW)["due"] == due, "nobody knows what it has"
+    door_host.keep_clients(tmp_path / "gateway", changed)
+    if refused != "dead":
+        haproxy_socket.refuses = ("nothing",)
+        assert door_host.refresh_keys(tmp_path) == "told"
+        assert door_host.facts(tmp_path, {}, NOW)["due"] == [] and door_host.refresh_keys(tmp_path) == ""
+
+
+def test_a_change_of_keys_that_haproxy_took_is_told(haproxy_socket: Socket, tmp_path: Path) -> None:
+    haproxy_socket.refuses = ("nothing",)
+    found = key_verb(tmp_path, "rotate")
+    assert found["told"] and found["problem"] == "" and door_host.facts(tmp_path, {}, NOW)["due"] == []
+    assert door.sha256(found["key"]) in next(c for c in haproxy_socket.asked if c.startswith("add map @1"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
