@@ -7,8 +7,10 @@ DOCUMENTATION = r"""
 module: llm_key_leaks
 short_description: Search files, logs and processes for keys of this host
 description:
-  - Compares every word of 16 and more characters with the keys, by SHA-256; so it also finds keys that are kept nowhere. Keys
-    shorter than that, or with other characters than letters, digits and C(_+/=.-), are not found.
+  - Compares every word of 16 and more characters, and its parts between slashes, with the keys, by SHA-256; so it also finds keys
+    that are kept nowhere, also as a URL has them. Keys shorter than that, or with other characters than letters, digits and
+    C(_+/=.-), are not found.
+  - Looks into files up to 64 MiB, and into as much of what a file C(.gz) has packed. Left out are the files that keep keys.
   - Says where a key is and whose, never the key.
 options:
   root:
@@ -72,7 +74,7 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, door, door_host, files
+from ansible.module_utils.llm import compose, docker_api, door, door_host, files
 
 
 def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -80,7 +82,7 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
     found, searched = [], []
     for entry in docker_api.get("/containers/json?all=1"):
         name = entry["Names"][0].lstrip("/")
-        if not {"llm.service", "llm.gateway", "llm.supervisor"} & set(entry.get("Labels") or {}):
+        if not set(compose.LABELS) & set(entry.get("Labels") or {}):
             continue
         settings = json.dumps(docker_api.get(f"/containers/{entry['Id']}/json"), indent=1)
         found += [f"docker inspect {name}: {who}" for _, who in door.leaked(settings, known)]

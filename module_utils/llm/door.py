@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from ansible.module_utils.llm import acme, placement
 from ansible.module_utils.llm.certificates import moment
@@ -551,15 +552,21 @@ def engine_key_is_old(accepted: Sequence[str], engine_keys: Sequence[str]) -> bo
 # ---------------------------------------------------------------------------------------------------------------------
 # Keys in places where they may not be.
 
-WORD = re.compile(r"[A-Za-z0-9_+/=.-]{16,}")  # what may be a key; shorter ones are none
+SHORTEST = 16  # characters of what may be a key
+WORD = re.compile(rf"[A-Za-z0-9_+/=.-]{{{SHORTEST},}}")
 
 
 def leaked(text: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
     """Lines of a text that have a key, and whose: [(line, name)]. known: SHA-256 of a key to what it is called."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
-        for word in WORD.findall(line):
-            # A word may end a sentence, or be the value of an assignment.
-            parts = {word, word.strip("=.-/+"), word.rpartition("=")[2]}
-            found += [(number, known[d]) for d in {sha256(p) for p in parts} if d in known]
+        # As a URL has it, too: `Bearer%20KEY`.
+        digests = {sha256(p) for form in {line, unquote(line)} for word in WORD.findall(form) for p in _parts(word)}
+        found += [(number, name) for name in sorted({known[d] for d in digests if d in known})]
     return found
+
+
+def _parts(word: str) -> set[str]:
+    """What in a word may be a key: it may end a sentence, be the value of an assignment, or be a part of a path."""
+    pieces = {word, *(piece for piece in word.split("/") if len(piece) >= SHORTEST)}
+    return {part for p in pieces for part in (p, p.strip("=.-/+"), p.rpartition("=")[2])}

@@ -6,12 +6,15 @@ Below the gateway's folder: `clients.json` (keys of clients as SHA-256, 0600 roo
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import json
 import os
 import secrets
 import socket
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -284,12 +287,25 @@ def known_keys(root: Path) -> dict[str, str]:
 
 def is_home_of_keys(root: Path, path: Path) -> bool:
     """Whether a file is one that keeps keys: they are right there."""
+    if root not in path.parents:
+        return False
+    place = path.relative_to(root)
     return (
-        root / "keys" in path.parents
-        or path.parent.name == "secrets"
-        or path == root / "gateway" / door.ENGINE_KEYS_FILE
-        or path == root / "gateway" / MAPS / "engines.map"
+        place.parts[0] == "keys"
+        or (place.parts[0::2] == ("services", "releases", "secrets") and len(place.parts) == 6)
+        or str(place) in (f"gateway/{door.ENGINE_KEYS_FILE}", f"gateway/{MAPS}/engines.map")
     )
+
+
+def text_of(path: Path) -> str:
+    """What a file says; of a `.gz` what is packed in it, up to LARGEST bytes and up to where it is damaged."""
+    if path.suffix != ".gz":
+        return path.read_text(encoding="utf-8", errors="replace")
+    found = bytearray()
+    with gzip.open(path) as packed, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
+        while len(found) < LARGEST and (piece := packed.read1(2**20)):
+            found += piece
+    return found.decode("utf-8", "replace")
 
 
 def leaks_in(folder: Path, known: Mapping[str, str], root: Path, skip: Sequence[str] = ()) -> list[str]:
@@ -301,7 +317,7 @@ def leaks_in(folder: Path, known: Mapping[str, str], root: Path, skip: Sequence[
             try:
                 if path.is_symlink() or is_home_of_keys(root, path) or path.stat().st_size > LARGEST:
                     continue
-                text = path.read_text(encoding="utf-8", errors="replace")
+                text = text_of(path)
             except OSError:
                 continue
             found += [f"{path}:{line}: {name}" for line, name in door.leaked(text, known)]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import socket
 import subprocess
 import threading
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llm_client_key
+import llm_key_leaks
 import pytest
-from ansible.module_utils.llm import certificates, door, door_host, haproxy, spec
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm import certificates, compose, docker_api, door, door_host, haproxy, spec
 
 from tests import catalogs
 
@@ -205,6 +209,75 @@ def test_leaks_name_the_line_and_never_the_key() -> None:
     key = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
     text = f"fine\nkey={key}\nBearer {key}.\n"
     assert door.leaked(text, {door.sha256(key): "key of alice"}) == [(2, "key of alice"), (3, "key of alice")]
+
+
+KEY = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
+KNOWN_KEY = {door.sha256(KEY): "key of alice"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"GET https://h/{KEY}/v1 200",
+        f"/a/path/that/is/long/{KEY}.",
+        f"Authorization=Bearer%20{KEY}",
+        f"next=https%3A%2F%2Fh%2F{KEY}%2Fv1",
+        f"%22{KEY}%22",
+        f"{KEY} and {KEY}",
+        f"path/key={KEY}",
+    ],
+)
+def test_a_key_is_found_as_a_url_has_it(line: str) -> None:
+    assert door.leaked(f"\n{line}\n", KNOWN_KEY) == [(2, "key of alice")]
+
+
+@pytest.mark.parametrize("key", ["base64/of+a-key/with==", "a/b/c/d/e/f/g/h/i/j"])
+def test_a_key_with_slashes_is_found_whole(key: str) -> None:
+    for form in (key, key.replace("/", "%2F")):
+        assert door.leaked(f"key: {form}", {door.sha256(key): "x"}) == [(1, "x")]
+
+
+def test_only_the_files_that_keep_keys_are_left_out_of_the_search(tmp_path: Path) -> None:
+    root, checkout = tmp_path / "llm", tmp_path / "checkout"
+    homes = ["services/a/releases/1/secrets/engine.yml", "services/a/releases/1/secrets/client-key", "keys/a"]
+    homes += ["gateway/engine-keys", "gateway/etc/maps/engines.map"]
+    places = ["secrets/x", "services/a/secrets/x", "services/a/releases/1/secrets/more/x", "gateway/keys", "state/x"]
+    for place in (*(root / p for p in (*homes, *places)), checkout / "secrets/x", checkout / "keys/x"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{KEY}\n")
+    found = door_host.leaks_in(root, KNOWN_KEY, root)
+    assert sorted(found) == sorted(f"{root / p}:1: key of alice" for p in places)
+    assert len(door_host.leaks_in(checkout, KNOWN_KEY, root)) == 2
+
+
+def test_logs_that_were_packed_are_searched_as_far_as_they_can_be_read(tmp_path: Path) -> None:
+    packed = gzip.compress(f"fine\n{KEY}\n".encode(), 0)
+    (tmp_path / "syslog.2.gz").write_bytes(packed)
+    (tmp_path / "cut.gz").write_bytes(packed[:-6])
+    (tmp_path / "none.gz").write_text("no gzip")
+    found = door_host.leaks_in(tmp_path, KNOWN_KEY, tmp_path / "llm")
+    assert sorted(found) == [f"{tmp_path / n}:2: key of alice" for n in ("cut.gz", "syslog.2.gz")]
+
+
+def test_what_is_packed_is_read_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_host, "LARGEST", 2**20)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(bytes(2**26)))
+    assert 2**20 <= len(door_host.text_of(path)) <= 2**21
+
+
+def test_every_container_of_the_project_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    labels = [*compose.LABELS, "other"]
+    entries = [{"Id": n, "Names": [f"/{n}"], "Labels": {n: "1"}} for n in labels]
+    monkeypatch.setattr(docker_api, "get", lambda path: entries if "all=1" in path else {"Env": [KEY]})
+    monkeypatch.setattr(llm_key_leaks, "Path", lambda _: tmp_path)  # without processes
+    module = types.SimpleNamespace(run_command=lambda _: (0, f"log {KEY}\n", ""))
+    found, _ = llm_key_leaks.in_containers(cast("AnsibleModule", module), KNOWN_KEY)
+    assert found == [
+        text
+        for n in compose.LABELS
+        for text in (f"docker inspect {n}: key of alice", f"log of container {n}, line 1: key of alice")
+    ]
 
 
 @pytest.mark.parametrize(
