@@ -234,8 +234,8 @@ def is_address(name: str) -> bool:
 def pools(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[str, Any]]:
     """What leads where: [{name, services, ports, hosts, prefixes, models, servers: [{name, container, at_once}]}].
 
-    routes: of the plan. One pool a service, for its port and its prefix; services of one model form a further one, `all-<the
-    first of them>`, for what names the model or a host name that they share.
+    routes: of the plan. One pool a service, for its port and its prefix; services of one model (placement keeps them of
+    the same one) form a further one, `all-<the first of them>`, for what names the model or a host name that they share.
     """
     routes = list(routes)
     found = [

@@ -1,8 +1,8 @@
 """Placement: which services of a host run at once, what they share, and what they clash over. Pure functions.
 
-Services that want one port, host name, writable folder or the same memory of a GPU exclude each other. `place` says who
-runs: services named by `llm_switch` first, then active and forced ones, then fallbacks as far as nothing takes their
-place. What runs on the host is read from the facts of module llm_host_facts: an engine's release says what it reserved.
+Services that want one port, host name, name for two models, writable folder or the same memory of a GPU exclude each other.
+`place` says who runs: services named by `llm_switch` first, then active and forced ones, then fallbacks as far as nothing takes
+their place. What runs on the host is read from the facts of module llm_host_facts: an engine's release says what it reserved.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ Gpus = Mapping[int | str, float]  # GPU (its index, or its UUID where no index i
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a service takes of its host. writes: sources of its own writable mounts."""
+    """What a service takes of its host. writes: sources of its own writable mounts. answers_as: what clients write as `model`."""
 
     service: str
     port: int
     hostname: str
     model: str
+    answers_as: str
     shares: Gpus
     writes: tuple[str, ...]
 
@@ -72,7 +73,13 @@ def claim(declared: Declared, service: Service) -> Claim:
     """What a declared service takes."""
     shares = {gpu_name(declared, g): share(service) for g in service.gpus}
     return Claim(
-        service.name, service.port, service.hostname, service.served_model_name, shares, writes(service.volumes)
+        service.name,
+        service.port,
+        service.hostname,
+        service.model,
+        service.served_model_name,
+        shares,
+        writes(service.volumes),
     )
 
 
@@ -101,8 +108,13 @@ def clashes(one: Claim, other: Claim) -> list[Clash]:
             total = own + other.shares[gpu]
             shares = f"{own:g} + {other.shares[gpu]:g} = {total:.2f}"
             found.append(Clash("gpus", f"together they reserve more than GPU {gpu} has ({shares})"))
+    if one.answers_as == other.answers_as and one.model != other.model:
+        models = f"model of `{one.service}` is `{one.model}`, that of `{other.service}` is `{other.model}`"
+        text = f"both have served_model_name `{one.answers_as}`, by which a request picks its model, but {models}"
+        found.append(Clash("served_model_name", text))
     # Services of one model share a host name, as replicas.
-    if one.hostname and one.hostname == other.hostname and one.model != other.model:
+    replicas = one.model == other.model and one.answers_as == other.answers_as
+    if one.hostname and one.hostname == other.hostname and not replicas:
         found.append(Clash("hostname", f"both are to answer as `{one.hostname}`"))
     for path, theirs in shared(one.writes, other.writes):
         where = f"`{path}`" if path == theirs else f"`{path}` and `{theirs}`"
@@ -266,7 +278,7 @@ def _clash_findings(
                 )
             key = f"llm_services.{one.service}.{clash.part}"
             message = f"clashes with `{other.service}`: {clash.text}"
-            found.append(Finding(f"clash-{clash.part}", "error", key, message, remedy))
+            found.append(Finding(f"clash-{clash.part.replace('_', '-')}", "error", key, message, remedy))
     # Three services can fit pairwise and still not together.
     if not found:
         for gpu in one.shares:
@@ -288,6 +300,7 @@ def _clash_findings(
 _WAYS = {
     "port": "give one another port, make it a fallback, or take it out of llm_host_services",
     "gpus": "give one other GPUs or less of them (gpu-memory-utilization), or make it a fallback",
+    "served_model_name": "give one another served_model_name, or both the same model",
     "hostname": "give one another hostname, or make it a fallback",
     "volumes": "mount it read-only (`:ro`) in one of them, or give each its own folder",
 }

@@ -587,7 +587,11 @@ _SERVICE: Shape = {
     "image": Key(name, True, "Image that it runs in: a name in `llm_images`."),
     "model": Key(name, True, "Model that it serves: a name in `llm_models`."),
     "port": Key(whole(1, 65535), True, "Port that the gateway publishes for it."),
-    "served_model_name": Key(values.served, False, "What clients write as `model`. Without it, the name of the model."),
+    "served_model_name": Key(
+        values.served,
+        False,
+        "What clients write as `model`. Without it, the name of the model. Services share one if they have the same model.",
+    ),
     "gpus": Key(
         ListOf(values.gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."
     ),

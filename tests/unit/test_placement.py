@@ -141,6 +141,10 @@ def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_pla
     [
         ({"hostname": "same"}, {"hostname": "same", "served_model_name": "n"}, {"hostname"}),
         ({"hostname": "same"}, {"hostname": "same"}, set()),
+        ({"hostname": "same"}, {"hostname": "same", "model": "n", "served_model_name": "n"}, {"hostname"}),
+        ({"hostname": "same"}, {"hostname": "same", "model": "n"}, {"hostname", "served_model_name"}),
+        ({}, {"model": "n"}, {"served_model_name"}),
+        ({}, {"model": "n", "served_model_name": "n"}, set()),
         ({"hostname": ""}, {"hostname": ""}, set()),
         ({"volumes": ("/data:/data",)}, {"volumes": ("/data/:/x:rw",)}, {"volumes"}),
         ({"volumes": ("/data:/data",)}, {"volumes": ("/data/logs:/x:z,rw",)}, {"volumes"}),
@@ -152,12 +156,32 @@ def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_pla
 )
 def test_what_two_services_clash_over(one: dict[str, Any], other: dict[str, Any], clash: set[str]) -> None:
     made = [
-        spec.Service(n, "i", "m", **{"port": p, "served_model_name": "m", **changes})
+        spec.Service(n, "i", **{"model": "m", "port": p, "served_model_name": "m", **changes})
         for n, p, changes in (("a", 1, one), ("b", 2, other))
     ]
     declared = box({})
     claims = [placement.claim(declared, s) for s in made]
     assert {c.part for c in placement.clashes(*claims)} == {c.part for c in placement.clashes(*claims[::-1])} == clash
+
+
+def test_two_models_of_one_name_are_no_replicas_of_each_other() -> None:
+    one, other = small("a", 1), small("b", 2, model="zwz-8b", served_model_name="qwen3-1-7b")
+    found = plan.judge(box({"a": one, "b": other}))
+    for name, beside in (("a", "b"), ("b", "a")):
+        (finding,) = [f for f in found[name] if f.severity == "error"]
+        assert finding.id == "clash-served-model-name" and finding.key == f"llm_services.{name}.served_model_name"
+        assert all(f"`{word}`" in finding.message for word in (beside, "qwen3-1-7b", "zwz-8b"))
+    replica = small("b", 2, served_model_name="qwen3-1-7b")
+    assert not errors(plan.judge(box({"a": one, "b": replica})))
+
+
+@pytest.mark.parametrize("gpus", [[1], [2]], ids=["elsewhere", "on the same GPU"])
+def test_a_fallback_of_another_model_may_have_the_name_of_the_one_in_whose_place_it_goes(gpus: list[int]) -> None:
+    own = {"args": {"gpu-memory-utilization": 0.9}, "served_model_name": "chat", "hostname": "chat"}
+    services = {"a": small("a", 1, **own), "b": small("b", 2, model="zwz-8b", status="fallback", gpus=gpus, **own)}
+    for switch, running in (([], ("a",)), (["b"], ("b",))):
+        declared = box(services, switch=switch)
+        assert placement.deployed(declared) == running and not errors(plan.judge(declared))
 
 
 def test_a_displaced_service_that_runs_is_stopped_by_the_one_that_takes_its_place() -> None:
