@@ -38,7 +38,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 clients:
-  description: Client to requests, answered, limited, refused, failed, bytes_in, bytes_out, services, first_byte_ms, total_ms, last.
+  description: >-
+    Client to requests, answered, limited, refused, failed, bytes_in, bytes_out, services, queue_ms, first_byte_ms, total_ms, last.
   returned: always
   type: dict
 table:

@@ -12,6 +12,10 @@ SPAN = re.compile(r"(\d+)([mhd])")
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 WORDS = ("client", "service")  # that an entry has
 NUMBERS = ("status", "bytes_in", "bytes_out", "first_byte_ms", "total_ms")
+WAITS = (
+    "wait_ms",
+    "queue_ms",
+)  # at the door, and for a place at the engine; -1, or none in an older log, where it did not wait
 ENDS = ("answered", "limited", "refused", "failed")
 NOBODY = "-"  # what the log says of a request without a key that was found
 
@@ -37,7 +41,8 @@ def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
             time = datetime.datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
         except (ValueError, KeyError, TypeError):
             continue
-        if not all(isinstance(entry.get(w), str) for w in WORDS) or not all(type(entry.get(n)) is int for n in NUMBERS):
+        numbers = [*(entry.get(n) for n in NUMBERS), *(entry.get(n, 0) for n in WAITS)]
+        if not all(isinstance(entry.get(w), str) for w in WORDS) or not all(type(n) is int for n in numbers):
             continue
         if time.timestamp() >= start:
             yield entry
@@ -47,8 +52,8 @@ def summary(found: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each client asked: client to counts, sizes and times.
 
     requests, answered (below 400), refused (4xx but 429), limited (429), failed (5xx, without an answer, and cut off by the
-    engine), bytes_in, bytes_out, services (name to requests), first_byte_ms and total_ms (p50 and p95 of those answered), last
-    (time).
+    engine), bytes_in, bytes_out, services (name to requests), queue_ms (p50 and p95 of those answered, and of those that waited in
+    vain), first_byte_ms and total_ms (of those answered, from their arrival), last (time).
     """
     by_client: dict[str, list[Mapping[str, Any]]] = {}
     for entry in found:
@@ -68,10 +73,18 @@ def _sum(asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "bytes_in": sum(e["bytes_in"] for e in asked),
         "bytes_out": sum(e["bytes_out"] for e in asked),
         "services": dict(sorted(services.items())),
+        "queue_ms": _percentiles(
+            waited for e, end in zip(asked, ends, strict=True) if (waited := _waited(e)) or end == "answered"
+        ),
         "first_byte_ms": _percentiles([e["first_byte_ms"] for e in answered if e["first_byte_ms"] >= 0]),
         "total_ms": _percentiles([e["total_ms"] for e in answered if e["total_ms"] >= 0]),
         "last": max(e["time"] for e in asked),
     }
+
+
+def _waited(entry: Mapping[str, Any]) -> int:
+    """Milliseconds for which a request waited for its turn."""
+    return sum(max(entry.get(w, 0), 0) for w in WAITS)
 
 
 def _ended(entry: Mapping[str, Any]) -> str:
@@ -90,14 +103,13 @@ def _percentiles(values: Iterable[float]) -> dict[str, float | None]:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line a client, for a person."""
-    rows = [
-        ("CLIENT", "REQUESTS", "ANSWERED", "LIMITED", "REFUSED", "FAILED", "MIB IN", "MIB OUT", "FIRST BYTE MS", "LAST")
-    ]
+    heads = ["CLIENT", "REQUESTS", "ANSWERED", "LIMITED", "REFUSED", "FAILED", "MIB IN", "MIB OUT"]
+    rows = [(*heads, "QUEUE MS P95", "FIRST BYTE MS", "LAST")]
     for client, used in found.items():
         name = "(no valid key)" if client == NOBODY else client
         counts = [str(used[c]) for c in ("requests", *ENDS)]
         sizes = [f"{used[b] / 2**20:.2f}" for b in ("bytes_in", "bytes_out")]
-        first = used["first_byte_ms"]["p50"]
-        rows.append((name, *counts, *sizes, "-" if first is None else f"{first:g}", used["last"]))
+        times = [used["queue_ms"]["p95"], used["first_byte_ms"]["p50"]]
+        rows.append((name, *counts, *sizes, *("-" if t is None else f"{t:g}" for t in times), used["last"]))
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]

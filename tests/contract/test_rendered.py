@@ -1,5 +1,6 @@
 """Every file that is rendered for a host, for every service of the catalogs, before any host sees it."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,23 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
     path = tmp_path / "compose.yml"
     path.write_text(yaml.safe_dump(document))
     lint(path)
+
+
+def test_the_log_counts_all_that_a_request_waits_for() -> None:
+    """HAProxy's own `%Tw` and `%Tr` begin after its rules, which is where requests wait for an engine."""
+    declared = catalogs.declared("demo")
+    config = gateway(declared, plan.routes(declared, {"releases": {}}), "haproxy.cfg.j2")
+    program = (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8")
+    (form,) = [line for line in config.splitlines() if line.lstrip().startswith("log-format ")]
+    for name in ("wait_ms", "queue_ms", "first_byte_ms", "total_ms"):
+        assert f'"{name}":%' in form
+    assert "%Tr" not in form
+    logged = set(re.findall(r"txn\.\w+", form))
+    assert logged >= {"txn.waited", "txn.first_byte"}
+    assert logged <= {
+        *re.findall(r"set-var(?:-fmt)?\((txn\.\w+)\)", config),
+        *re.findall(r'set_var\("(txn\.\w+)"', program),
+    }
 
 
 ACME = {"email": "ops@example.org", "terms_agreed": True}

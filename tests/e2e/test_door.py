@@ -340,7 +340,7 @@ def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.
         (status, "POST" if body else "GET", path.partition("?")[0], "k-metered") for _, body, path, status in asked
     )
     assert len({e["id"] for e in lines}) == len(lines) and all(
-        0 <= e["queue_ms"] <= e["first_byte_ms"] <= e["total_ms"] for e in lines if e["status"] == 200
+        0 <= e["wait_ms"] + e["queue_ms"] <= e["first_byte_ms"] <= e["total_ms"] for e in lines if e["status"] == 200
     )
     found = usage.summary(lines)["metered"]
     counts = [found[k] for k in ("requests", "answered", "refused", "limited", "failed")]
@@ -352,3 +352,20 @@ def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.
     assert [k for k in (*keys, *map(door.sha256, keys)) if k in log] == []
     nobody = usage.summary(usage.entries(log.splitlines()))[usage.NOBODY]
     assert nobody["refused"] >= 2 and not nobody["failed"]
+
+
+def test_the_log_says_how_long_a_request_waited_for_others_of_its_client(gateway: standalone.Door) -> None:
+    before = len(standalone.docker("logs", gateway.container))
+    body = json.dumps({"prompt": "slow", "after": 1})
+    with ThreadPoolExecutor(2) as pool:
+        assert [status for status, *_ in pool.map(lambda _: gateway.ask(PORTS[ONE], NARROW, body), range(2))] == [
+            200
+        ] * 2
+    end, lines = time.monotonic() + 60, list[dict[str, Any]]()
+    while len(lines) < 2:
+        assert time.monotonic() < end, lines
+        log = standalone.docker("logs", gateway.container)[before:]
+        lines = [e for e in usage.entries(log.splitlines()) if e["client"] == "narrow"]
+    first, second = sorted(lines, key=lambda e: int(e["wait_ms"]))
+    assert second["wait_ms"] > first["wait_ms"] and second["queue_ms"] == 0
+    assert second["wait_ms"] < second["first_byte_ms"] <= second["total_ms"]

@@ -42,6 +42,23 @@ def test_an_answer_that_the_engine_broke_off_is_none() -> None:
     assert (found["answered"], found["failed"]) == (2, 2), "a client that leaves has had what it wanted"
 
 
+def test_waiting_is_what_the_door_and_the_engine_had_a_request_wait() -> None:
+    log = [
+        line("alice", 200, 1, wait_ms=60000, queue_ms=5),
+        line("alice", 200, 2, wait_ms=0, queue_ms=40),
+        line("alice", 503, 3, wait_ms=70000, queue_ms=-1, first_byte_ms=-1),
+        line("alice", 429, 4, wait_ms=0, queue_ms=-1, first_byte_ms=-1),
+        line("alice", 200, 5, queue_ms=7),  # of a log of before
+        line("alice", 200, 6, wait_ms="60"),
+    ]
+    found = usage.summary(usage.entries(log))
+    assert found["alice"]["requests"] == 5 and found["alice"]["queue_ms"] == {"p50": 40, "p95": 70000}
+    heads, row = (text.split("  ") for text in usage.table(found))
+    shown = dict(zip([h.strip() for h in heads if h], [c.strip() for c in row if c], strict=True))
+    assert shown["QUEUE MS P95"] == "70000"
+    assert usage.summary(usage.entries([line("-", 401)]))["-"]["queue_ms"]["p95"] is None
+
+
 def test_only_what_was_asked_since_then_counts() -> None:
     start = usage.begin("2026-11-25T14:00:03+00:00", 0)
     assert usage.summary(usage.entries(LOG, start))["alice"]["requests"] == 2

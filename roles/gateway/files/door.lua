@@ -1,6 +1,7 @@
 -- Lets a request wait for its turn: until its service has an engine, and its client has fewer requests under way than its key
 -- allows. Sets txn.turn to `now`, `many` (its client has more waiting than its key allows), `late` (no turn in time), `closed`
--- (no engine in time) or `stopped` (none is to come, so nobody waits for it).
+-- (no engine in time) or `stopped` (none is to come, so nobody waits for it), and txn.waited to the milliseconds that it took, also
+-- when its client leaves before.
 local PAUSE = 20 -- milliseconds between two looks
 local GRACE = 0.25 -- seconds until a request that was answered counts no more, on a busy host
 
@@ -33,6 +34,7 @@ local function wait_turn(txn, limit)
         elseif at_once > 0 and count("running") >= at_once then
             turn = "late"
         end
+        txn:set_var("txn.waited", math.floor((clock() - start) * 1000))
         if turn == "now" or clock() - start >= patience then
             txn:set_var("txn.turn", turn)
             return
