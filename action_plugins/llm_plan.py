@@ -537,8 +537,15 @@ def _for_clients(declared: spec.Declared, name: str, reached: str) -> dict[str, 
     service = declared.services[name]
     model = declared.models[service.model]
     told = clients.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
-    place = declared.settings.bind_address, reached, service.port, door.host_name(declared, name)
-    return {"service": name, "url": clients.url(*place, door.setting(declared, "https_port")), "declared": told}
+    place = clients.Door(
+        declared.settings.bind_address,
+        reached,
+        door.setting(declared, "https_port"),
+        door.ports_address(declared),
+        door.known_as(declared, reached),
+    )
+    url = clients.url(place, name, service.port, door.host_name(declared, name))
+    return {"service": name, "url": url, "declared": told}
 
 
 def image_job(

@@ -57,6 +57,9 @@ options:
     description: Address on which they are published.
     type: str
     default: 127.0.0.1
+  ports_address:
+    description: Address on which the ports of O(pools) are published; left out, O(address).
+    type: str
 attributes:
   check_mode:
     description: Says what would change.
@@ -248,10 +251,11 @@ def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> 
 
 def wait_for_ports(module: AnsibleModule) -> None:
     """Fail unless every port accepts a connection in time."""
-    address = module.params["address"]
-    target = clients.reached(address)
+    own = {port for pool in module.params["pools"] for port in pool.get("ports", ())}
     end = time.monotonic() + READY_WITHIN
     for port in module.params["ports"]:
+        address = module.params["ports_address" if port in own else "address"] or module.params["address"]
+        target = clients.reached(address)
         while True:
             try:
                 socket.create_connection((target, port), timeout=2).close()
@@ -404,6 +408,7 @@ def main() -> None:
             "returns": {"type": "dict", "default": {}},
             "certificate": {"type": "dict", "default": {}},
             "address": {"type": "str", "default": "127.0.0.1"},
+            "ports_address": {"type": "str"},
             "uid": {"type": "int", "default": 64001},
         },
         required_if=[("state", "present", ("image", "files", "ports"))],

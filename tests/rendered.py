@@ -25,6 +25,7 @@ def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **
     defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), door.settings(declared)
     ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
     own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
+    own |= {"_gateway_ports_address": settings["ports_address"]}
     own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
     own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
     own |= {

@@ -6,6 +6,7 @@ offers instead. docs/clients.md says which of them were run against an engine.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -62,16 +63,39 @@ def in_url(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def url(bind_address: str, host: str, port: int, name: str = "", https_port: int = 0) -> str:
+def is_loopback(address: str) -> bool:
+    """Whether a name or an address is reached from its own host alone."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+@dataclass(frozen=True)
+class Door:
+    """How the gateway of a host is reached. Without TLS, https_port is 0."""
+
+    bind_address: str
+    host: str  # name or address by which the machine is reached
+    https_port: int = 0
+    ports_address: str = ""  # of the services' own ports, where that is another one
+    known_as: str = ""  # name or address under which it answers for all services over TLS
+
+
+def url(door: Door, service: str, port: int, name: str = "") -> str:
     """Address of a service for its clients: by its name over TLS where it has both, else its own port.
 
-    host: name or address by which the machine is reached.
+    Where that is open to the host itself alone, and the clients are elsewhere, it is a part of the door's own address, over TLS.
     """
-    if name and https_port:
-        return f"https://{name}" + ("" if https_port == 443 else f":{https_port}")
-    everywhere = bind_address in ("0.0.0.0", "::")  # noqa: S104 - what was declared, compared
-    found = host if everywhere else bind_address
-    return f"http://{in_url(found)}:{port}"
+    tls = "" if door.https_port == 443 else f":{door.https_port}"
+    if name and door.https_port:
+        return f"https://{name}{tls}"
+    plain = door.ports_address or door.bind_address
+    elsewhere = not is_loopback(door.host) and not is_loopback(door.bind_address)
+    if door.https_port and is_loopback(plain) and elsewhere:
+        return f"https://{in_url(door.known_as or door.host)}{tls}/{service}"
+    everywhere = plain in ("0.0.0.0", "::")  # noqa: S104 - what was declared, compared
+    return f"http://{in_url(door.host if everywhere else plain)}:{port}"
 
 
 def facts(model: str, args: Mapping[str, Any], context: int, vision: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from ansible.module_utils.llm import acme, placement
+from ansible.module_utils.llm import acme, clients, placement
 from ansible.module_utils.llm.certificates import moment
 from ansible.module_utils.llm.spec import ACME, GATEWAY, Declared, Finding, did_you_mean
 from ansible.module_utils.llm.values import NAME, size_bytes
@@ -44,6 +44,7 @@ def settings(declared: Declared) -> dict[str, Any]:
     return {
         "https_port": setting(declared, "https_port"),
         "http_port": setting(declared, "http_port"),
+        "ports_address": ports_address(declared),
         "names": names(declared),
         "certificate_names": certificate_names(declared),
         "domain": declared.settings.domain,
@@ -54,6 +55,20 @@ def settings(declared: Declared) -> dict[str, Any]:
         "body_limit": size_bytes(setting(declared, "body_limit")),
         "connections": CONNECTIONS,
     }
+
+
+def ports_address(declared: Declared) -> str:
+    """Address on which the services' own ports are published."""
+    return str(setting(declared, "ports_address") or declared.settings.bind_address)
+
+
+def known_as(declared: Declared, reached: str) -> str:
+    """Under what the door answers for all services to clients elsewhere. reached: name or address of the host.
+
+    By another name it says that it does not know it, and the certificate does not have it.
+    """
+    others = [n for n in names(declared) if n not in LOCAL]
+    return reached if reached in others or not others else others[0]
 
 
 def host_name(declared: Declared, service: str) -> str:
@@ -92,7 +107,7 @@ def acme_request(declared: Declared) -> dict[str, Any]:
 
 def findings(declared: Declared) -> dict[str, list[Finding]]:
     """What is wrong with the ports of the door itself and with ACME, under "". Services that share a host name are placement's."""
-    found: dict[str, list[Finding]] = {"": _acme_findings(declared)}
+    found: dict[str, list[Finding]] = {"": [*_acme_findings(declared), *_plain_findings(declared)]}
     running = placement.deployed(declared)
     ports = {declared.services[s].port: f"service `{s}`" for s in running}
     for key in ("https_port", "http_port"):
@@ -103,6 +118,19 @@ def findings(declared: Declared) -> dict[str, list[Finding]]:
             found[""].append(Finding("port-clash", "error", f"llm_gateway.{key}", message, remedy))
         ports[port] = f"llm_gateway.{key}"
     return found
+
+
+def _plain_findings(declared: Declared) -> list[Finding]:
+    """Whether keys and contents can be asked for without TLS from elsewhere, where there is TLS."""
+    address = ports_address(declared)
+    if not setting(declared, "https_port") or clients.is_loopback(address) or not placement.deployed(declared):
+        return []
+    key = "llm_gateway.ports_address" if setting(declared, "ports_address") else "llm_bind_address"
+    message = f"is {address}, where the services' own ports are open as well, without TLS"
+    remedy = (
+        "Set llm_gateway.ports_address to 127.0.0.1, unless clients need these ports and the network may read along"
+    )
+    return [Finding("plain-ports", "warn", key, message, remedy)]
 
 
 def _acme_findings(declared: Declared) -> list[Finding]:
@@ -124,7 +152,7 @@ def _acme_findings(declared: Declared) -> list[Finding]:
         message = f"is {port}, and the ACME server asks at port 80"
         remedy = f"Set it to 80, unless something in front of this host leads from its port 80 to {port}"
         refuse("llm_gateway.http_port", message, remedy, "warn")
-    if is_address(declared.settings.bind_address) and ipaddress.ip_address(declared.settings.bind_address).is_loopback:
+    if clients.is_loopback(declared.settings.bind_address):
         message = f"is {declared.settings.bind_address}, where no ACME server reaches port 80"
         remedy = "Set it to an address of the host that others reach, unless something in front of it leads there"
         refuse("llm_bind_address", message, remedy, "warn")

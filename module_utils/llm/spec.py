@@ -690,6 +690,13 @@ GATEWAY: Shape = {
     "http_port": Key(
         whole(0, 65535), False, "Port that sends browsers and clients on to `https_port`; 0 for none.", 80
     ),
+    "ports_address": Key(
+        values.either("none", values.address),
+        False,
+        "Address on which the services' own ports, which have no TLS, are published: `127.0.0.1` keeps them to the host itself. "
+        "Without it, that of `llm_bind_address`.",
+        "",
+    ),
     "names": Key(
         ListOf(values.domain),
         False,

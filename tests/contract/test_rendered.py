@@ -69,6 +69,15 @@ def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written:
     assert " localhost 127.0.0.1 [::1]" in gateway(declared, routes, "haproxy.cfg.j2"), "as a Host header has it"
 
 
+def test_the_services_own_ports_are_published_where_they_are_to_be() -> None:
+    declared = catalogs.declared("rtx4090x3", bind_address="192.0.2.1", gateway={"ports_address": "::1"})
+    routes = plan.routes(declared, {"releases": {}})
+    text = gateway(declared, routes, "compose.yml.j2", gateway_bind_address="192.0.2.1")
+    published = yaml.safe_load(text)["services"]["gateway"]["ports"]
+    own = [f"[::1]:{r['port']}:{r['port']}" for r in routes]
+    assert own and published == ["192.0.2.1:443:443", "192.0.2.1:80:80", *own]
+
+
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
 def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
     declared = catalogs.declared(inventory)

@@ -22,7 +22,8 @@ ISSUED = {"server": "https://s/dir", "names": ["y.org", "x.org"]}
 
 
 def found(acme_of: dict[str, Any] | None = None, **host: Any) -> list[tuple[str, str, str]]:
-    gateway = {"acme": ACME if acme_of is None else acme_of, **host.pop("gateway", {})}
+    acme_of = ACME if acme_of is None else acme_of
+    gateway = {"acme": acme_of, "ports_address": "127.0.0.1", **host.pop("gateway", {})}
     declared = catalogs.declared("rtx4090x3", **{**OPEN, **host}, gateway=gateway)
     return [(f.severity, f.key, f.message) for f in door.findings(declared)[""]]
 

@@ -116,14 +116,33 @@ def test_what_a_service_can_do_follows_from_its_flags() -> None:
     ],
 )
 def test_the_address_is_the_one_that_clients_reach(bind: str, expected: str) -> None:
-    assert clients.url(bind, "box.example.org", 5002) == expected
+    assert clients.url(clients.Door(bind, "box.example.org"), "medium", 5002) == expected
 
 
 def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
-    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 443) == "https://api.medium.example.org"
-    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 8443) == "https://api.medium.example.org:8443"
-    assert clients.url("0.0.0.0", "box", 5002, "api.medium.example.org", 0) == "http://box:5002"
-    assert clients.url("0.0.0.0", "box", 5002, "", 443) == "http://box:5002"
+    def url(https_port: int, name: str = "api.medium.example.org") -> str:
+        return clients.url(clients.Door("0.0.0.0", "box", https_port), "medium", 5002, name)
+
+    assert url(443) == "https://api.medium.example.org"
+    assert url(8443) == "https://api.medium.example.org:8443"
+    assert url(0) == "http://box:5002"
+    assert url(443, "") == "http://box:5002"
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        (("192.0.2.1", "box", 443, "127.0.0.1", "192.0.2.1"), "https://192.0.2.1/medium"),
+        (("0.0.0.0", "box", 8443, "127.0.0.1", "api.example.org"), "https://api.example.org:8443/medium"),
+        (("fd00::1", "box", 443, "::1", "fd00::1"), "https://[fd00::1]/medium"),
+        (("192.0.2.1", "localhost", 443, "127.0.0.1", "192.0.2.1"), "http://127.0.0.1:5002"),  # here, not elsewhere
+        (("127.0.0.1", "box", 443, "127.0.0.1", "box"), "http://127.0.0.1:5002"),  # no port is open elsewhere
+        (("192.0.2.1", "box", 0, "127.0.0.1", "192.0.2.1"), "http://127.0.0.1:5002"),
+        (("192.0.2.1", "box", 443, "192.0.2.2", "192.0.2.1"), "http://192.0.2.2:5002"),
+    ],
+)
+def test_a_port_for_the_host_alone_is_no_address_for_clients_elsewhere(place: Any, expected: str) -> None:
+    assert clients.url(clients.Door(*place), "medium", 5002) == expected
 
 
 def test_the_page_lists_every_client_and_its_files() -> None:

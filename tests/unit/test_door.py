@@ -131,6 +131,31 @@ def test_a_port_of_the_door_is_no_service_s_and_not_used_twice() -> None:
     assert found(gateway={"https_port": 0, "http_port": 0}) == []
 
 
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({}, ""),
+        ({"bind_address": "192.0.2.1"}, "llm_bind_address"),
+        ({"bind_address": "192.0.2.1", "gateway": {"https_port": 0}}, ""),
+        ({"bind_address": "192.0.2.1", "gateway": {"ports_address": "127.0.0.1"}}, ""),
+        ({"bind_address": "192.0.2.1", "gateway": {"ports_address": "::1"}}, ""),
+        ({"gateway": {"ports_address": "0.0.0.0"}}, "llm_gateway.ports_address"),
+    ],
+)
+def test_plain_ports_that_others_reach_are_told_where_there_is_tls(changed: dict[str, Any], key: str) -> None:
+    assert found(**changed) == ([("plain-ports", key)] if key else [])
+
+
+def test_the_door_is_named_to_clients_as_it_answers_and_certifies() -> None:
+    def known(reached: str, **changed: Any) -> str:
+        return door.known_as(catalogs.declared("demo", **changed), reached)
+
+    assert known("box", bind_address="192.0.2.1") == "192.0.2.1"
+    assert known("box", bind_address="0.0.0.0", domain="x.org") == "api.x.org"
+    assert known("box", bind_address="0.0.0.0", gateway={"names": ["other.org", "box"]}) == "box"
+    assert known("box", bind_address="0.0.0.0") == "box"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Keys.
 
