@@ -42,13 +42,16 @@ clients:
     Client to requests, answered, limited, refused, failed, bytes_in, bytes_out, services, queue_ms, first_byte_ms, total_ms, last.
   returned: always
   type: dict
+log_begins:
+  description: Time of the first request in the log, empty when there is none. What was asked before is not counted.
+  returned: always
+  type: str
 table:
-  description: The same for a person.
+  description: The same for a person, with a line where the log does not go back to O(since).
   returned: always
   type: list
 """
 
-import itertools
 import time
 from pathlib import Path
 
@@ -71,11 +74,10 @@ def main() -> None:
         module.fail_json(
             msg=f"there is no log of the gateway: {err.strip()}. Bring the host to its declaration with site.yml"
         )
-    lines = itertools.chain.from_iterable(
-        text.splitlines() for text in (*map(files.read, kept), out if rc == 0 else "")
-    )
-    found = usage.summary(usage.entries(lines, start))
-    module.exit_json(changed=False, clients=found, table=usage.table(found))
+    lines = [line for text in (*map(files.read, kept), out if rc == 0 else "") for line in text.splitlines()]
+    found, first = usage.summary(usage.entries(lines, start)), usage.begins(lines)
+    table = [*usage.table(found), *filter(None, [usage.shortfall(first, start)])]
+    module.exit_json(changed=False, clients=found, log_begins=first, table=table)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ def given(cert: Path, key: Path, now: float) -> dict[str, Any]:
         return {**found, "problem": f"the key in {key} cannot be read: {getattr(error, 'strerror', None) or 'no text'}"}
     if found["expires"] <= now:
         return {**found, "problem": f"{cert} has ended at {moment(found['expires'])}"}
+    if found["begins"] > now:
+        return {**found, "problem": f"{cert} is not valid before {moment(found['begins'])}, by the host's clock"}
     return {**found, "pem": files.read(cert).rstrip("\n") + "\n" + secret}
 
 

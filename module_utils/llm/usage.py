@@ -38,14 +38,34 @@ def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
             continue
         try:
             entry = json.loads(line)
-            time = datetime.datetime.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+            time = _seconds(entry["time"])
         except (ValueError, KeyError, TypeError):
             continue
         numbers = [*(entry.get(n) for n in NUMBERS), *(entry.get(n, 0) for n in WAITS)]
         if not all(isinstance(entry.get(w), str) for w in WORDS) or not all(type(n) is int for n in numbers):
             continue
-        if time.timestamp() >= start:
+        if time >= start:
             yield entry
+
+
+def _seconds(time: str) -> float:
+    return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc).timestamp()
+
+
+def begins(lines: Iterable[str]) -> str:
+    """Time of the first request in the log, "" when there is none."""
+    return min((e["time"] for e in entries(lines)), default="")
+
+
+def shortfall(first: str, start: float) -> str:
+    """What to say where a log does not go back to a time: for a person; "" where it does. first: see `begins`."""
+    if not first:
+        return "The log has no entries."
+    return (
+        ""
+        if _seconds(first) <= start
+        else f"The log has entries since {first} only: what was asked before is not in it."
+    )
 
 
 def summary(found: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -471,13 +471,16 @@ def openssl(folder: Path, name: str, days: int, names: Sequence[str] = ("api.x.o
 def test_a_given_certificate_is_read_and_matched_with_its_key(tmp_path: Path) -> None:
     cert, key = openssl(tmp_path, "one", 90)
     _, other = openssl(tmp_path, "two", 90)
-    good = certificates.given(cert, key, 0)
+    begins = certificates.read(cert)["begins"]
+    good = certificates.given(cert, key, begins)
     assert good["names"] == ["api.x.org", "*.y.org"] and not good["problem"]
     assert good["pem"] == cert.read_text() + key.read_text()
-    assert "does not belong to it" in certificates.given(cert, other, 0)["problem"]
+    assert "does not belong to it" in certificates.given(cert, other, begins)["problem"]
     assert "No such file" in certificates.given(cert, tmp_path / "none", 0)["problem"]
     assert "No such file" in certificates.given(tmp_path / "none", key, 0)["problem"]
     assert "is no certificate" in certificates.given(key, key, 0)["problem"]
+    early = certificates.given(cert, key, begins - 1)
+    assert "is not valid before" in early["problem"] and not early["pem"]
     assert "has ended" in certificates.given(cert, key, good["expires"] + 1)["problem"]
 
 

@@ -59,6 +59,15 @@ def test_waiting_is_what_the_door_and_the_engine_had_a_request_wait() -> None:
     assert usage.summary(usage.entries([line("-", 401)]))["-"]["queue_ms"]["p95"] is None
 
 
+def test_a_log_that_begins_later_than_asked_for_says_so() -> None:
+    first = usage.begins(LOG)
+    assert first == "2026-11-25T14:00:01Z" and usage.begins(LOG[:1]) == ""
+    start = usage.begin(first.replace("Z", "+00:00"), 0)
+    assert usage.shortfall(first, start) == usage.shortfall(first, start + 1) == ""
+    assert f"since {first} only" in usage.shortfall(first, start - 1)
+    assert "no entries" in usage.shortfall("", start)
+
+
 def test_only_what_was_asked_since_then_counts() -> None:
     start = usage.begin("2026-11-25T14:00:03+00:00", 0)
     assert usage.summary(usage.entries(LOG, start))["alice"]["requests"] == 2
