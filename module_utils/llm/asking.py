@@ -485,15 +485,15 @@ class Service:
         found = smoke.judge_cancel(first := self.leave())
         if found.ok:
             return found
-        # Others' requests may have failed it. What is still at work the second time may be the first one's stream.
+        # Others' requests may have failed it. More than the first time may be its stream, which is not to pass for another's.
         again = self.leave()
-        return found if again.before and not first.before else smoke.judge_cancel(again)
+        return found if (again.before or 0) > (first.before or 0) else smoke.judge_cancel(again)
 
     def leave(self) -> smoke.Left:
         """Leave a stream at its first token, and see what becomes of it. A third of the time-out for each thing to wait for."""
         patience = self.params["timeout"] / 3
         before = self.load_when(lambda load: load == 0, patience)
-        if before is None or before > 0:
+        if before is None:
             return smoke.Left(before)
         most = min(LONG, max(64, (self.params["context"] or LONG) - 256))
         (made,) = self.metric("vllm:generation_tokens_total")
@@ -504,12 +504,13 @@ class Service:
                     ended = chunk.choices[0].finish_reason is not None
                     break
             if not ended:  # else a count from before the stream would be taken for one of after it
-                self.load_when(lambda load: load > 0, min(SHOWN, patience))
+                self.load_when(lambda load: load > before, min(SHOWN, patience))
         start = time.perf_counter()
-        after = self.load_when(lambda load: load == 0, patience)
+        after = self.load_when(lambda load: load <= before, patience)
         seconds = time.perf_counter() - start
         (made_then,) = self.metric("vllm:generation_tokens_total")
-        computed = None if made is None or made_then is None or most < TELLING else made_then - made
+        telling = most >= TELLING and not before
+        computed = made_then - made if telling and made is not None and made_then is not None else None
         return smoke.Left(before, after, seconds, ended, most, computed)
 
     def bad_requests(self) -> smoke.Judgement:

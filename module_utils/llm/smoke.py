@@ -681,8 +681,9 @@ class Left(NamedTuple):
     """What the engine's metrics told of a stream that its client left; they tell of all clients' requests together.
 
     before: requests that the engine had before the stream, after some patience when it had any; None when it does not tell. after:
-    those that it still had so many seconds after the client had left, 0 being waited for. ended: the stream had finished by itself.
-    most: its tokens, had it not been left. computed: tokens made since before the stream, None when that tells nothing.
+    those that it still had so many seconds after the client had left, no more than before being waited for. ended: the stream
+    had finished by itself. most: its tokens, had it not been left. computed: tokens made since before the stream, None when that
+    tells nothing.
     """
 
     before: float | None
@@ -697,18 +698,14 @@ BUSY = "Ask when nobody else uses the service."
 
 
 def judge_cancel(left: Left) -> Judgement:
-    """Judge a stream that was left. Only an engine without other requests shows what became of this one."""
-    if left.before:
-        return Judgement(
-            False, f"the engine had {left.before:g} other requests all the time, so nothing is shown", BUSY
-        )
+    """Judge a stream that was left. Surest on an engine without other requests; with some, as many must be left as there were."""
     if left.ended:
         return Judgement(False, "the stream ended before it was left", "Check that `max_tokens` is honoured.")
     if left.before is None or left.after is None:
         return Judgement(
             False, "the engine's metrics don't tell how many requests it has", "Check the engine's version."
         )
-    if left.after > 0:
+    if left.after > left.before:
         return Judgement(False, f"still working {left.seconds:.1f} s after the client had left", f"{VERSION} {BUSY}")
     if left.computed is not None and left.computed >= left.most:
         return Judgement(
@@ -716,7 +713,8 @@ def judge_cancel(left: Left) -> Judgement:
             f"{left.computed:.0f} tokens were computed for a stream of {left.most} that was left at its first: it was not given up",
             f"{VERSION} {BUSY}",
         )
-    return Judgement(True, f"given up {left.seconds:.1f} s after the client had left")
+    beside = f", beside {left.before:g} requests of others" if left.before else ""
+    return Judgement(True, f"given up {left.seconds:.1f} s after the client had left{beside}")
 
 
 def judge_bad_requests(answers: Mapping[str, int], *, alive: bool) -> Judgement:

@@ -766,7 +766,7 @@ SETTINGS: Shape = {
         "group_vars/all/project.yml takes it from HF_ENDPOINT.",
     ),
     "supervisor": Key(boolean, False, "Watch the engines of the host, and bring back those that hang."),
-    "supervisor_interval": Key(whole(2, 300), False, "Seconds between two looks at an engine."),
+    "supervisor_interval": Key(whole(2, 20), False, "Seconds between two looks at an engine; a verdict takes three."),
     "supervisor_recoveries": Key(
         whole(0, 100), False, "Recoveries of a service within an hour after which it is stopped instead."
     ),

@@ -555,7 +555,8 @@ def test_other_judgements() -> None:
         (smoke.Left(0.0, 1.0, 20.0, most=4096, computed=900.0), False, "still working 20.0 s after"),
         (smoke.Left(0.0, 0.0, 9.0, most=4096, computed=4096.0), False, "not given up"),
         (smoke.Left(0.0, 0.0, 0.1, ended=True), False, "ended before it was left"),
-        (smoke.Left(2.0), False, "2 other requests all the time, so nothing is shown"),
+        (smoke.Left(2.0, 2.0, 0.3, most=4096), True, "0.3 s after the client had left, beside 2 requests of others"),
+        (smoke.Left(2.0, 3.0, 20.0, most=4096), False, "still working 20.0 s after"),
         (smoke.Left(None), False, "don't tell"),
         (smoke.Left(0.0, None), False, "don't tell"),
     ],
@@ -716,6 +717,13 @@ def test_what_came_from_the_cache_is_told_from_what_others_got_of_it() -> None:
     assert service.shared_prefix().ok, "the engine tells of each request"
 
 
+def test_a_stream_is_left_beside_others_that_stay() -> None:
+    service = FakeService(timeout=0.3, context=8192)
+    service.loads = [2]
+    found = service.cancel()
+    assert found.ok and "beside 2 requests of others" in found.evidence and len(service.asked) == 1
+
+
 def test_a_stream_is_left_when_the_engine_has_nothing_else_to_do() -> None:
     service = FakeService()
     service.loads = [3, 1, 0, 0, 1, 1, 0]  # others; none; the stream, after a look that came too early; given up
@@ -725,7 +733,6 @@ def test_a_stream_is_left_when_the_engine_has_nothing_else_to_do() -> None:
 @pytest.mark.parametrize(
     ("loads", "streamed", "streams", "words"),
     [
-        ([2], 1.0, 0, "2 other requests all the time"),
         ([0, 1], 1.0, 1, "still working"),
         ([0], asking.LONG, 2, "was not given up"),
         ([None], 1.0, 0, "don't tell"),
@@ -740,7 +747,7 @@ def test_a_stream_that_is_not_given_up_is_told(
     assert not found.ok and words in found.evidence and len(service.asked) == streams, found
 
 
-GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3.0)
+GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3.0, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -751,7 +758,7 @@ GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3
         ([BUSY, GIVEN_UP], True, "given up"),
         ([STILL, STILL], False, "still working"),
         ([BUSY, STILL], False, "still working"),
-        ([BUSY, BUSY], False, "nothing is shown"),
+        ([BUSY, BUSY], False, "still working"),
         # What the engine works on the second time is the stream that it did not give up.
         ([STILL, BUSY], False, "still working"),
     ],
