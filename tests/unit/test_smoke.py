@@ -733,7 +733,7 @@ def test_a_stream_is_left_when_the_engine_has_nothing_else_to_do() -> None:
 @pytest.mark.parametrize(
     ("loads", "streamed", "streams", "words"),
     [
-        ([0, 1], 1.0, 1, "still working"),
+        ([0, 1], 1.0, 2, "still working"),
         ([0], asking.LONG, 2, "was not given up"),
         ([None], 1.0, 0, "don't tell"),
     ],
