@@ -19,6 +19,7 @@ from tests.e2e.wire import Http1, Sent
 pytestmark = pytest.mark.e2e
 
 ONE, LEFT, RIGHT = "one", "left", "right"
+CLOCKS = 2  # milliseconds by which times of one request may disagree: HAProxy, its variables and Lua each round their own clock
 PORTS = {ONE: 5001, LEFT: 5002, RIGHT: 5003}
 ALL = f"all-{LEFT}"  # of the two engines of one model
 AT_ONCE = 2  # requests that the engine of ONE works on
@@ -340,7 +341,9 @@ def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.
         (status, "POST" if body else "GET", path.partition("?")[0], "k-metered") for _, body, path, status in asked
     )
     assert len({e["id"] for e in lines}) == len(lines) and all(
-        0 <= e["wait_ms"] + e["queue_ms"] <= e["first_byte_ms"] <= e["total_ms"] for e in lines if e["status"] == 200
+        0 <= e["wait_ms"] + e["queue_ms"] <= e["first_byte_ms"] + CLOCKS <= e["total_ms"] + 2 * CLOCKS
+        for e in lines
+        if e["status"] == 200
     )
     found = usage.summary(lines)["metered"]
     counts = [found[k] for k in ("requests", "answered", "refused", "limited", "failed")]
@@ -358,14 +361,16 @@ def test_the_log_says_how_long_a_request_waited_for_others_of_its_client(gateway
     before = len(standalone.docker("logs", gateway.container))
     body = json.dumps({"prompt": "slow", "after": 1})
     with ThreadPoolExecutor(2) as pool:
-        assert [status for status, *_ in pool.map(lambda _: gateway.ask(PORTS[ONE], NARROW, body), range(2))] == [
-            200
-        ] * 2
+        answers = list(pool.map(lambda _: gateway.ask(PORTS[ONE], NARROW, body), range(2)))
+    assert [status for status, *_ in answers] == [200, 200]
+    ids = {value for _, _, headers in answers for name, value in headers.items() if name.lower() == "x-request-id"}
     end, lines = time.monotonic() + 60, list[dict[str, Any]]()
     while len(lines) < 2:
         assert time.monotonic() < end, lines
         log = standalone.docker("logs", gateway.container)[before:]
-        lines = [e for e in usage.entries(log.splitlines()) if e["client"] == "narrow"]
+        lines = [e for e in usage.entries(log.splitlines()) if e["id"] in ids]
     first, second = sorted(lines, key=lambda e: int(e["wait_ms"]))
     assert second["wait_ms"] > first["wait_ms"] and second["queue_ms"] == 0
-    assert second["wait_ms"] < second["first_byte_ms"] <= second["total_ms"]
+    assert (
+        second["wait_ms"] <= second["first_byte_ms"] + CLOCKS and second["first_byte_ms"] <= second["total_ms"] + CLOCKS
+    )
