@@ -328,6 +328,22 @@ def test_an_end_that_nobody_repairs_is_told_from_a_stop(
     assert host.gave_up(inspected) is gave_up
 
 
+def test_a_stop_of_this_very_second_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def events(*_: Any, until: str, **__: Any) -> Any:
+        return [{"Action": "kill"}] if docker_api.parse_time(stopped) / 1e9 <= float(until) else None
+
+    stopped, ended = "2026-11-25T15:46:33.2Z", "2026-11-25T15:46:33.3Z"
+    monkeypatch.setattr(docker_api, "get", events)
+    monkeypatch.setattr(time, "time", lambda: docker_api.parse_time(ended) / 1e9 + 0.1)
+    inspected = {
+        "Id": "1",
+        "RestartCount": 0,
+        "State": {"Status": "exited", "ExitCode": 0, "StartedAt": "2026-11-25T15:45:33Z", "FinishedAt": ended},
+        "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
+    }
+    assert not host.gave_up(inspected)
+
+
 class Killed(BaseException):
     """Stands for the end of the program at this moment."""
 

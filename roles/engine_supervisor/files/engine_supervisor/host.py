@@ -128,7 +128,8 @@ def gave_up(inspected: Mapping[str, Any]) -> bool:
     filters = {"container": [inspected["Id"]], "event": ["kill", "stop"]}
     # What stopped it before it began, such as a restart, has nothing to do with this end.
     seconds, nanoseconds = divmod(max(began, ended - 120 * 10**9), 10**9)
-    until = f"{min(ended / 1e9 + 5, time.time()):.0f}"
+    # Not to the second: rounded down, it leaves out what stopped the container just now.
+    until = f"{min(ended / 1e9 + 5, time.time()):.9f}"
     return not docker_api.get("/events", filters=filters, since=f"{seconds}.{nanoseconds:09d}", until=until)
 
 
