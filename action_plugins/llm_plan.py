@@ -134,6 +134,8 @@ class ActionModule(ActionBase):
         fits = plan.estimates(declared, known, facts)
         for service, found in plan.fit_findings(declared, fits).items():
             judged[service] += map(rules.cite, found)
+        for service, found in plan.answer_findings(declared, facts).items():
+            judged[service] += found
         configs = {name: model.config for name, model in known.items() if model.config}
         broken = rules.judge(declared, configs, placement.deployed(declared), fits)
         for service, found in broken.findings.items():
@@ -511,6 +513,8 @@ def _service(
             "history_folder": f"{settings.root}/state/history",
             "boot_records": (facts or {}).get("boot_records", {}).get(service.name, {}),
             "served_model_name": service.served_model_name,
+            "model": service.model,
+            "accelerator": settings.accelerator,
             "port": service.port,
             "route": plan.route_of(service),
             "engine_keys_file": f"{settings.root}/gateway/{door.ENGINE_KEYS_FILE}",

@@ -74,6 +74,21 @@ options:
     type: str
     choices: [gate, full]
     default: gate
+  accelerator:
+    description: What the engine computes on, V(cpu) or V(nvidia); remedies follow from it.
+    type: str
+    default: ""
+  catalog_model:
+    description:
+      - Name of the model in the declaration. Log-probabilities of a fixed text are kept with it, and compared with those of the
+        same model in O(compare_file).
+    type: str
+    default: ""
+  compare_file:
+    description:
+      - Verdict of the release whose log-probabilities are compared; those of O(verdict_file) before this run when it is left out.
+        None is there before the first deployment.
+    type: path
   history_folder:
     description:
       - Folder with the records of releases (see module_utils/llm/history.py). With it and O(release), the speed of a stream is held
@@ -147,7 +162,9 @@ ok:
 verdict:
   description:
     - The verdict of this service, in the shape of the verdict file. Each check has id, ok, seconds, evidence (what came back) and
-      remedy (what to do; empty when it passed).
+      remedy (what to do; empty when there is nothing to do). A remedy of a check that passed is a warning.
+    - C(numbers) has question, answer, the margin that the engine showed (null when it is not known), and the reading, its
+      log-probabilities of a fixed text (null when it gave none).
   returned: always
   type: dict
   sample:
@@ -190,7 +207,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import asking, client, engine, files, history, smoke
+from ansible.module_utils.llm import asking, client, engine, files, history, numbers, smoke
 from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
 from ansible.module_utils.llm.progress import Progress
 
@@ -205,7 +222,9 @@ PATIENCE = 2  # checks in a row without an answer, after which nothing else is a
 NO_ANSWER = "no complete answer within"
 
 
-def make_service(params: Mapping[str, Any], key: str, usual: smoke.Speed | None) -> asking.Service:
+def make_service(
+    params: Mapping[str, Any], key: str, usual: smoke.Speed | None, before: numbers.Reading | None = None
+) -> asking.Service:
     """The service with a client for it. Services run on this very host; a proxy that the environment names is for other places."""
     sdk = openai.OpenAI(
         base_url=params["base_url"],
@@ -215,7 +234,7 @@ def make_service(params: Mapping[str, Any], key: str, usual: smoke.Speed | None)
         http_client=openai.DefaultHttpxClient(trust_env=False),
     )
 
-    return asking.Service(params, key, sdk, openai.Omit(), usual)
+    return asking.Service(params, key, sdk, openai.Omit(), usual, before)
 
 
 def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, hidden: list[str]) -> engine.Check:
@@ -240,6 +259,26 @@ def made(name: str, found: smoke.Judgement, seconds: float, hidden: list[str]) -
         seconds=seconds,
         evidence=engine.redact(found.evidence, hidden),
         remedy=engine.redact(found.remedy, hidden),
+    )
+
+
+def read_before(path: Path, service: str) -> numbers.Reading | None:
+    """The reading that a verdict keeps of a service; None when there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["services"][service]["numbers"]["reading"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return numbers.held(found)
+
+
+def numbers_of(service: asking.Service) -> engine.Numbers:
+    """What the log-probabilities told, as a verdict keeps it."""
+    margin, now = service.margin, service.reading
+    return engine.Numbers(
+        question=service.params["question"],
+        answer=service.params["answer"],
+        margin=None if margin is None else round(margin, 3),
+        reading=numbers.merged(now, service.before).as_dict() if now else None,
     )
 
 
@@ -303,6 +342,9 @@ def main() -> None:
             "unable": {"type": "dict", "default": {}},
             "slowest": {"type": "float", "default": 0.3},
             "depth": {"type": "str", "choices": ["gate", "full"], "default": "gate"},
+            "accelerator": {"type": "str", "default": ""},
+            "catalog_model": {"type": "str", "default": ""},
+            "compare_file": {"type": "path"},
             "history_folder": {"type": "path"},
             "release": {"type": "str", "default": ""},
             "health_url": {"type": "str"},
@@ -345,9 +387,14 @@ def main() -> None:
             except OSError:
                 return
 
-    service = make_service(params, key, smoke.Speed(*usual) if usual else None)
+    before = read_before(Path(params["compare_file"] or params["verdict_file"] or "/"), name)
+    service = make_service(params, key, smoke.Speed(*usual) if usual else None, before)
     checks = run(service, [a for a in applying if a.id not in left_out], Progress(params["progress_file"]), keep)
     own = engine.service_verdict(checks)
+    if any(c["id"] == "answer" for c in checks):
+        own["numbers"] = numbers_of(service)
+    for text in smoke.warnings(name, checks):
+        module.warn(text)
     result: dict[str, Any] = {
         "changed": False,
         "ok": own["ok"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import secrets
 import time
@@ -15,9 +16,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import client, deadline, engine, smoke, warmup
+from ansible.module_utils.llm import client, deadline, engine, numbers, smoke, warmup
 
 POLL = 0.5
 LOOK = 0.1  # seconds between two looks at how many requests the engine has
@@ -28,11 +30,17 @@ TRIES = 4  # streams that are timed at most: the best one counts, since what els
 UNCOMPARED = 2  # where there is nothing to compare them with
 TIMED = 48  # tokens of such a stream
 PREFIX = 2000  # tokens that two requests share
+NUMBERED = "token_id:"  # how the engine names a token by its number
+BRANCH = 64  # tokens of an answer that goes on behind another token
+TOLD = 3  # likeliest tokens that are asked for at each place of the known answer
 MARGIN = 48  # tokens between a long prompt and the end of the context, beside the answer's
 
 
 class Service:
-    """The service under test. params: options of module llm_smoke, `metrics_url` found out; usual: see smoke.judge_speed."""
+    """The service under test.
+
+    params: options of module llm_smoke, `metrics_url` found out. usual: see smoke.judge_speed. before: see smoke.judge_fixed_text.
+    """
 
     def __init__(
         self,
@@ -41,6 +49,7 @@ class Service:
         sdk: Any,
         omit: Any,
         usual: smoke.Speed | None = None,
+        before: numbers.Reading | None = None,
     ) -> None:
         self.params = params
         self.base_url: str = params["base_url"]
@@ -48,10 +57,15 @@ class Service:
         self.key = key
         self.wrong_key = "wrong-" + secrets.token_hex(16)
         self.sdk, self.omit = sdk, omit
-        self.usual = usual
+        self.usual, self.before = usual, before
+        self.expected: str = params["answer"]
         self.rng = random.Random()  # noqa: S311 - words for prompts, no secret
         self.text: str | None = None
+        self.thoughts = ""
+        self.finish: str | None = None
         self.tokens: int | None = None
+        self.margin: float | None = None
+        self.reading: numbers.Reading | None = None
         self.ttft: float | None = None
         self.speed_found: smoke.Speed | None = None
         self.unreachable = False
@@ -162,11 +176,81 @@ class Service:
         return self.refusal(self.sdk.with_options(api_key=self.wrong_key), "a wrong key")
 
     def answer(self) -> smoke.Judgement:
-        given = self.create()
+        given, told = self.with_numbers()
         choice = given.choices[0]
-        self.text = choice.message.content or ""
+        self.text, self.thoughts = choice.message.content or "", thinking(choice.message)
+        self.finish = choice.finish_reason
         self.tokens = given.usage.completion_tokens if given.usage else None
-        return self.judged(choice)
+        found = self.judged(choice)
+        if found.ok:
+            self.margin = numbers.margin(steps(choice), self.text, self.params["answer"])
+            found = smoke.judge_known(found, self.margin, told=told)
+        elif told and self.text.strip():
+            found = self.tell(found)
+        if found.ok and found.remedy:
+            self.expected = ""  # what hangs on a near tie is asked of no other check
+        return found
+
+    def with_numbers(self, **options: Any) -> tuple[Any, bool]:
+        """The answer to the known question, with log-probabilities where the engine gives them, and whether it does."""
+        try:
+            given = self.create(logprobs=True, top_logprobs=TOLD, **options)
+        except Exception as error:
+            if client.explain(error)[0] not in (400, 422, 501):
+                raise
+            return self.create(**options), False
+        return given, bool(given.choices[0].logprobs and given.choices[0].logprobs.content)
+
+    def tell(self, wrong: smoke.Judgement) -> smoke.Judgement:
+        """Tell a near tie from nonsense: behind the other token of a near tie the answer is right.
+
+        Asked without thoughts, of which near ties are many and mean little. It goes on behind the other token by numbers of tokens,
+        which needs no chat template.
+        """
+        options = self.without_thoughts()
+        body = {**options.pop("extra_body", {}), "return_token_ids": True, "return_tokens_as_token_ids": True}
+        given, _told = self.with_numbers(extra_body=body, **options)
+        choice = given.choices[0]
+        prompt: list[int] = getattr(given, "prompt_token_ids", None) or []
+        made: list[int] = getattr(choice, "token_ids", None) or []
+        taken = steps(choice)
+        forks = [f for f in numbers.forks(taken) if prompt and made and f.other.startswith(NUMBERED)]
+        for fork in forks:
+            tail = self.sdk.completions.create(
+                model=self.params["model"],
+                prompt=[*prompt, *made[: fork.at], int(fork.other.removeprefix(NUMBERED))],
+                echo=True,
+                logprobs=1,  # gives the texts of tokens one by one
+                temperature=0,
+                max_tokens=min(BRANCH, self.params["max_tokens"]),
+            )
+            said = tail.choices[0].logprobs.tokens[len(prompt) :]
+            text = "".join(said)
+            if smoke.judge_answer(text, self.params["answer"], None).ok:
+                return smoke.judge_near_tie(wrong, fork._replace(other=said[fork.at]), text)
+        return smoke.judge_nonsense(wrong, taken, len(forks), self.params["accelerator"])
+
+    def repetition(self) -> smoke.Judgement:
+        if self.text is None:
+            choice = self.ask()
+            self.text, self.thoughts = choice.message.content or "", thinking(choice.message)
+            self.finish = choice.finish_reason
+        return smoke.judge_repetition(f"{self.thoughts} {self.text or ''}", self.finish)
+
+    def fixed_text(self) -> smoke.Judgement:
+        try:
+            given = self.sdk.completions.create(
+                model=self.params["model"], prompt=numbers.TEXT, echo=True, logprobs=1, temperature=0, max_tokens=1
+            )
+        except Exception as error:
+            if client.explain(error)[0] not in (400, 404, 405, 422, 501):
+                raise
+            return smoke.judge_fixed_text(None, self.before, self.params["accelerator"])
+        listed = given.choices[0].logprobs
+        if listed and listed.tokens and listed.token_logprobs:
+            name, release = self.params["catalog_model"], self.params["release"]
+            self.reading = numbers.reading(name, release, listed.tokens, listed.token_logprobs)
+        return smoke.judge_fixed_text(self.reading, self.before, self.params["accelerator"])
 
     def streaming(self) -> smoke.Judgement:
         start = time.perf_counter()
@@ -183,7 +267,7 @@ class Service:
                     finish = choice.finish_reason or finish
         return smoke.judge_stream(
             pieces,
-            self.params["answer"],
+            self.expected,
             finish_reason=finish,
             completion_tokens=tokens,
             whole=self.text,
@@ -194,12 +278,16 @@ class Service:
     def judged(self, choice: Any) -> smoke.Judgement:
         """Whether a choice is the known answer."""
         text, thoughts = choice.message.content or "", thinking(choice.message)
-        return smoke.judge_answer(text, self.params["answer"], choice.finish_reason, thinking=thoughts)
+        return smoke.judge_answer(text, self.expected, choice.finish_reason, thinking=thoughts)
 
     def stop(self) -> smoke.Judgement:
-        word = smoke.stop_word(self.params["answer"])
-        choice = self.ask(stop=[word], **self.without_thoughts())
-        return smoke.judge_stop(choice.message.content or "", word, choice.finish_reason)
+        choice = self.ask(stop=[smoke.STOP_WORD], **self.forced(smoke.STOP_TEXT))
+        return smoke.judge_stop(choice.message.content or "", smoke.STOP_WORD, choice.finish_reason)
+
+    def forced(self, text: str) -> dict[str, Any]:
+        """Options by which the engine can say nothing but this text."""
+        body = self.without_thoughts().get("extra_body", {})
+        return {"extra_body": {**body, "structured_outputs": {"choice": [text]}}}
 
     def n(self) -> smoke.Judgement:
         # Greedy, all choices would be the same one, and engines refuse that.
@@ -221,8 +309,7 @@ class Service:
         return smoke.judge_structured(choice.message.content or "", choice.finish_reason)
 
     def unicode(self) -> smoke.Judgement:
-        body = self.without_thoughts().get("extra_body", {})
-        with self.stream(extra_body={**body, "structured_outputs": {"choice": [smoke.UNICODE]}}) as chunks:
+        with self.stream(**self.forced(smoke.UNICODE)) as chunks:
             return smoke.judge_unicode([c.delta.content for chunk in chunks for c in chunk.choices if c.delta.content])
 
     def responses(self) -> smoke.Judgement:
@@ -232,7 +319,7 @@ class Service:
             temperature=0,
             max_output_tokens=self.params["max_tokens"],
         )
-        return smoke.judge_answer(given.output_text or "", self.params["answer"], given.status)
+        return smoke.judge_answer(given.output_text or "", self.expected, given.status)
 
     # -- thoughts -------------------------------------------------------------------------------------------------
 
@@ -245,7 +332,7 @@ class Service:
     def reasoning(self) -> smoke.Judgement:
         choice = self.ask()
         text = choice.message.content or ""
-        return smoke.judge_reasoning(thinking(choice.message), text, self.params["answer"], choice.finish_reason)
+        return smoke.judge_reasoning(thinking(choice.message), text, self.expected, choice.finish_reason)
 
     def reasoning_streamed(self) -> smoke.Judgement:
         thoughts, text, finish = "", "", None
@@ -254,12 +341,12 @@ class Service:
                 thoughts += thinking(choice.delta)
                 text += choice.delta.content or ""
                 finish = choice.finish_reason or finish
-        return smoke.judge_reasoning(thoughts, text, self.params["answer"], finish)
+        return smoke.judge_reasoning(thoughts, text, self.expected, finish)
 
     def reasoning_off(self) -> smoke.Judgement:
         choice = self.ask(**self.without_thoughts())
         text = choice.message.content or ""
-        return smoke.judge_no_reasoning(thinking(choice.message), text, self.params["answer"], choice.finish_reason)
+        return smoke.judge_no_reasoning(thinking(choice.message), text, self.expected, choice.finish_reason)
 
     # -- tools ----------------------------------------------------------------------------------------------------
 
@@ -351,15 +438,13 @@ class Service:
     def anthropic(self) -> smoke.Judgement:
         given = self.message()
         text = "".join(block.get("text") or "" for block in given["content"])
-        return smoke.judge_answer(text, self.params["answer"], given.get("stop_reason"))
+        return smoke.judge_answer(text, self.expected, given.get("stop_reason"))
 
     def anthropic_streaming(self) -> smoke.Judgement:
         events = self.message(stream=True)
         text = "".join(e["delta"].get("text") or "" for e in events if e["type"] == "content_block_delta")
         reasons = [e["delta"].get("stop_reason") for e in events if e["type"] == "message_delta"]
-        return smoke.judge_events(
-            [e["type"] for e in events], text, self.params["answer"], reasons[-1] if reasons else None
-        )
+        return smoke.judge_events([e["type"] for e in events], text, self.expected, reasons[-1] if reasons else None)
 
     def count_tokens(self) -> smoke.Judgement:
         counts = []
@@ -445,7 +530,9 @@ class Service:
         room = self.params["context"] - longest - 2 * MARGIN
         if room < answer or not smoke.finds(self.params["needle"], self.params["unable"], longest + MARGIN):
             word, answer, text = "", 16, f"{text} {self.params['question']}"
-        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=answer)
+        # Of whom no word is asked, it says something in any case, and not only that it has nothing to say.
+        more = {} if word else {"extra_body": {"min_tokens": answer}}
+        done = self.create(messages=[{"role": "user", "content": text}], max_tokens=answer, **more)
         choice = done.choices[0]
         return smoke.judge_chunks(
             done.usage.prompt_tokens,
@@ -523,14 +610,16 @@ class Service:
     # -- speed ----------------------------------------------------------------------------------------------------
 
     def speed(self) -> smoke.Judgement:
+        self.waiting: list[int] = []
         best = self.timed()
         for _try in range(1, TRIES if self.usual else UNCOMPARED):
             if self.usual and smoke.fast_enough(best, self.usual, self.params["slowest"]):
                 break
             again = self.timed()
             best = smoke.Speed(max(best.tokens_per_second, again.tokens_per_second), min(best.ttft_ms, again.ttft_ms))
-        self.speed_found = best
-        return smoke.judge_speed(best, self.usual, self.params["slowest"])
+        busy = smoke.crowded(self.waiting, os.cpu_count() or 1)
+        self.speed_found = None if busy else best
+        return smoke.judge_speed(best, self.usual, self.params["slowest"], busy=busy)
 
     def timed(self) -> smoke.Speed:
         """The speed of one stream, alone. ValueError when it gave too little to be timed."""
@@ -542,12 +631,35 @@ class Service:
                 if chunk.choices:
                     last = time.perf_counter()
                     first = first or last
+                    self.waiting.append(runnable())
                 if chunk.usage:
                     tokens = chunk.usage.completion_tokens
         if tokens < 2 or last <= first:
             raise ValueError(f"a stream of {TIMED} tokens had {tokens}")
         # From the request on: where the client gets the processor late, all chunks but the first come at one moment.
         return smoke.Speed(tokens / (last - start), (first - start) * 1000)
+
+
+def runnable() -> int:
+    """Tasks of this machine that run or could run now."""
+    return int(Path("/proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
+
+
+def listed(choice: Any) -> list[Any]:
+    """Log-probabilities of a choice's tokens, as the SDK has them."""
+    return (choice.logprobs.content if choice.logprobs else None) or []
+
+
+def steps(choice: Any) -> list[numbers.Step]:
+    """The same, as module numbers reads them."""
+    return [
+        numbers.Step(
+            bytes(one.bytes or one.token.encode()),
+            one.logprob,
+            tuple((t.token, t.logprob) for t in one.top_logprobs if t.token != one.token),
+        )
+        for one in listed(choice)
+    ]
 
 
 def calls(message: Any) -> list[tuple[str, str]]:

@@ -608,7 +608,10 @@ def metric_sum(samples: Iterable[Sample], name: str, **labels: str) -> float | N
 
 
 class Check(TypedDict):
-    """One question put to a service: ``evidence`` says what came back, ``remedy`` what to do ("" when it is right)."""
+    """One question put to a service: ``evidence`` says what came back, ``remedy`` what to do.
+
+    A remedy beside ``ok`` is a warning; ``remedy`` is "" when there is nothing to do.
+    """
 
     id: str
     ok: bool
@@ -617,8 +620,21 @@ class Check(TypedDict):
     remedy: str
 
 
-class ServiceVerdict(TypedDict):
-    """All checks of one service; ok only when each is."""
+class Numbers(TypedDict):
+    """What a service's log-probabilities told: of its known answer, and of a fixed text (see numbers.Reading), None if nothing."""
+
+    question: str
+    answer: str
+    margin: float | None
+    reading: dict[str, Any] | None
+
+
+class _Told(TypedDict, total=False):
+    numbers: Numbers
+
+
+class ServiceVerdict(_Told):
+    """All checks of one service; ok only when each is. numbers: where log-probabilities were asked for."""
 
     ok: bool
     checks: list[Check]
@@ -649,5 +665,7 @@ def merge_verdict(held: object, name: str, result: ServiceVerdict) -> Verdict:
         for key, item in held["services"].items():
             if isinstance(item, dict) and isinstance(item.get("ok"), bool) and isinstance(item.get("checks"), list):
                 services[str(key)] = ServiceVerdict(ok=item["ok"], checks=item["checks"])
+                if isinstance(item.get("numbers"), dict):
+                    services[str(key)]["numbers"] = item["numbers"]
     services[name] = result
     return verdict(services)

@@ -259,9 +259,10 @@ def memory_of(meminfo: str) -> dict[str, int | None]:
 
 
 def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
-    """Releases of a service: {current, previous, facts, drift, proven, serving, started, before}.
+    """Releases of a service: {current, previous, facts, drift, proven, known, serving, started, before}.
 
     Of the current one: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
+    known, the known answer with the margin that the engine showed, {question, answer, margin}, None before it was asked;
     serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
     of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
     the host has.
@@ -273,6 +274,7 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
         "facts": None,
         "drift": [],
         "proven": False,
+        "known": None,
         "serving": None,
         "started": "",
         "before": before(folder, images),
@@ -290,7 +292,7 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
     found["drift"] = [
         name for name, sha in sorted(written.get("files", {}).items()) if file_sha256(place / name) != sha
     ]
-    found["proven"] = _proven(place / VERDICT_FILE)
+    found["proven"], found["known"] = _verdict(place / VERDICT_FILE, folder.name)
     return found
 
 
@@ -382,11 +384,18 @@ def first_line(path: Path) -> str | None:
     return read.splitlines()[0].strip() if read else None
 
 
-def _proven(path: Path) -> bool:
+def _verdict(path: Path, service: str) -> tuple[bool, dict[str, Any] | None]:
+    """Whether all was right, and what is known of the known answer; see `release`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["ok"] is True
+        found = json.loads(path.read_text(encoding="utf-8"))
+        right = found["ok"] is True
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return False, None
+    try:
+        numbers = found["services"][service]["numbers"]
+        return right, {key: numbers[key] for key in ("question", "answer", "margin")}
+    except (KeyError, TypeError):
+        return right, None
 
 
 def _link(path: Path) -> str | None:

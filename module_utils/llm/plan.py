@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible.module_utils.llm import compose, deploy, door, fit, images, placement, quantize
+from ansible.module_utils.llm import compose, deploy, door, fit, images, numbers, placement, quantize, smoke, spec
 from ansible.module_utils.llm.gpu import differences, label, match, runtime_problem
 from ansible.module_utils.llm.placement import deployed
 from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, Service, nearest
@@ -144,6 +144,30 @@ def estimates(declared: Declared, known: Mapping[str, fit.Known], facts: Facts |
 def fit_findings(declared: Declared, fits: Fits) -> Findings:
     """What the estimates mean for the services that are to run."""
     return {s: fit.findings(declared.services[s], fits[s]) for s in deployed(declared) if s in fits}
+
+
+def answer_findings(declared: Declared, facts: Facts | None) -> Findings:
+    """How sure the known answers of the services that are to run are: by declaration, else by what the host's engine showed."""
+    found: Findings = {}
+    for name in deployed(declared):
+        service = declared.services[name]
+        model = declared.models[service.model]
+        known = smoke.known(model.smoke, service.smoke, service.args, context=0, vision=False)
+        shown = (facts or {}).get("releases", {}).get(name, {}).get("known") or {}
+        same = all(shown.get(key) == known.get(key, spec.SMOKE[key].default) for key in ("question", "answer"))
+        margin = known.get("margin", shown.get("margin") if same else None)
+        key = f"llm_services.{name}.smoke" if "question" in service.smoke else f"llm_models.{model.name}.smoke"
+        if margin is None:
+            message = "has no `margin`: the first deployment measures it"
+            found[name] = [Finding("margin-unknown", "info", key, message, "Measure it with scripts/margin.py")]
+        elif margin < numbers.LEAST_MARGIN:
+            message = (
+                f"the known answer leads by {margin:.2f} nats only, less than {numbers.LEAST_MARGIN}: another processor or batch "
+                "may answer otherwise"
+            )
+            remedy = "Choose a question with a margin (scripts/margin.py)"
+            found[name] = [Finding("margin", "warn", key, message, remedy)]
+    return found
 
 
 def document(declared: Declared, findings: Findings, fits: Fits | None = None) -> dict[str, Any]:

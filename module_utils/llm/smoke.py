@@ -11,11 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from ansible.module_utils.llm import numbers
 from ansible.module_utils.llm.engine import shorten
 
 
 class Judgement(NamedTuple):
-    """Whether the answer is right, what came back, and what to do when it is not ("" when it is)."""
+    """Whether the answer is right, what came back, and what to do when it is not.
+
+    A remedy of a right one is a warning: this passes, and somebody should look at it all the same.
+    """
 
     ok: bool
     evidence: str
@@ -39,7 +43,9 @@ TABLE = (
     Asked("models", "gate"),
     Asked("no_key_refused", "gate"),
     Asked("wrong_key_refused", "gate"),
-    Asked("answer", "gate"),
+    Asked("answer", "gate", "", 3),  # with log-probabilities: see there
+    Asked("repetition", "gate"),
+    Asked("fixed_text", "gate", "", 3),
     Asked("streaming", "gate"),
     Asked("reasoning", "gate", "reasoning"),
     Asked("reasoning_streamed", "full", "reasoning"),
@@ -74,9 +80,13 @@ TABLE = (
     Asked("speed", "gate", "history", 3),
 )
 
+# A grammar makes any engine say this, so that it stops at its last word whatever the model knows.
+STOP_TEXT, STOP_WORD = "one two three", "three"
 TOGETHER = 16
 BURST = 64
-NEARLY_GREEDY = 0.05  # several choices of one request have to be sampled; this low, each is the likeliest answer
+NEARLY_GREEDY = (
+    0.05  # several choices of one request have to be sampled; this low, what is 1.5 nats behind is never taken
+)
 REPEATED = 8  # times a character, and nothing else: no answer
 # Any grammar-bound engine can say this, whatever its model knows: most characters are several tokens, or parts of them.
 UNICODE = "Zürich, naïve, 東京, 🚀🏽, ∑"
@@ -205,6 +215,8 @@ def known(
     asked = args.get("max-model-len")
     room = asked if isinstance(asked, int) and asked > 0 else context
     found = {**model, **service}
+    if "question" in service and "margin" not in service:
+        found.pop("margin", None)  # it is another question's
     needle = found.get("needle", context)
     sees = "vision" in features(args, vision=vision)
     return {**found, "vision": sees, "context": room, "needle": min(needle, room) if room else needle}
@@ -315,7 +327,7 @@ def judge_refusal(status: int, why: str, who: str) -> Judgement:
 
 
 def judge_answer(text: str, expected: str, finish_reason: str | None, *, thinking: str = "") -> Judgement:
-    """Judge an answer: the expected words are in it, upper and lower case alike."""
+    """Judge an answer: the expected words are in it, upper and lower case alike; "" for any answer that says something."""
     if any(mark in text for mark in THINKING_MARKS):
         return Judgement(
             False,
@@ -335,9 +347,99 @@ def judge_answer(text: str, expected: str, finish_reason: str | None, *, thinkin
     return Judgement(
         False,
         f"{_said(text)} does not hold “{expected}” (finish reason {finish_reason})",
-        "Either the expected answer is wrong for this model, or the engine computes nonsense: check weights and chat template, and "
-        "compare with other compilation settings and an empty cache.",
+        "Either the expected answer is wrong for this model, or the engine computes nonsense: check weights and chat template.",
     )
+
+
+def computing(accelerator: str) -> str:
+    """What to try when an engine computes nonsense, on such a host ("" when it is not known)."""
+    tries = {
+        "cpu": "Try `dtype: float32`, then `enforce-eager` the other way round, and name the processor (verdict.json) in a report.",
+        "nvidia": "Try an empty cache, `enforce-eager: true`, on several GPUs `disable-custom-all-reduce: true`, and the weights "
+        "anew (playbooks/verify_models.yml -e llm_verify=deep).",
+    }
+    return f"Check weights and chat template. {tries.get(accelerator, '')}".strip()
+
+
+def judge_known(found: Judgement, margin: float | None, *, told: bool) -> Judgement:
+    """Add to a right answer how sure the engine was of it; margin: see numbers.margin. told: it gave log-probabilities at all."""
+    if not told:
+        return found._replace(evidence=f"{found.evidence}, by its text alone: the engine gives no log-probabilities")
+    if margin is None:
+        return found._replace(evidence=f"{found.evidence}, margin not known")
+    said = f"{found.evidence}, margin {margin:.2f}"
+    if margin >= numbers.LEAST_MARGIN:
+        return found._replace(evidence=said)
+    return Judgement(True, f"{said}: nearly a tie, which another processor or batch may decide otherwise", WEAK)
+
+
+def judge_near_tie(wrong: Judgement, fork: numbers.Fork, text: str) -> Judgement:
+    """Judge a wrong answer that the other token of a near tie makes right: the engine is well, and the question is weak."""
+    return Judgement(
+        True, f"{wrong.evidence}; but {fork} is a near tie, and with the other token it says {_said(text)}", WEAK
+    )
+
+
+def judge_nonsense(wrong: Judgement, steps: Sequence[numbers.Step], tried: int, accelerator: str) -> Judgement:
+    """Judge a wrong answer of which the engine was sure, or that no other token of its near ties makes right."""
+    first = steps[: numbers.SURE]
+    if not first:
+        return wrong
+    mean = sum(s.logprob for s in first) / len(first)
+    leads = [s.lead for s in first if math.isfinite(s.lead)]
+    least = f", the least lead {min(leads):.2f}" if leads else ""
+    ties = f"no other token of {tried} near ties leads there" if tried else "there is no near tie"
+    return Judgement(
+        False,
+        f"{wrong.evidence}; {ties} (mean log-probability {mean:.2f}{least}): the expected answer is nowhere near",
+        f"The engine computes nonsense, or the expected answer is wrong for this model. {computing(accelerator)}",
+    )
+
+
+def judge_repetition(text: str, finish_reason: str | None) -> Judgement:
+    """Judge whether what was said to the known question goes round in circles: it has no end, and most of it was said before."""
+    share = numbers.repeated(text)
+    said = f"{share:.0%} of its 4-grams occurred before, finish reason {finish_reason}"
+    if finish_reason != "length" or share < numbers.REPEATED_SHARE:
+        return Judgement(True, said)
+    return Judgement(
+        False,
+        f"{_said(text)} goes round in circles: {said}",
+        "Check the chat template and the end-of-turn tokens (generation_config.json); if the model is so by nature, declare "
+        "`unable: {repetition: ...}` in its `smoke`.",
+    )
+
+
+def judge_fixed_text(now: numbers.Reading | None, before: numbers.Reading | None, accelerator: str) -> Judgement:
+    """Judge the log-probabilities of numbers.TEXT by those that this or the last release of the model gave."""
+    if now is None:
+        return Judgement(True, "the engine gives no log-probabilities of a prompt, so nothing is compared")
+    if not all(map(math.isfinite, now.logprobs)):
+        return Judgement(False, "log-probabilities of a fixed text are no numbers", computing(accelerator))
+    said = f"mean log-probability of {len(now.logprobs)} tokens {now.mean:.3f}"
+    found = numbers.change(now, before)
+    if found is None or before is None:
+        return Judgement(True, f"{said}; nothing to compare it with")
+    most = numbers.limit(now, before)
+    said += f", release {before.release} gave {before.mean:.3f}; {found.distance:.3f} apart a token, up to {most:.3f} is rounding"
+    if found.likelier < -numbers.WORSE:
+        return Judgement(
+            False,
+            f"{said}: the text has become {-found.likelier:.2f} less likely a token",
+            f"This release computes nonsense, or is another model: {computing(accelerator)} If it is to be so, declare "
+            "`unable: {fixed_text: ...}` in the service's `smoke`.",
+        )
+    if found.distance > most:
+        return Judgement(
+            True, said, "Compare the answers of both releases: image, flags or quantization changed what is computed."
+        )
+    return Judgement(True, said)
+
+
+WEAK = (
+    "The engine is well, the question is weak: declare `question`, `answer` and `margin` of the model's `smoke`, as "
+    "scripts/margin.py finds them. Until then the other checks judge no words."
+)
 
 
 def judge_stream(
@@ -534,6 +636,10 @@ def judge_structured(text: str, finish_reason: str | None) -> Judgement:
     except ValueError:
         found = None
     remedy = "Check `structured-outputs-config` and `reasoning-parser` of the service, and the engine's version."
+    if finish_reason == "length" and _ends_in_blanks(text):
+        return Judgement(
+            True, f"{_said(text)} follows the schema, and goes on with blanks, which JSON allows without end"
+        )
     if not isinstance(found, dict):
         return Judgement(False, f"{_said(text)} is no JSON object (finish reason {finish_reason})", remedy)
     cities = SCHEMA["properties"]["city"]["enum"]
@@ -550,6 +656,19 @@ def judge_structured(text: str, finish_reason: str | None) -> Judgement:
     if not held:
         return Judgement(False, f"{_said(text)} does not follow the schema", remedy)
     return Judgement(True, _said(text))
+
+
+def _ends_in_blanks(text: str) -> bool:
+    """Whether a text that was cut off begins as an answer of SCHEMA does, and then has nothing but blanks for a long while."""
+    parts = SCHEMA["properties"]
+    whole = (
+        json.dumps({"city": city, "capital": capital, "rivers": [river]}, separators=(",", ":"))
+        for city in parts["city"]["enum"]
+        for capital in (True, False)
+        for river in parts["rivers"]["items"]["enum"]
+    )
+    said = "".join(text.split())
+    return len(text) - len(text.rstrip()) >= REPEATED and any(w.startswith(said) for w in whole)
 
 
 def judge_unicode(pieces: Sequence[str]) -> Judgement:
@@ -751,14 +870,28 @@ def fast_enough(found: Speed, usual: Speed, share: float) -> bool:
     )
 
 
-def judge_speed(found: Speed, usual: Speed | None, share: float) -> Judgement:
-    """Judge the best of some streams by what this release did on this host before."""
+def crowded(waiting: Sequence[int], cores: int) -> bool:
+    """Whether a machine had far more to do than it can: most times it was looked at, over twice as many tasks as it has cores.
+
+    waiting: tasks that ran or could have run, each time; the one that looks is one of them.
+    """
+    return bool(waiting) and sorted(waiting)[len(waiting) // 2] > 2 * cores + 1
+
+
+def judge_speed(found: Speed, usual: Speed | None, share: float, *, busy: bool = False) -> Judgement:
+    """Judge the best of some streams by what this release did on this host before. busy: the machine was, by other work."""
     said = f"{found.tokens_per_second:.1f} tokens/s, first after {found.ttft_ms:.0f} ms"
     if usual is None:
         return Judgement(True, f"{said}; the first of this release here")
     said = f"{said}; usual are {usual.tokens_per_second:.1f} tokens/s and {usual.ttft_ms:.0f} ms"
     if fast_enough(found, usual, share):
         return Judgement(True, said)
+    if busy:
+        return Judgement(
+            True,
+            f"{said}; other work has taken the processors meanwhile, so that this tells nothing of the release",
+            "Ask again when the machine is less busy.",
+        )
     return Judgement(
         False,
         f"{said}, and {share:g} of that is asked for",
@@ -766,15 +899,20 @@ def judge_speed(found: Speed, usual: Speed | None, share: float) -> Judgement:
     )
 
 
-def stop_word(answer: str) -> str:
-    """The last word of the known answer, without its punctuation: what an answer can be made to stop at."""
-    return (answer.split() or [""])[-1].strip(".,;:!?\"'") or answer
-
-
 def summary(service: str, checks: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> str:
     """Return one message about checks: what failed, why, and what to do."""
     out = f" ({len(left_out)} left out: {'; '.join(f'{k}: {why}' for k, why in left_out.items())})" if left_out else ""
-    failed = [f"{c['id']}: {c['evidence'].rstrip('. ')}. {c['remedy']}" for c in checks if not c["ok"]]
+    failed = [said(c) for c in checks if not c["ok"]]
     if not failed:
         return f"{service}: all {len(checks)} checks passed{out}"
     return f"{service}: {len(failed)} of {len(checks)} checks failed{out}. " + " | ".join(failed)
+
+
+def said(check: Mapping[str, Any]) -> str:
+    """One check for a person: its id, what came back, and what to do."""
+    return f"{check['id']}: {check['evidence'].rstrip('. ')}. {check['remedy']}"
+
+
+def warnings(service: str, checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Checks that passed and that somebody should look at all the same, as text."""
+    return [f"{service}: {said(c)}" for c in checks if c["ok"] and c["remedy"]]

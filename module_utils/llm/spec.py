@@ -479,14 +479,22 @@ _MODEL_EXTRA: Shape = {
 
 
 def _smoke_problem(value: Mapping[str, Any]) -> str:
-    """A question without its answer would be judged by another one's."""
+    """A question without its answer would be judged by another one's, and a margin without them would be of another one."""
     given = [key for key in ("question", "answer") if key in value]
-    return f"has `{given[0]}` alone: `question` and `answer` go together" if len(given) == 1 else ""
+    if len(given) == 1:
+        return f"has `{given[0]}` alone: `question` and `answer` go together"
+    return "has `margin` without the `question` and `answer` that it is of" if "margin" in value and not given else ""
 
 
-_SMOKE: Shape = {
+SMOKE: Shape = {
     "question": Key(prose, False, "What the service is asked.", "What is the capital of France?"),
     "answer": Key(prose, False, "What must be in the answer; upper and lower case count the same.", "Paris"),
+    "margin": Key(
+        number(0, 1000),
+        False,
+        "Least distance in nats between the likeliest token of the answer and the next one, up to its deciding word, as "
+        "`scripts/margin.py` measures it. Below 1.5 the plan warns.",
+    ),
     "max_tokens": Key(
         whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
     ),
@@ -535,7 +543,7 @@ _MODEL: Shape = {
         one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
     ),
     "smoke": Key(
-        Keys(_SMOKE, _smoke_problem),
+        Keys(SMOKE, _smoke_problem),
         False,
         "What proves that it is served right; `question` and `answer` go together.",
     ),
@@ -633,7 +641,7 @@ _SERVICE: Shape = {
     ),
     "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
     "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
-    "smoke": Key(Keys(_SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),
+    "smoke": Key(Keys(SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),
     "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
     "accept": Key(
         MapOf(RULE, "the id of a rule", values.why),

@@ -44,9 +44,12 @@ class StubEngine(BaseHTTPRequestHandler):
         if not self.allowed():
             return
         if "slow" in self.faults:
-            time.sleep(3)
+            time.sleep(30)  # longer than any check waits
         if "broken" in self.faults:
             self.reply(500, {"error": {"message": f"internal, key {KEY}"}})
+            return
+        if self.path == "/v1/completions":  # an engine without log-probabilities of a prompt
+            self.reply(404, {"error": {"message": "Not Found"}})
             return
         words = len(request["messages"][-1]["content"].split())
         tokens = self.overhead + (1 if "odd_usage" in self.faults else 2 * words)
