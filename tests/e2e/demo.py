@@ -29,9 +29,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 ROOT = Path("/opt/llm")
 SERVICE = "micro-cpu"
 MODEL = "smollm2-135m-instruct"
-QUESTION = "What is the capital of France?"
 ENDPOINT = "http://127.0.0.1:5010/v1"
 KEY_SHAPE = re.compile(r"sk-[A-Za-z0-9_-]{20,}")
+# What the catalog knows of its answer, with a margin.
+QUESTION, WORD = (catalogs.declared("demo").models[MODEL].smoke[key] for key in ("question", "answer"))
 CONTAINERS = ("llm.service", "llm.gateway")  # labels of what this project runs
 
 _RECAP = re.compile(r"^(?P<host>\S+)\s+: (?P<counts>(?:\w+=\d+\s*)+)$", re.MULTILINE)

@@ -13,7 +13,19 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from tests.e2e.demo import ENDPOINT, KEY_SHAPE, MODEL, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, request
+from tests.e2e.demo import (
+    ENDPOINT,
+    KEY_SHAPE,
+    MODEL,
+    QUESTION,
+    ROOT,
+    SERVICE,
+    WORD,
+    Machine,
+    Playbook,
+    declare,
+    request,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -39,7 +51,7 @@ def metric(machine: Machine, name: str) -> float:
 
 
 def test_the_gateway_passes_on_the_right_answer(machine: Machine) -> None:
-    assert "Paris" in machine.answer()
+    assert WORD in machine.answer()
 
 
 def test_a_streamed_answer_is_whole(machine: Machine) -> None:
@@ -52,7 +64,7 @@ def test_a_streamed_answer_is_whole(machine: Machine) -> None:
     )
     chunks = list(stream)
     pieces = [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content]
-    assert len(pieces) > 3 and "Paris" in "".join(pieces)
+    assert len(pieces) > 3 and WORD in "".join(pieces)
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens >= len(pieces)
 
 
@@ -262,7 +274,7 @@ def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> 
 
     playbook("site.yml").passed().says("container: exited -> running", f"{SERVICE}: {ENDPOINT} answers")
     assert (machine.release, machine.engine().name, machine.engine().status) == (release, name, "running")
-    assert machine.gateway().id == gateway and "Paris" in machine.answer()
+    assert machine.gateway().id == gateway and WORD in machine.answer()
 
 
 @pytest.mark.usefixtures("restored")
@@ -287,4 +299,4 @@ def test_drift_is_shown_with_its_reasons_and_repaired(playbook: Playbook, machin
     assert machine.compose_file.read_text(encoding="utf-8") == rendered
     after = machine.engine()
     assert after.name == before.name and after.id != before.id and after.attrs["HostConfig"]["ReadonlyRootfs"]
-    assert "Paris" in machine.answer()
+    assert WORD in machine.answer()

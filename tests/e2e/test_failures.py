@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.llm import history
 
-from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, steady
+from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, declare, steady
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
@@ -48,7 +48,7 @@ def test_a_flag_that_the_engine_lacks_is_refused_while_the_old_release_serves(
     run = playbook("site.yml", *declare(args={"no-such-flag": True})).refused()
     run.says("nothing was stopped", f"llm_services.{SERVICE}.args.no-such-flag: is not a flag of this vLLM. Remove it")
     assert machine.containers() == containers and machine.release == release
-    assert "Paris" in machine.answer()
+    assert WORD in machine.answer()
 
 
 def test_a_request_that_no_cache_can_hold_is_refused_while_the_old_release_serves(
@@ -83,7 +83,7 @@ class Deployments:
         assert not (machine.service_folder / "releases" / failed[1] / "secrets").exists(), "a copy of the key is left"
         assert machine.release == release
         assert (machine.engine().status, machine.engine().labels["llm.release"]) == ("running", release)
-        assert all("Paris" in a.text for a in answers if a.status == 200), "answered by a release that had not passed"
+        assert all(WORD in a.text for a in answers if a.status == 200), "answered by a release that had not passed"
         # Whether both fit is for the plan to say, from the memory that is free.
         if f"Release {release} serves on: it was never stopped" in run.text:
             assert {a.status for a in answers} == {200}
@@ -96,7 +96,7 @@ class Deployments:
             back = min([a.at for a in answers if a.status == 200 and a.at > at], default=time.time())
             self.record("recovery_seconds", back - at)
             self.record("boot_seconds", on_record["slowest"])
-        assert "Paris" in machine.answer()
+        assert WORD in machine.answer()
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_engine_that_does_not_start_is_rolled_back(
 def test_an_engine_that_answers_wrongly_is_rolled_back(deployments: Deployments) -> None:
     other = {"args": {"max-model-len": 1024}, "warmup": {"prompt_tokens": [50]}}
     wrong = declare(**other, smoke={"question": QUESTION, "answer": "Berlin"})
-    deployments.roll_back("Ask the engine", "is Paris.” does not hold “Berlin”", *wrong)
+    deployments.roll_back("Ask the engine", f"is {WORD}.” does not hold “Berlin”", *wrong)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_chat_template_that_is_wrong_is_rolled_back(
     changes = "{plugins: {chat_template: foreign.jinja}, limits: {memory: 16g}}"
     arguments = inventory(f"llm_services_custom: {{{SERVICE}: {changes}}}\n")
     shutil.copytree(CHECKOUT / "tests/e2e/plugins", Path(arguments[1]) / "files")
-    deployments.roll_back("Ask the engine", "does not hold “Paris”", *arguments)
+    deployments.roll_back("Ask the engine", f"does not hold “{WORD}”", *arguments)
 
 
 @pytest.mark.slow
@@ -168,4 +168,4 @@ def test_an_image_that_never_becomes_healthy_is_rolled_back(
 def test_an_engine_that_computes_nonsense_is_caught_by_the_known_answer(deployments: Deployments) -> None:
     """Compiled, the CPU build of vLLM 0.32 boots, says healthy and answers this model's prompts with nonsense."""
     compiled = declare(args={"enforce-eager": False}, warmup={"prompt_tokens": [50]})
-    deployments.roll_back("Ask the engine", "does not hold “Paris”", *compiled)
+    deployments.roll_back("Ask the engine", f"does not hold “{WORD}”", *compiled)

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.e2e.demo import MODEL, QUESTION, ROOT, SERVICE, Machine, Playbook
+from tests.e2e.demo import MODEL, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook
 from tests.e2e.wire import Http1, Http2, Sent
 
 pytestmark = pytest.mark.e2e
@@ -169,7 +169,7 @@ def test_a_service_is_found_by_its_name_its_prefix_and_its_model(
     neighbour: Neighbour, machine: Machine, name: str, path: str
 ) -> None:
     status, said = ask(Named(neighbour.address, name or neighbour.address), path, machine.key, CHAT)
-    assert status == 200 and "Paris" in said["choices"][0]["message"]["content"]
+    assert status == 200 and WORD in said["choices"][0]["message"]["content"]
 
 
 def test_what_leads_nowhere_is_said_in_the_dialect_that_was_spoken(neighbour: Neighbour, machine: Machine) -> None:

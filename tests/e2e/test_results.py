@@ -7,14 +7,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.e2e.demo import SERVICE, Playbook, declare
+from tests.e2e.demo import QUESTION, SERVICE, Playbook, declare
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_failed_check_is_on_the_page_beside_those_that_passed(playbook: Playbook) -> None:
-    wrong = declare(smoke={"question": "What is the capital of France?", "answer": "Lisbon"})
+    wrong = declare(smoke={"question": QUESTION, "answer": "Lisbon"})
     run = playbook("playbooks/smoke.yml", *wrong).refused().says("does not hold “Lisbon”", "report.html")
     verdict = json.loads((run.report / "verdict.json").read_text(encoding="utf-8"))
     checks = {check["id"]: check["ok"] for check in verdict["services"][SERVICE]["checks"]}

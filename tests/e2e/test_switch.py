@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.demo import QUESTION, ROOT, SERVICE, Machine, Playbook
+from tests.e2e.demo import QUESTION, ROOT, SERVICE, WORD, Machine, Playbook
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -58,7 +58,7 @@ def answered_by(machine: Machine, service: str) -> str:
     (model,) = client.models.list().data
     messages: Any = [{"role": "user", "content": QUESTION}]
     said = client.chat.completions.create(model=model.id, messages=messages, temperature=0, max_tokens=64)
-    assert "Paris" in (said.choices[0].message.content or "")
+    assert WORD in (said.choices[0].message.content or "")
     return str(model.id)
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.e2e.demo import MODEL, QUESTION, SERVICE, Machine, Playbook, declare, steady
+from tests.e2e.demo import MODEL, QUESTION, SERVICE, WORD, Machine, Playbook, declare, steady
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
@@ -43,9 +43,9 @@ def test_where_both_do_not_fit_clients_wait_or_are_sent_away_until_the_new_one_i
         run = playbook("site.yml", *declare(limits={"memory": "16g"})).passed()
     # They wait at the door, and whoever has waited for long is sent away with 503.
     assert {a.status for a in answers} <= {200, 503}, "cut off"
-    assert all("Paris" in a.text for a in answers if a.status == 200)
+    assert all(WORD in a.text for a in answers if a.status == 200)
     assert "Let it finish, and stop it" in run.text and machine.release != release
-    assert "Paris" in machine.answer()
+    assert WORD in machine.answer()
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_rollback_returns_to_the_release_before_and_says_how_to_keep_it(playbook
     assert (machine.release, machine.service_folder.joinpath("previous").readlink().name) == (first, second)
     run.says("the next site.yml would deploy")
     machine.await_door()
-    assert "Paris" in machine.answer()
+    assert WORD in machine.answer()
     assert playbook("site.yml", "--check").passed().changed == 0, "the declaration is the first release's again"
 
 

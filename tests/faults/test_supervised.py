@@ -17,7 +17,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.demo import ENDPOINT, MODEL, QUESTION, ROOT, SERVICE, Machine, Playbook, declare, request
+from tests.e2e.demo import ENDPOINT, MODEL, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, declare, request
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
@@ -76,7 +76,7 @@ def answers(machine: Machine) -> bool:
     with suppress(openai.APIError):
         asked: Any = [{"role": "user", "content": QUESTION}]
         completion = client.chat.completions.create(model=MODEL, messages=asked, temperature=0, max_tokens=16)
-        return "Paris" in (completion.choices[0].message.content or "")
+        return WORD in (completion.choices[0].message.content or "")
     return False
 
 

@@ -103,7 +103,11 @@ def test_a_release_and_its_drift(tmp_path: Path) -> None:
     found = host.release(tmp_path)
     assert (found["current"], found["facts"], found["drift"], found["proven"]) == ("abc", {"a": 1}, [], False)
     files.write(place / host.VERDICT_FILE, '{"ok": true, "services": {}}')
-    assert host.release(tmp_path)["proven"] is True
+    assert (host.release(tmp_path)["proven"], host.release(tmp_path)["known"]) == (True, None)
+    known = {"question": "Q", "answer": "A", "margin": 2.5}
+    verdict = {"ok": True, "services": {tmp_path.name: {"numbers": {**known, "reading": None}}}}
+    files.write(place / host.VERDICT_FILE, json.dumps(verdict))
+    assert host.release(tmp_path)["known"] == known
     (place / "compose.yml").write_text("x: 2\n")
     assert host.release(tmp_path)["drift"] == ["compose.yml"]
     (place / host.RELEASE_FILE).unlink()

@@ -479,3 +479,38 @@ def test_a_rotated_key_between_door_and_engine_is_a_release_of_its_own() -> None
     assert after["micro-cpu"].container != before["micro-cpu"].container
     (why,) = plan.service_work(facts, ["micro-cpu"], after, {})["micro-cpu"]
     assert (why["name"], why["desired"]) == ("key between door and engine", "0123456789abcdef")
+
+
+def asked(
+    service: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **shown: Any
+) -> list[tuple[str, str]]:
+    """Ids and keys of findings of the demo's known answer; shown: what the host's engine showed of it."""
+    raw = catalogs.raw("demo")
+    raw["services"]["micro-cpu"]["smoke"] = service or {}
+    raw["models"][MODEL]["smoke"] |= model or {}
+    declared, _ = spec.parse(raw)
+    assert declared
+    facts = host(declared, releases={"micro-cpu": {"known": shown or None}})
+    return [(f.id, f.key) for f in plan.answer_findings(declared, facts).get("micro-cpu", [])]
+
+
+MODEL = "smollm2-135m-instruct"
+OTHER = {"question": "What is the capital of France?", "answer": "Paris"}
+
+
+def test_a_known_answer_without_a_margin_is_told() -> None:
+    assert asked() == []
+    assert asked(model={"margin": 0.1}) == [("margin", f"llm_models.{MODEL}.smoke")]
+    assert asked(OTHER) == [("margin-unknown", "llm_services.micro-cpu.smoke")], (
+        "the model's margin is of another question"
+    )
+    assert asked({**OTHER, "margin": 3.0}) == []
+
+
+def test_what_the_engine_showed_counts_where_nothing_is_declared() -> None:
+    assert asked(OTHER, **OTHER, margin=2.0) == []
+    assert asked(OTHER, **OTHER, margin=0.125) == [("margin", "llm_services.micro-cpu.smoke")]
+    assert asked(OTHER, question="another", answer="Paris", margin=2.0)[0][0] == "margin-unknown"
+    assert asked(margin=0.1, question="x", answer="y") == [], (
+        "what is declared was measured with more than a box's own rounding"
+    )
