@@ -96,8 +96,9 @@ MUTATIONS = {
 
 @dataclass(frozen=True)
 class Served:
-    """A service as it is declared: flags, the folder of its model, what it is asked."""
+    """A service as it is declared: the name of its model for clients, flags, the model's folder, what it is asked."""
 
+    name: str
     args: dict[str, Any]
     folder: Path
     known: dict[str, Any]
@@ -108,14 +109,14 @@ def served(name: str) -> Served:
         demo = catalogs.declared("demo")
         service, model = demo.services[name], demo.models[demo.services[name].model]
         known = smoke.known(model.smoke, service.smoke, service.args, context=model.context, vision=False)
-        return Served(dict(service.args), model_folder(), known)
+        return Served(service.served_model_name, dict(service.args), model_folder(), known)
     declared = DECLARED["llm_services_custom"][name]
     model = DECLARED["llm_models_custom"][declared["model"]]
     folder = make.models()[declared["model"].removeprefix("test-")]
     known = smoke.known(
         model.get("smoke", {}), declared.get("smoke", {}), declared["args"], context=model["context"], vision=False
     )
-    return Served(dict(declared["args"]), folder, known)
+    return Served(declared.get("served_model_name", declared["model"]), dict(declared["args"]), folder, known)
 
 
 Start = Callable[[str, Served, dict[str, Any], Path], str]
@@ -179,16 +180,17 @@ def status(url: str) -> int:
         return 0
 
 
-def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[engine.Check]:
-    """The checks that apply to a service of these flags, asked as the module does."""
+def parameters(address: str, name: str, of: Served, told: dict[str, Any]) -> dict[str, Any]:
+    """Options of the module for a service of these flags."""
     args = {key: value for key, value in {**of.args, **told}.items() if value is not None}
-    params = {
-        "question": "What is the capital of France?",
-        "answer": "Paris",
+    return {
         "max_tokens": 512,
         "timeout": 120,
         "unable": {},
         **of.known,
+        "accelerator": "cpu",
+        "catalog_model": "",
+        "release": "",
         "base_url": f"{address}/v1",
         "health_url": None,
         "metrics_url": f"{address}/metrics",
@@ -196,7 +198,12 @@ def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = 
         "args": args,
         "wait": 0,
     }
-    asked = smoke.applying(args, depth, room=params["context"], needle=params["needle"])
+
+
+def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[engine.Check]:
+    """The checks that apply to a service of these flags, asked as the module does."""
+    params = parameters(address, name, of, told)
+    asked = smoke.applying(params["args"], depth, room=params["context"], needle=params["needle"])
     chosen = [a for a in asked if a.id not in params["unable"]]
     return llm_smoke.run(llm_smoke.make_service(params, KEY, None), chosen, Progress(None), lambda _checks: None)
 

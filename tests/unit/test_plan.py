@@ -495,7 +495,7 @@ def asked(
 
 
 MODEL = "smollm2-135m-instruct"
-OTHER = {"question": "What is the capital of France?", "answer": "Paris"}
+OTHER: dict[str, Any] = {"question": "What is the capital of France?", "answer": "Paris"}
 
 
 def test_a_known_answer_without_a_margin_is_told() -> None:
