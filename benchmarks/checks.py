@@ -3,7 +3,8 @@
 Usage, as root: PYTHONPATH=library .venv/bin/python -m benchmarks.checks [SERVICE] [TIMES] [CHECK ...]
 
 Without arguments it puts all that apply to micro-cpu, 200 times each. It asks the engine straight, not through the gateway. A
-warning counts as a failure. The last line is one JSON object: {"service", "times", "failed": {check: times}, "seconds": {check: median}}.
+warning counts as a failure. The last line is one JSON object: {"service", "times", "failed": {check: times}, "seconds": {check:
+median}}.
 """
 
 from __future__ import annotations
