@@ -76,15 +76,15 @@ class ActionModule(ActionBase):
                 "report_dir": {"type": "str"},
                 "refuse": {"type": "bool", "default": True},
                 "verb": {"type": "bool", "default": False},
-                "lease": {"type": "bool", "default": False},
+                "takes": {"type": "bool", "default": False},
             }
         )
         host = str(variables["inventory_hostname"])
         hosts = variables.get("ansible_play_hosts_all") or [host]
         reports = Path(options["report_dir"] or PROJECT / "reports").absolute() / (host if len(hosts) > 1 else "")
         origins: dict[str, str] = {}
-        held = (options["facts"] or {}).get("lease", {})
-        if options["lease"] and held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
+        held = (options["facts"] or {}).get("lease", {}) if options["takes"] and not self._task.check_mode else {}
+        if held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
             result.update(failed=True, msg=f"{host}: {lease.refusal(held, held['left'])}. Nothing was touched.")
             return result
         raw, names = self._declaration(variables, origins)
@@ -125,6 +125,9 @@ class ActionModule(ActionBase):
             for service, found in seen.items():
                 judged.setdefault(service, []).extend(found)
                 noticed += [f for f in found if f.severity == "warn"]
+            # A verb takes nothing; it shows, at most, what site.yml would.
+            if options["takes"] or options["verb"]:
+                judged[""] += plan.loss_findings(declared, facts, selection.stages)
         rendered = plan.releases(declared, facts, plugins)
         if facts:
             for service, found in plan.stranger_findings(declared, facts, running, rendered).items():
