@@ -28,6 +28,7 @@ from ansible.module_utils.llm import (
     door,
     files,
     fit,
+    inventory,
     lease,
     lock,
     observe,
@@ -92,7 +93,7 @@ class ActionModule(ActionBase):
         given_keys = self._value(variables, "llm_service_keys", None)
         for variable, value in {**others, "llm_service_keys": given_keys}.items():
             _note_origins(variable, value, origins)
-        names += [*_misnamed(variables, origins), *spec.variable_findings(others)]
+        names += [*_misnamed(variables, origins), *spec.variable_findings(others), *_inventory(variables)]
         declared, findings = spec.parse(raw)
         if declared is None:
             judged = _by_service([*names, *findings], raw["services"])
@@ -386,6 +387,24 @@ def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spe
             continue
         _note_origins(name, name, origins)
         _note_origins(name, value, origins)
+    return found
+
+
+def _inventory(variables: Mapping[str, Any]) -> list[spec.Finding]:
+    """What is amiss beside the inventories: files of variables that belong to nobody, and a host without a declaration."""
+    sources = [Path(s) for s in variables.get("ansible_inventory_sources") or []]
+    folders = dict.fromkeys(s if s.is_dir() else s.parent for s in sources if s.exists())
+    entries = [
+        inventory.Entry(_short(str(folder)), kind, entry.name, entry.is_dir())
+        for folder in folders
+        for kind in inventory.KINDS
+        if (folder / kind).is_dir()
+        for entry in sorted((folder / kind).iterdir())
+    ]
+    found = inventory.strays(entries, variables.get("groups") or {})
+    if "llm_host_services" not in variables:
+        host = str(variables["inventory_hostname"])
+        found.append(inventory.undefined(host, [_short(str(f)) for f in folders], entries, found))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Nothing is started by accident: a run that would empty a host that serves.
+"""Nothing is started by accident: a run on a host that nobody declared, or that would empty one that serves.
 
 Docker is a STUB where the host is looked at (see benchmarks/converge.py); all else is real.
 """
@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.llm import plan
 
 from tests import catalogs
+
+PLAYBOOKS = sorted((catalogs.ROOT / "playbooks").glob("*.yml"))
 
 _SPEC = importlib.util.spec_from_file_location("converge", catalogs.ROOT / "benchmarks/converge.py")
 assert _SPEC and _SPEC.loader
@@ -39,6 +42,69 @@ def playbook(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         text=True,
         check=False,
     )
+
+
+# -- without a declaration ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> Path:
+    """The inventory of the GPU box, whose host got a name of its own, and its file in host_vars did not."""
+    folder = tmp_path / "renamed"
+    shutil.copytree(catalogs.ROOT / "inventory/rtx4090x3", folder)
+    hosts = (folder / "hosts.yml").read_text(encoding="utf-8")
+    assert "rtx4090x3:" in hosts
+    (folder / "hosts.yml").write_text(hosts.replace("rtx4090x3:", "my-box:"), encoding="utf-8")
+    return folder
+
+
+def test_every_playbook_that_runs_alone_judges_the_declaration_first() -> None:
+    books = {f"{path.stem}": catalogs.read(f"playbooks/{path.name}") for path in PLAYBOOKS}
+    first = {book: Path(plays[0].get("ansible.builtin.import_playbook", "")).stem for book, plays in books.items()}
+    verbs = {book for book in first if book not in plan.STAGES}
+    assert {first[book] for book in verbs - {"demo"}} == {"validate"} and first["demo"] == "site"
+
+
+@pytest.mark.parametrize("book", ["site.yml", "playbooks/validate.yml", "playbooks/stop.yml"])
+def test_a_host_that_was_renamed_without_its_file_is_refused(renamed: Path, tmp_path: Path, book: str) -> None:
+    """It has an address that nobody answers at, so that whoever connected would be unreachable (4), not refused (2)."""
+    ran = playbook("-i", str(renamed), book, "-e", f"llm_report_dir={tmp_path}")
+    assert ran.returncode == 2, ran.stdout
+    lost, new = (renamed / "host_vars" / name for name in ("rtx4090x3.yml", "my-box.yml"))
+    assert "my-box: refused, 1 problem; nothing was touched." in ran.stdout
+    assert f"llm_host_services: is not defined for host `my-box`, while {lost} belongs to no host." in ran.stdout
+    assert "Was the host renamed? Then rename its file." in ran.stdout and f"write it to {new}" in ran.stdout
+    assert "unreachable=0" in ran.stdout and "Traceback" not in ran.stdout + ran.stderr
+    (found,) = (f for f in json.loads((tmp_path / "plan.json").read_text())["findings"] if f["severity"] == "error")
+    assert found["id"] == "host-services-undefined"
+
+
+def test_a_host_that_serves_nothing_says_so(renamed: Path, tmp_path: Path) -> None:
+    (renamed / "host_vars/rtx4090x3.yml").rename(renamed / "host_vars/my-box.yml")
+    ran = playbook("-i", str(renamed), "playbooks/validate.yml", "-e", f"llm_report_dir={tmp_path}")
+    assert ran.returncode == 0 and "belongs to no" not in ran.stdout
+    (renamed / "host_vars/my-box.yml").write_text("---\nllm_host_services: []\n", encoding="utf-8")
+    ran = playbook("-i", str(renamed), "playbooks/validate.yml", "-e", f"llm_report_dir={tmp_path}")
+    assert ran.returncode == 0 and "No service: llm_host_services lists none." in ran.stdout
+
+
+@pytest.mark.parametrize("limit", [(), ("--limit", "my-box")], ids=["all", "limited"])
+def test_files_of_nobody_are_named(renamed: Path, tmp_path: Path, limit: tuple[str, ...]) -> None:
+    (renamed / "host_vars/rtx4090x3.yml").rename(renamed / "host_vars/my-box.yml")
+    (renamed / "hosts.yml").write_text("all: {hosts: {my-box: {}, other: {}}}\n", encoding="utf-8")
+    (renamed / "host_vars/other").mkdir()
+    (renamed / "host_vars/other/main.yml").write_text("llm_host_services: []\n", encoding="utf-8")
+    (renamed / "host_vars/my-bx.json").write_text("{}\n", encoding="utf-8")
+    (renamed / "group_vars/lost").mkdir(parents=True)
+    (renamed / "group_vars/all.yml").write_text("{}\n", encoding="utf-8")
+    ran = playbook("-i", str(renamed), "playbooks/validate.yml", "-e", f"llm_report_dir={tmp_path}", *limit)
+    assert ran.returncode == 0, ran.stdout
+    report = tmp_path / "my-box/plan.json" if not limit else tmp_path / "plan.json"
+    found = {f["key"]: f for f in json.loads(report.read_text())["findings"]}
+    assert found.keys() == {str(renamed / "host_vars/my-bx.json"), str(renamed / "group_vars/lost")}
+    assert {f["severity"] for f in found.values()} == {"warn"}
+    assert "Did you mean `my-box`?" in found[str(renamed / "host_vars/my-bx.json")]["remedy"]
+    assert "belongs to no group of the inventory" in " ".join(ran.stdout.split())
 
 
 # -- a host that serves -------------------------------------------------------------------------------------------------
