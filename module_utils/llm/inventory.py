@@ -1,4 +1,4 @@
-"""Inventories: files of variables beside one that belong to nobody, and hosts that nobody declared. Pure functions."""
+"""Inventories: whether one was chosen for a run, and files of variables beside it that belong to nobody. Pure functions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ class Entry(NamedTuple):
             return "" if self.name.startswith(".") or self.name.endswith("~") else self.name
         stem = next((self.name.removesuffix(s) for s in SUFFIXES if self.name.endswith(s)), "")
         return "" if stem.startswith(".") else stem
+
+
+def unchosen(sources: Collection[str], chosen: bool, hosts: Collection[str], known: Collection[str]) -> str:
+    """Why a run ends before it begins; "" when somebody chose an inventory, and that has hosts.
+
+    sources: those of the run, which Ansible took by itself unless they were chosen. known: inventories that there are.
+    """
+    if chosen and hosts:
+        return ""
+    what = f"There is no host in {', '.join(sources)}" if chosen else "No inventory was chosen"
+    here = f" (here: {', '.join(known)})" if known else ""
+    return (
+        f"{what}, and nothing was started. Name one with -i INVENTORY{here}, "
+        "or for all commands that follow with `export ANSIBLE_INVENTORY=INVENTORY`."
+    )
 
 
 def strays(entries: Iterable[Entry], groups: Mapping[str, Collection[str]]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Nothing is started by accident: a run on a host that nobody declared, or that would empty one that serves.
+"""Nothing is started by accident: a run without an inventory, on a host that nobody declared, or that would empty one that serves.
 
 Docker is a STUB where the host is looked at (see benchmarks/converge.py); all else is real.
 """
@@ -42,6 +42,51 @@ def playbook(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         text=True,
         check=False,
     )
+
+
+# -- without an inventory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(Path("/etc/ansible/hosts").exists(), reason="tests/unit/test_callback.py has this case")
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["site.yml"],
+        ["site.yml", "--check", "--diff"],
+        ["site.yml", "--limit", "my-box"],
+        ["playbooks/validate.yml"],
+        ["playbooks/stop.yml"],
+        ["playbooks/host.yml"],  # a stage, which is no run of its own either
+    ],
+    ids=" ".join,
+)
+def test_a_run_without_an_inventory_ends_with_one_line(argv: list[str]) -> None:
+    ran = playbook(*argv)
+    assert ran.returncode == 5
+    *warnings, line = ran.stderr.splitlines()
+    assert line.startswith("[ERROR]: No inventory was chosen, and nothing was started.")
+    assert "-i INVENTORY (here: inventory/demo, inventory/rtx4090x3)" in line and "export ANSIBLE_INVENTORY=" in line
+    assert [w for w in warnings if "Could not match supplied host pattern" not in w] == []
+    assert "PLAY" not in ran.stdout and "skipping" not in ran.stdout
+
+
+def test_an_inventory_without_hosts_is_none(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {}}\n", encoding="utf-8")
+    ran = playbook("-i", str(tmp_path), "site.yml")
+    assert ran.returncode == 5
+    assert ran.stderr.startswith(f"[ERROR]: There is no host in {tmp_path}, and nothing was started.")
+
+
+def test_what_starts_nothing_needs_no_inventory() -> None:
+    for option in ("--syntax-check", "--list-hosts"):
+        assert playbook(option, "site.yml").returncode == 0
+
+
+def test_the_environment_can_choose_once(tmp_path: Path) -> None:
+    chosen = {"ANSIBLE_INVENTORY": "inventory/demo"}
+    ran = playbook("playbooks/validate.yml", "-e", f"llm_report_dir={tmp_path}", env=chosen)
+    assert ran.returncode == 0, ran.stdout
+    assert (tmp_path / "plan.json").is_file()
 
 
 # -- without a declaration ----------------------------------------------------------------------------------------------

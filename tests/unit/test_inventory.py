@@ -1,4 +1,4 @@
-"""Whose files of variables are, and hosts without a declaration."""
+"""Whose files of variables are, hosts without a declaration, and runs without an inventory."""
 
 import pytest
 from ansible.module_utils.llm import inventory
@@ -98,3 +98,20 @@ def test_a_renamed_host_is_told_of_its_file() -> None:
     entries.append(host_vars("older", folder=True))
     found = inventory.undefined("my-box", ["inv"], entries, inventory.strays(entries, GROUPS))
     assert "inv/host_vars/old-box.yml and inv/host_vars/older belong to no host" in found.message
+
+
+@pytest.mark.parametrize(
+    ("chosen", "hosts", "begins"),
+    [
+        (True, ["my-box"], ""),
+        (False, [], "No inventory was chosen, and nothing was started. "),
+        # Those of /etc/ansible/hosts, which Ansible takes by itself.
+        (False, ["my-box"], "No inventory was chosen, and nothing was started. "),
+        (True, [], "There is no host in a, b, and nothing was started. "),
+    ],
+)
+def test_a_run_without_an_inventory_is_told_the_ways_to_choose(chosen: bool, hosts: list[str], begins: str) -> None:
+    said = inventory.unchosen(["a", "b"], chosen, hosts, ["inventory/demo", "inventory/mine"])
+    assert said.startswith(begins) and bool(said) == bool(begins) and "\n" not in said
+    for way in ("-i INVENTORY (here: inventory/demo, inventory/mine)", "export ANSIBLE_INVENTORY=INVENTORY"):
+        assert (way in said) == bool(begins)
