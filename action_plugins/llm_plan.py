@@ -354,8 +354,13 @@ def _report(document: Mapping[str, Any], folder: Path) -> None:
 
 def _command(variables: Mapping[str, Any]) -> str:
     """How to run site.yml with these inventories, for a remedy."""
-    sources = variables.get("ansible_inventory_sources") or []
-    return " ".join(["ansible-playbook", *(f"-i {_short(s)}" for s in sources if Path(s).exists()), "site.yml"])
+    return " ".join(["ansible-playbook", *(f"-i {_short(str(s))}" for s in _sources(variables)), "site.yml"])
+
+
+def _sources(variables: Mapping[str, Any]) -> list[Path]:
+    """Files and folders of the inventories; a list of hosts with commas is none, and may be longer than a path can be."""
+    given = variables.get("ansible_inventory_sources") or []
+    return [Path(s) for s in given if "," not in s and Path(s).exists()]
 
 
 def _from_command_line(key: str, value: Any) -> Any:
@@ -392,8 +397,7 @@ def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spe
 
 def _inventory(variables: Mapping[str, Any]) -> list[spec.Finding]:
     """What is amiss beside the inventories: files of variables that belong to nobody, and a host without a declaration."""
-    sources = [Path(s) for s in variables.get("ansible_inventory_sources") or []]
-    folders = dict.fromkeys(s if s.is_dir() else s.parent for s in sources if s.exists())
+    folders = dict.fromkeys(s if s.is_dir() else s.parent for s in _sources(variables))
     entries = [
         inventory.Entry(_short(str(folder)), kind, entry.name, entry.is_dir())
         for folder in folders
