@@ -28,6 +28,7 @@ from ansible.module_utils.llm import (
     door,
     files,
     fit,
+    inventory,
     lease,
     lock,
     observe,
@@ -76,15 +77,15 @@ class ActionModule(ActionBase):
                 "report_dir": {"type": "str"},
                 "refuse": {"type": "bool", "default": True},
                 "verb": {"type": "bool", "default": False},
-                "lease": {"type": "bool", "default": False},
+                "takes": {"type": "bool", "default": False},
             }
         )
         host = str(variables["inventory_hostname"])
         hosts = variables.get("ansible_play_hosts_all") or [host]
         reports = Path(options["report_dir"] or PROJECT / "reports").absolute() / (host if len(hosts) > 1 else "")
         origins: dict[str, str] = {}
-        held = (options["facts"] or {}).get("lease", {})
-        if options["lease"] and held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
+        held = (options["facts"] or {}).get("lease", {}) if options["takes"] and not self._task.check_mode else {}
+        if held.get("left") and not (lease.is_mine(held, os.getppid()) or lease.is_dead(held)):
             result.update(failed=True, msg=f"{host}: {lease.refusal(held, held['left'])}. Nothing was touched.")
             return result
         raw, names = self._declaration(variables, origins)
@@ -92,7 +93,7 @@ class ActionModule(ActionBase):
         given_keys = self._value(variables, "llm_service_keys", None)
         for variable, value in {**others, "llm_service_keys": given_keys}.items():
             _note_origins(variable, value, origins)
-        names += [*_misnamed(variables, origins), *spec.variable_findings(others)]
+        names += [*_misnamed(variables, origins), *spec.variable_findings(others), *_inventory(variables)]
         declared, findings = spec.parse(raw)
         if declared is None:
             judged = _by_service([*names, *findings], raw["services"])
@@ -125,6 +126,9 @@ class ActionModule(ActionBase):
             for service, found in seen.items():
                 judged.setdefault(service, []).extend(found)
                 noticed += [f for f in found if f.severity == "warn"]
+            # A verb takes nothing; it shows, at most, what site.yml would.
+            if options["takes"] or options["verb"]:
+                judged[""] += plan.loss_findings(declared, facts, selection.stages)
         rendered = plan.releases(declared, facts, plugins)
         if facts:
             for service, found in plan.stranger_findings(declared, facts, running, rendered).items():
@@ -352,8 +356,13 @@ def _report(document: Mapping[str, Any], folder: Path) -> None:
 
 def _command(variables: Mapping[str, Any]) -> str:
     """How to run site.yml with these inventories, for a remedy."""
-    sources = variables.get("ansible_inventory_sources") or []
-    return " ".join(["ansible-playbook", *(f"-i {_short(s)}" for s in sources if Path(s).exists()), "site.yml"])
+    return " ".join(["ansible-playbook", *(f"-i {_short(str(s))}" for s in _sources(variables)), "site.yml"])
+
+
+def _sources(variables: Mapping[str, Any]) -> list[Path]:
+    """Files and folders of the inventories; a list of hosts with commas is none, and may be longer than a path can be."""
+    given = variables.get("ansible_inventory_sources") or []
+    return [Path(s) for s in given if "," not in s and Path(s).exists()]
 
 
 def _from_command_line(key: str, value: Any) -> Any:
@@ -385,6 +394,23 @@ def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spe
             continue
         _note_origins(name, name, origins)
         _note_origins(name, value, origins)
+    return found
+
+
+def _inventory(variables: Mapping[str, Any]) -> list[spec.Finding]:
+    """What is amiss beside the inventories: files of variables that belong to nobody, and a host without a declaration."""
+    folders = dict.fromkeys(s if s.is_dir() else s.parent for s in _sources(variables))
+    entries = [
+        inventory.Entry(_short(str(folder)), kind, entry.name, entry.is_dir())
+        for folder in folders
+        for kind in inventory.KINDS
+        if (folder / kind).is_dir()
+        for entry in sorted((folder / kind).iterdir())
+    ]
+    found = inventory.strays(entries, variables.get("groups") or {})
+    if "llm_host_services" not in variables:
+        host = str(variables["inventory_hostname"])
+        found.append(inventory.undefined(host, [_short(str(f)) for f in folders], entries, found))
     return found
 
 

@@ -27,8 +27,10 @@ options:
     description: Whether the run brings nothing up, and only shows, stops or asks what runs.
     type: bool
     default: false
-  lease:
-    description: Fail when another run holds the host (see M(llm_lease)), whatever O(refuse) says.
+  takes:
+    description:
+      - Whether the run changes the host. Fail when another one holds it (see M(llm_lease)), whatever O(refuse) says; and unless
+        O(verb), when the run would take the last service, the gateway or the supervisor from it without C(llm_prune).
     type: bool
     default: false
 attributes:

@@ -19,6 +19,9 @@ from ansible.module_utils.llm.spec import GIB, Declared, Finding, Image, Model, 
 STAGES = ("validate", "host", "images", "models", "services", "gateway", "observe", "verify")
 # Molecule skips these in every run, whether or not anything carries them.
 MOLECULE_TAGS = ("molecule-notest", "notest", "molecule-idempotence-notest")
+# States of a container that somebody is served by, or soon again.
+RUNS = ("running", "restarting", "paused")
+PRUNE = "take it away with -e llm_prune=true, which also removes engines, images and models that nothing needs"
 Fits = Mapping[str, fit.Fit]  # by service
 Facts = Mapping[str, Any]
 Findings = dict[str, list[Finding]]  # by service; "" holds those of the host as a whole
@@ -334,6 +337,32 @@ def look_at_host(
     if declared.settings.offline:
         found[""] += _offline_findings(declared, facts, missing_images, missing_models)
     return found
+
+
+def loss_findings(declared: Declared, facts: Facts, stages: Iterable[str]) -> list[Finding]:
+    """What a run of site.yml would take from a host that serves although nobody said so: all of it, or its supervisor.
+
+    `state: stopped` and `state: absent` say it of a service, `llm_prune` of everything. stages: those of the run.
+    """
+    stages = {*stages}
+    gateway, supervisor = (facts.get(part, {}).get("state") in RUNS for part in ("gateway", "supervisor"))
+    engines = sorted({c["service"] for c in facts["containers"] if c["state"] in RUNS})
+    if declared.settings.prune:
+        return []
+    if deployed(declared):
+        if declared.settings.supervisor or not supervisor or "observe" not in stages:
+            return []
+        message = "is false, and the supervisor runs: nothing would bring back an engine that hangs"
+        remedy = f"Leave it true, or {PRUNE}"
+        return [Finding("supervisor-lost", "error", "llm_supervisor", message, remedy)]
+    named = {s for s in declared.host_services if declared.services[s].state != "present"}
+    said = named and named.issuperset(engines)
+    serves = [f"`{s}`" for s in engines] + ["the gateway"] * gateway + ["the supervisor"] * supervisor
+    if said or not serves or not stages & {"services", "gateway", "observe"}:
+        return []
+    message = f"has nothing that is to run, and this host serves: {', '.join(serves)} would be taken from it"
+    remedy = f"List what it is to serve, give `state: stopped` to a service that is to pause, or {PRUNE}"
+    return [Finding("services-lost", "error", "llm_host_services", message, remedy)]
 
 
 def stranger_findings(

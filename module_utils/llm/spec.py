@@ -773,7 +773,11 @@ SETTINGS: Shape = {
         "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
         "group_vars/all/project.yml takes it from HF_ENDPOINT.",
     ),
-    "supervisor": Key(boolean, False, "Watch the engines of the host, and bring back those that hang."),
+    "supervisor": Key(
+        boolean,
+        False,
+        "Watch the engines of the host, and bring back those that hang. A supervisor that runs goes only with `llm_prune`.",
+    ),
     "supervisor_interval": Key(whole(2, 20), False, "Seconds between two looks at an engine; a verdict takes three."),
     "supervisor_recoveries": Key(
         whole(0, 100), False, "Recoveries of a service within an hour after which it is stopped instead."
@@ -785,7 +789,8 @@ SETTINGS: Shape = {
         boolean,
         False,
         "Remove engines that the declaration does not want, before anything is started, and in the end images and models that "
-        "nothing needs. For the command line: `-e llm_prune=true`.",
+        "nothing needs. A run that would take the last service, the gateway or the supervisor from a host that serves is refused "
+        "without it. For the command line: `-e llm_prune=true`.",
     ),
     "verify": Key(
         one_of("quick", "deep"),
@@ -850,7 +855,9 @@ VARIABLES: Shape = {
         "What tags and branches of the catalogs stand for. `playbooks/lock.yml` writes it, "
         "to `group_vars/all/llm_lock.yml` of the inventory.",
     ),
-    "llm_host_services": Key(ListOf(name), False, "Services that the host runs."),
+    "llm_host_services": Key(
+        ListOf(name), False, "Services that the host runs; `[]` for none. A host without it is refused."
+    ),
     "llm_host_gpus": Key(ListOf(Keys(_GPU)), False, "GPUs of the host."),
     "llm_service_keys": Key(
         MapOf(NAME, "the name of a service", values.secret),

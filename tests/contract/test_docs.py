@@ -246,7 +246,8 @@ def test_an_inventory_with_old_names_is_refused_with_the_new_ones(project: Path)
         "      pids: 512\n"
         "      shm: 1g\n"
     )
-    done = ran([str(Path(sys.executable).parent / "ansible-playbook"), "playbooks/validate.yml"], project)
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventory/demo", "playbooks/validate.yml"]
+    done = ran(command, project)
     assert done.returncode != 0
     file = "inventory/demo/host_vars/localhost.yml"
     for line in (

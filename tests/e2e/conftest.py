@@ -18,15 +18,16 @@ LONGEST = 900  # seconds after which a hanging playbook is ended; no test measur
 
 @pytest.fixture(scope="session")
 def playbook(tmp_path_factory: pytest.TempPathFactory) -> Playbook:
-    """Run playbooks; each run gets a folder of its own for its reports."""
+    """Run playbooks, on the demo unless an inventory is given; each run gets a folder of its own for its reports."""
     # What the person who runs the tests has set must not decide what they see.
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "LLM_", "DOCKER_"))}
     ours |= {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LLM_PROGRESS": "0"}
 
     def run(*args: str, env: Mapping[str, str] | None = None) -> Run:
         report = tmp_path_factory.mktemp("report")
+        chosen = [] if "-i" in args else ["-i", "inventory/demo"]
         done = subprocess.run(
-            [str(CHECKOUT / ".venv/bin/ansible-playbook"), *args, "-e", f"llm_report_dir={report}"],
+            [str(CHECKOUT / ".venv/bin/ansible-playbook"), *chosen, *args, "-e", f"llm_report_dir={report}"],
             cwd=CHECKOUT,
             env={**ours, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -53,7 +54,7 @@ def docker_client() -> Iterator[docker.DockerClient]:
 def converged(playbook: Playbook, docker_client: docker.DockerClient) -> Run:
     """The demo, deployed once a session; the run that did it."""
     assert os.geteuid() == 0, "these tests deploy to this machine: run them as root"
-    run = playbook("-i", "inventory/demo", "site.yml").passed()
+    run = playbook("site.yml").passed()
     labels = {c.labels["llm.service"] for c in docker_client.containers.list(filters={"label": "llm.service"})}
     assert labels == {SERVICE}, f"these tests break what is deployed, and here is more than the demo: {sorted(labels)}"
     return run

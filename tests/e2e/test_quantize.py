@@ -135,7 +135,7 @@ def test_a_run_that_is_killed_half_way_leaves_nothing_in_the_way(
     (root / "venv").symlink_to(ROOT / "venv")
     variables = {**declared(text, hub, methods=("gptq",)), "llm_root": str(root), "llm_host_services": ["q-gptq"]}
     given = ["-e", json.dumps(variables), "-e", f"llm_report_dir={tmp_path}", "--tags", "models,images"]
-    command = [str(CHECKOUT / ".venv/bin/ansible-playbook"), "site.yml", *given]
+    command = [str(CHECKOUT / ".venv/bin/ansible-playbook"), "-i", "inventory/demo", "site.yml", *given]
     with (tmp_path / "log").open("wb") as log:
         run = subprocess.Popen(
             command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -1,4 +1,4 @@
-"""Stages, counts and signs of life of the callback; every time is given."""
+"""Callbacks: stages, counts and signs of life (every time is given), and the end of a run without an inventory."""
 
 import importlib.util
 import json
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,3 +155,49 @@ def test_timings_file_that_cannot_be_written(tmp_path: Path) -> None:
     done = run(tmp_path, PLAY, LLM_TIMINGS_FILE="/nosuch/folder/t.json")
     assert done.returncode == 0
     assert "LLM_TIMINGS_FILE /nosuch/folder/t.json" in done.stderr
+
+
+# -- llm_inventory ------------------------------------------------------------------------------------------------------
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, argv: list[str], sources: list[str], origin: str, hosts: list[str]) -> int:
+    """Exit code of the callback at the beginning of a run, 0 if it lets it go on. Ansible's default is /x/hosts here."""
+    spec = importlib.util.spec_from_file_location("llm_inventory", ROOT / "callback_plugins" / "llm_inventory.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    real = module.ansible.constants.config.get_config_value_and_origin
+
+    def asked(name: str, *args: Any, **kwargs: Any) -> Any:
+        return (["/x/hosts"], origin) if name == "DEFAULT_HOST_LIST" else real(name, *args, **kwargs)
+
+    monkeypatch.setattr(module.ansible.constants.config, "get_config_value_and_origin", asked)
+    monkeypatch.setattr(module.ansible.context, "CLIARGS", {"inventory": tuple(sources)})
+    monkeypatch.setattr(sys, "argv", ["ansible-playbook", "site.yml", *argv])
+    manager = SimpleNamespace(get_vars=lambda: {"groups": {"all": hosts}})
+    playbook = SimpleNamespace(get_plays=lambda: [SimpleNamespace(get_variable_manager=lambda: manager)])
+    try:
+        module.CallbackModule().v2_playbook_on_start(playbook)
+    except SystemExit as end:
+        return int(str(end.code))
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "sources", "origin", "hosts", "code"),
+    [
+        ([], ["/x/hosts"], "default", [], 5),
+        ([], ["/x/hosts"], "default", ["of-somebody"], 5),
+        (["--limit", "of-somebody"], ["/x/hosts"], "default", ["of-somebody"], 5),
+        (["-i", "/x/hosts"], ["/x/hosts"], "default", ["box"], 0),
+        (["--inventory=/x/hosts"], ["/x/hosts"], "default", ["box"], 0),
+        (["-i", "mine"], ["/home/me/mine"], "default", ["box"], 0),
+        (["-i", "mine"], ["/home/me/mine"], "default", [], 5),
+        ([], ["/x/hosts"], "env: ANSIBLE_INVENTORY", ["box"], 0),
+        ([], ["/home/me/mine"], "/home/me/.ansible.cfg", ["box"], 0),
+    ],
+)
+def test_only_a_chosen_inventory_is_begun_with(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], sources: list[str], origin: str, hosts: list[str], code: int
+) -> None:
+    assert begin(monkeypatch, argv, sources, origin, hosts) == code

@@ -514,3 +514,143 @@ def test_what_the_engine_showed_counts_where_nothing_is_declared() -> None:
     assert asked(margin=0.1, question="x", answer="y") == [], (
         "what is declared was measured with more than a box's own rounding"
     )
+
+
+# -- what a run would take from a host that serves ----------------------------------------------------------------------
+
+UP, GONE = {"state": "running"}, {"state": "absent"}
+
+
+def lost(declared: spec.Declared, facts: dict[str, Any], stages: tuple[str, ...] = plan.STAGES) -> list[str]:
+    """Ids of what is refused."""
+    found = plan.loss_findings(declared, facts, stages)
+    assert all(f.severity == "error" and "-e llm_prune=true" in f.remedy for f in found)
+    return [f.id for f in found]
+
+
+def serving(*services: str, state: str = "running", **changes: Any) -> dict[str, Any]:
+    """Facts of a host where these services, a gateway and a supervisor run."""
+    engines = [{"name": f"llm-{s}-1", "service": s, "release": "1", "state": state, "status": ""} for s in services]
+    return {"containers": engines, "gateway": UP, "supervisor": UP, **changes}
+
+
+def pair(**states: str) -> dict[str, Any]:
+    """The demo's service and another one, with their `state`."""
+    services = catalogs.raw("demo")["services"]
+    other = {**services["micro-cpu"], "port": 5011, "served_model_name": "other"}
+    both = {"micro-cpu": services["micro-cpu"], "other": other}
+    return {**services, **{n: {**s, "state": states.get(n.replace("-", "_"), "present")} for n, s in both.items()}}
+
+
+def with_pair(listed: list[str], **states: str) -> spec.Declared:
+    found, findings = spec.parse({**catalogs.raw("demo", host_services=listed), "services": pair(**states)})
+    assert found is not None, findings
+    return found
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        serving("micro-cpu"),
+        serving("micro-cpu", gateway=GONE, supervisor=GONE),
+        serving("micro-cpu", state="restarting", gateway=GONE, supervisor=GONE),
+        serving("micro-cpu", state="exited", supervisor=GONE),  # as playbooks/stop.yml leaves it
+        serving(supervisor=GONE),
+        serving(gateway=GONE),
+    ],
+)
+def test_a_host_that_serves_is_not_emptied_by_accident(facts: dict[str, Any]) -> None:
+    assert lost(catalogs.declared("demo", host_services=[]), facts) == ["services-lost"]
+    assert lost(catalogs.declared("demo", host_services=[], prune=True), facts) == []
+    assert lost(catalogs.declared("demo"), facts) == []
+
+
+def test_what_would_be_taken_is_named() -> None:
+    (found,) = plan.loss_findings(catalogs.declared("demo", host_services=[]), serving("b", "a"), plan.STAGES)
+    assert found.key == "llm_host_services" and "`a`, `b`, the gateway, the supervisor would be taken" in found.message
+    facts = serving("a", gateway=GONE, supervisor=GONE)
+    (found,) = plan.loss_findings(catalogs.declared("demo", host_services=[]), facts, plan.STAGES)
+    assert "`a` would be taken" in found.message and "the gateway" not in found.message
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        serving(gateway=GONE, supervisor=GONE),
+        serving("micro-cpu", state="exited", gateway={"state": "exited"}, supervisor={"state": "exited"}),
+    ],
+)
+def test_a_host_that_serves_nothing_loses_nothing(facts: dict[str, Any]) -> None:
+    assert lost(catalogs.declared("demo", host_services=[]), facts) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "refused"),
+    [
+        (plan.STAGES, True),
+        (("gateway",), True),
+        (("observe",), True),
+        (("services",), True),
+        (("host",), False),
+        (("images", "models"), False),
+        (("verify",), False),
+    ],
+)
+def test_only_a_run_that_would_take_something_is_refused(stages: tuple[str, ...], refused: bool) -> None:
+    assert bool(lost(catalogs.declared("demo", host_services=[]), serving("micro-cpu"), stages)) == refused
+
+
+@pytest.mark.parametrize(
+    ("listed", "states", "running", "refused"),
+    [
+        (["micro-cpu"], {"micro_cpu": "stopped"}, ["micro-cpu"], False),
+        (["micro-cpu"], {"micro_cpu": "absent"}, ["micro-cpu"], False),
+        (["micro-cpu", "other"], {"micro_cpu": "stopped", "other": "absent"}, ["micro-cpu", "other"], False),
+        # It has been stopped, and the gateway was not removed before the run broke off.
+        (["micro-cpu"], {"micro_cpu": "stopped"}, [], False),
+        # Another one runs, and nobody said anything of it.
+        (["micro-cpu"], {"micro_cpu": "stopped"}, ["micro-cpu", "other"], True),
+        (["micro-cpu"], {"micro_cpu": "stopped"}, ["other"], True),
+        (["micro-cpu"], {"micro_cpu": "absent"}, ["other"], True),
+        # One is left, or comes.
+        (["micro-cpu"], {}, ["micro-cpu", "other"], False),
+        (["micro-cpu"], {}, ["other"], False),
+        (["micro-cpu", "other"], {"micro_cpu": "stopped"}, ["micro-cpu"], False),
+    ],
+)
+def test_a_state_is_a_decision(listed: list[str], states: dict[str, str], running: list[str], refused: bool) -> None:
+    assert bool(lost(with_pair(listed, **states), serving(*running))) == refused
+
+
+def test_a_switch_to_what_is_kept_stopped_takes_the_last_one() -> None:
+    services = pair(other="stopped")
+    services["other"]["port"] = services["micro-cpu"]["port"]
+    raw = catalogs.raw("demo", host_services=["micro-cpu", "other"], switch=["other"])
+    found, _ = spec.parse({**raw, "services": services})
+    assert found is not None and placement.deployed(found) == ()
+    assert lost(found, serving("micro-cpu")) == ["services-lost"]
+
+
+@pytest.mark.parametrize(
+    ("supervisor", "facts", "stages", "refused"),
+    [
+        (False, serving("micro-cpu"), plan.STAGES, True),
+        (False, serving(), plan.STAGES, True),
+        (False, serving("micro-cpu"), ("observe",), True),
+        (False, serving("micro-cpu"), ("services", "gateway"), False),
+        (False, serving("micro-cpu", supervisor=GONE), plan.STAGES, False),
+        (False, serving("micro-cpu", supervisor={"state": "exited"}), plan.STAGES, False),
+        (True, serving("micro-cpu"), plan.STAGES, False),
+    ],
+)
+def test_the_supervisor_goes_only_when_asked(
+    supervisor: bool, facts: dict[str, Any], stages: tuple[str, ...], refused: bool
+) -> None:
+    declared = catalogs.declared("demo", supervisor=supervisor)
+    assert lost(declared, facts, stages) == (["supervisor-lost"] if refused else [])
+    assert lost(catalogs.declared("demo", supervisor=supervisor, prune=True), facts, stages) == []
+
+
+def test_a_supervisor_without_anything_to_watch_is_no_loss() -> None:
+    found, _ = spec.parse({**catalogs.raw("demo", supervisor=False), "services": pair(micro_cpu="stopped")})
+    assert found is not None and lost(found, serving("micro-cpu")) == []
