@@ -17,7 +17,7 @@ demo: ## serve a real model on this machine and ask it a question
 	@cat reports/demo.txt
 
 check: setup ## lint, types, unit and contract tests, side by side
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint unit contract types
+	@scripts/check.sh unit contract lint types
 
 lint:
 	@scripts/lint.sh
