@@ -10,7 +10,7 @@ trap 'trap - TERM; rm -rf "$logs"; kill $(jobs -p) 2>/dev/null || true' EXIT
 part() {
   local name="$1" log="$logs/$1" start=$SECONDS
   if make --no-print-directory "$name" >"$log" 2>&1; then
-    printf 'check: %-9s passed in %3d s  %s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$log")"
+    printf 'check: %-10s passed in %3d s  %s\n' "$name" $((SECONDS - start)) "$(tail -n 1 "$log")"
   else
     # One write, so that the others' lines stay out of it.
     printf '%s\n' "$(printf 'check: %s FAILED after %d s\n' "$name" $((SECONDS - start)); sed "s/^/$name: /" "$log")"
@@ -20,10 +20,11 @@ part() {
 }
 
 at_work() {
-  local name list=""
+  local name far list=""
   for name in "$@"; do
     if [ ! -e "$logs/$name.ended" ]; then
-      list+=", $name $(grep -Eo '[0-9]+%' "$logs/$name" 2>/dev/null | tail -n 1 || true)" # how far pytest has come
+      far="$(grep -Eo '[0-9]+%' "$logs/$name" 2>/dev/null | tail -n 1 || true)" # of pytest
+      list+=", $name${far:+ $far}"
     fi
   done
   if [ -n "$list" ]; then printf 'check: %3d s, at work: %s\n' "$SECONDS" "${list#, }"; fi
