@@ -1,5 +1,5 @@
 # Aliases of documented commands; see CONTRIBUTING.md.
-.PHONY: help setup demo check lint types unit contract docs molecule test-models test-faults bench-converge bench-door test test-all clean
+.PHONY: help setup demo check lint types unit unit-waits unit-rest contract docs molecule test-models test-faults bench-converge bench-door test test-all clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin/
 # Root needs no sudo; a user whose sudo wants a password is asked for it once.
@@ -17,7 +17,7 @@ demo: ## serve a real model on this machine and ask it a question
 	@cat reports/demo.txt
 
 check: setup ## lint, types, unit and contract tests, side by side
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint unit contract types
+	@scripts/check.sh unit-waits unit-rest contract lint types
 
 lint:
 	@scripts/lint.sh
@@ -27,6 +27,14 @@ types:
 
 unit:
 	$(BIN)pytest -q tests/unit
+
+# The two halves of unit for check: files whose tests wait for processes and limits more than they compute, and the others.
+WAITS := $(patsubst %,tests/unit/test_%.py,callback deadline lease live smoke warmup)
+unit-waits:
+	$(BIN)pytest -q $(WAITS)
+
+unit-rest:
+	$(BIN)pytest -q tests/unit $(addprefix --ignore=,$(WAITS))
 
 contract:
 	$(BIN)pytest -q tests/contract -m 'not engine'

@@ -7,4 +7,4 @@ ruff check --quiet .
 ruff format --quiet --check . || { echo "ruff format: run .venv/bin/ruff format ." >&2; exit 1; }
 git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 yamllint --strict .
-ansible-lint --offline --strict -q
+scripts/ansible_lint.py --offline --strict -q

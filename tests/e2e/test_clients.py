@@ -252,7 +252,7 @@ def end_all(home: Path) -> None:
         for process in _of(home):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, sent)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while (left := _of(home)) and time.monotonic() < end:
             time.sleep(0.1)
         if not left:

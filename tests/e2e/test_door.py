@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -64,6 +64,12 @@ def shared(gateway: standalone.Door, prompt: str, **more: Any) -> tuple[int, str
     return status, json.loads(text).get("name", text)
 
 
+def go_on(gateway: standalone.Door, *engines: str) -> None:
+    """Let engines send at once what they were asked to send later."""
+    for engine in engines:
+        standalone.tell(gateway.engines[engine], now=True)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8443", "[::1]:8443"])
 def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door, host: str) -> None:
     assert gateway.ask(standalone.HTTPS, SINGLE, '{"model": "one"}', host=host)[0] == 200
@@ -77,10 +83,11 @@ def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door
 def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gateway: standalone.Door) -> None:
     prompts = [f"{number} " * 600 for number in range(6)]  # longer than what is compared
     with ThreadPoolExecutor(len(prompts)) as pool:
-        first = [pool.submit(shared, gateway, f"{prompt} first", after=6) for prompt in prompts]
+        first = [pool.submit(shared, gateway, f"{prompt} first", after=60) for prompt in prompts]
         await_column(gateway, ALL, "BACKEND", "scur", lambda n: n == len(prompts))
         later = [{shared(gateway, f"{prompt} {n}") for n in range(3)} for prompt in prompts]
         assert not any(f.done() for f in first), "they were under way all the time"
+        go_on(gateway, LEFT, RIGHT)
         assert later == [{f.result()} for f in first]
     assert set.union(*later) == {(200, LEFT), (200, RIGHT)}
 
@@ -88,13 +95,14 @@ def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gatewa
 def test_a_stream_does_not_send_what_begins_like_it_elsewhere(gateway: standalone.Door) -> None:
     prompt = "stream " * 600
     with ThreadPoolExecutor(1) as pool:
-        body = json.dumps({"model": "shared", "prompt": prompt, "pieces": 40, "every": 0.1})
+        body = json.dumps({"model": "shared", "prompt": prompt, "pieces": 600, "every": 0.1})
         stream = pool.submit(gateway.ask, standalone.HTTPS, SINGLE, body)
         await_column(gateway, ALL, "BACKEND", "scur", lambda n: n == 1)
         (home,) = [name for name in (LEFT, RIGHT) if _column(gateway, ALL, name, "scur") == "1"]
         assert {shared(gateway, f"{prompt} {n}") for n in range(4)} == {(200, home)}
         assert not stream.done()
-        assert stream.result()[1].count("data: ") == 40
+        go_on(gateway, home)
+        assert stream.result()[1].count("data: ") == 600
 
 
 def test_a_crowd_that_begins_alike_has_all_engines(gateway: standalone.Door) -> None:
@@ -195,7 +203,7 @@ def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: stan
         return gateway.ask(PORTS[LEFT], key, json.dumps({"after": after}))
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(ask, NARROW, 4)
+        first = pool.submit(ask, NARROW, 60)
         await_column(gateway, LEFT, "BACKEND", "scur", lambda n: n == 1)
         second = pool.submit(ask, NARROW, 0)
         end = time.monotonic() + 60
@@ -207,21 +215,26 @@ def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: stan
         assert ask(SINGLE, 0)[0] == 200, "others have their own"
         # The latest is refused, and not who has waited.
         assert not first.done() and not second.done()
+        go_on(gateway, LEFT)
         assert (first.result()[0], second.result()[0]) == (200, 200)
     assert ask(NARROW, 0)[0] == 200
 
 
 def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Door) -> None:
-    large, small = json.dumps({"after": 3, "prompt": "x" * 70_000}), json.dumps({"after": 0})
+    large, small = json.dumps({"after": 60, "prompt": "x" * 70_000}), json.dumps({"after": 0})
     with ThreadPoolExecutor(3 * LARGE) as pool:
         answers = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, large) for _ in range(2 * LARGE)]
         others = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, small) for _ in range(LARGE)]
-        refused = [a.result() for a in answers if a.result()[0] != 200]
         assert {o.result()[0] for o in others} == {200}
+        wait(answers, return_when=FIRST_COMPLETED)  # none of the others, whose time has not come
+        while wait(answers, 0.1).not_done:  # those that the door let in late, too
+            go_on(gateway, LEFT)
+        refused = [a.result() for a in answers if a.result()[0] != 200]
     assert {(status, json.loads(text)["error"]["message"]) for status, text, _ in refused} == {
         (503, "too many large requests at once")
     }
-    assert gateway.ask(PORTS[LEFT], CROWD, large)[0] == 200, "those that have ended count no more"
+    again = large.replace("60", "0")
+    assert gateway.ask(PORTS[LEFT], CROWD, again)[0] == 200, "those that have ended count no more"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def registry(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPa
 
 
 def _await(url: str, container: Any) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while True:
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5):

@@ -239,7 +239,7 @@ class Watched:
         self.door.close()  # it may have been idle for too long
         status, _ = self.door.ask(Sent("GET", f"/v1/models?t={name}"), bearer(self.key))
         assert status == 200
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while name not in self.engine.logs(tail=200).decode():
             assert time.monotonic() < end, "the engine does not log a request that it has answered"
             time.sleep(0.05)

@@ -167,7 +167,7 @@ class Http2:
         self.connection = None
 
     def _open(self) -> socket.socket:
-        connection = socket.create_connection(self.address, timeout=20)
+        connection = socket.create_connection(self.address, timeout=60)
         if self.authority:
             if self.context is None:
                 self.context = ssl.create_default_context(cafile=str(self.authority))

@@ -49,7 +49,7 @@ def image() -> str:
 def name(family: str, image_id: str) -> str:
     """Name of a family's model in the cache."""
     decides = hashlib.sha256(image_id.encode())
-    for file in ("conversations.py", "train.py", f"{family}.jinja"):
+    for file in ("conversations.py", "goal.py", "train.py", f"{family}.jinja"):
         decides.update(hashlib.sha256((HERE / file).read_bytes()).digest())
     return f"{family}-{decides.hexdigest()[:12]}"
 

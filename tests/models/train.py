@@ -4,16 +4,18 @@ Usage, inside an engine's image, which has torch and transformers:
 
     python3 -m tests.models.train glm|qwen FOLDER
 
-The model answers, thinks, calls a tool, uses the result and finds a word in a text (see conversations.py). It ends with
-exit code 1, and writes nothing, when the trained model gives too few of these to the letter.
+The model answers, thinks, calls a tool, uses the result and finds a word in a text (see conversations.py). It is trained
+until it gives enough of these to the letter (see goal.py). When it does not within the bound, this ends with exit code 1 and
+writes nothing.
 
-Seed and number of steps are fixed, and one thread computes. So the data, the tokenizer and the order of the batches are the
-same everywhere, and the weights are the same bit by bit on processors for which torch chooses the same instructions; on
-others they differ in the last digits, and then more with each step.
+The seed is fixed, and one thread computes. So the data, the tokenizer and the order of the batches are the same everywhere,
+and the weights are the same bit by bit on processors for which torch chooses the same instructions; on others they differ in
+the last digits, and then more with each step, and it may take more steps.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -36,17 +38,17 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.models import conversations
+from tests.models import conversations, goal
 from tests.models.conversations import Conversation
 
 HERE = Path(__file__).resolve().parent
 SEED = 1
-STEPS = {"glm": 1600, "qwen": 1600}
 BATCH = 8
-RATE, MUON_RATE = 3e-3, 12e-3
+# Twice as high, GLM learns to copy a word on some processors and on others does not: tests/models/README.md has the numbers.
+RATE, MUON_RATE = 2e-3, 6e-3
+MOMENTUM, DECAY = 0.95, 0.01
 EXAMPLES = 6000  # of which the batches are drawn
 HELD_OUT = 300
-PASS = 0.9  # share of the held-out answers that must be right to the letter
 PROMPT_WEIGHT = 0.05  # of a token that is not the assistant's, in the loss: to know the language helps to find the word
 
 VOCABULARY = 768
@@ -182,6 +184,38 @@ def build(text: Text) -> Any:
     return model
 
 
+class Muon(torch.optim.Optimizer):
+    """Steps along the momentum of a matrix, made orthogonal (Jordan and others, "Muon", 2024), as long as AdamW's.
+
+    torch.optim.Muon computes them in bfloat16. Where the processor has no instructions for that it takes four times as long
+    as all the rest, and where it has some, its rounding decides what is learned when. Here all is float32.
+    """
+
+    def __init__(self, matrices: Sequence[Any], lr: float) -> None:
+        super().__init__(matrices, {"lr": lr})
+
+    def step(self) -> None:
+        (group,) = self.param_groups
+        with torch.no_grad():
+            for matrix in group["params"]:
+                mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
+                mean.lerp_(matrix.grad, 1 - MOMENTUM)
+                ahead = matrix.grad.lerp(mean, MOMENTUM)
+                matrix.mul_(1 - group["lr"] * DECAY)
+                matrix.sub_(orthogonal(ahead), alpha=group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal(matrix: Any) -> Any:
+    """A matrix with the same singular vectors, and singular values near one: five steps of Newton and Schulz."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonal(matrix.T).T
+    found = matrix / (matrix.norm() + 1e-7)
+    for _ in range(5):
+        square = found @ found.T
+        found = 3.4445 * found + (2.0315 * square @ square - 4.775 * square) @ found
+    return found
+
+
 def optimizers(model: Any) -> list[Any]:
     """Muon for the matrices between the layers, which halves the number of steps, and AdamW for the rest."""
     matrices: list[Any] = []
@@ -189,18 +223,15 @@ def optimizers(model: Any) -> list[Any]:
     for name, weight in model.named_parameters():
         inner = weight.ndim == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "gate.weight"))
         (matrices if inner else rest).append(weight)
-    return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
+    return [Muon(matrices, MUON_RATE), torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.98), weight_decay=DECAY)]
 
 
-def batches(pool: Sequence[tuple[list[int], int]], count: int) -> Iterator[tuple[Any, Any]]:
-    """Token numbers and weights, both (BATCH, longest), of examples of about the same length."""
+def batches(pool: Sequence[tuple[list[int], int]]) -> Iterator[tuple[Any, Any]]:
+    """Token numbers and weights, both (BATCH, longest), of examples of about the same length, without end."""
     rng = random.Random(SEED)
     ordered = sorted(pool, key=lambda example: len(example[0]))
     window = 8 * BATCH
-    for _ in range(count):
+    while True:
         start = rng.randrange(len(ordered) - window)
         drawn = rng.sample(ordered[start : start + window], BATCH)
         longest = max(len(ids) for ids, _ in drawn)
@@ -212,34 +243,75 @@ def batches(pool: Sequence[tuple[list[int], int]], count: int) -> Iterator[tuple
         yield ids, weights
 
 
-def train(model: Any, pool: Sequence[tuple[list[int], int]], steps: int, say: Callable[[str], None]) -> None:
-    """Train in place: the rates rise over 50 steps and fall as a cosine."""
-    model.train()
-    used = optimizers(model)
-    rates = [group["lr"] for optimizer in used for group in optimizer.param_groups]
-    for step, (ids, weights) in enumerate(batches(pool, steps), 1):
-        share = min(1, step / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        for optimizer, rate in zip(used, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * share
-        logits = model(input_ids=ids).logits[:, :-1]
-        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        loss = (losses * weights[:, 1:].flatten()).sum() / (weights[:, 1:] == 1).sum()
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in used:
-            optimizer.step()
-        if step % 200 == 0 or step == steps:
-            say(f"step {step} of {steps}, loss {loss.item():.4f}")
+class Training:
+    """Trains a model in place, round after round."""
+
+    def __init__(self, model: Any, pool: Sequence[tuple[list[int], int]], say: Callable[[str], None]) -> None:
+        self._model, self._say = model, say
+        self._batches = batches(pool)
+        self._optimizers = optimizers(model)
+        self._rates = [group["lr"] for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def round(self, steps: int, share: float) -> None:
+        """Train so many steps: the rates rise to this share of the full ones over 50 steps and fall as a cosine."""
+        self._model.train()
+        for step, (ids, weights) in enumerate(itertools.islice(self._batches, steps), 1):
+            now = share * min(1, step / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * now
+            logits = self._model(input_ids=ids).logits[:, :-1]
+            losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            loss = (losses * weights[:, 1:].flatten()).sum() / (weights[:, 1:] == 1).sum()
+            self._model.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+            for optimizer in self._optimizers:
+                optimizer.step()
+            if step % 200 == 0 or step == steps:
+                self._say(f"step {step} of {steps}, loss {loss.item():.4f}")
 
 
-def right(model: Any, text: Text, example: Conversation) -> bool:
-    """Whether greedy decoding gives the answer: each of its tokens is the likeliest one after all that comes before it."""
-    numbers, answer = text.encode(example)
-    ids = torch.tensor(numbers)
-    with torch.no_grad():
-        likeliest = model(input_ids=ids[None, :-1]).logits[0].argmax(-1)
-    return bool((likeliest[answer - 1 :] == ids[answer:]).all())
+class Examiner:
+    """Measures models of one family, as an engine serves them: padded, and in bfloat16."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._exam = [text.encode(example) for example in conversations.exam()]
+        held_out = itertools.islice(conversations.examples(SEED + 1), HELD_OUT)
+        self._held_out = [(example.kind, *text.encode(example)) for example in held_out]
+
+    def margin(self, model: Any, numbers: list[int], answer: int) -> goal.Margin:
+        """Least margin along an answer. It is above zero when greedy decoding gives the answer to the letter.
+
+        Each of its tokens is then the likeliest one after all that comes before it.
+        """
+        ids = torch.tensor(numbers)
+        with torch.no_grad():
+            logits = model(input_ids=ids[None, :-1]).logits[0, answer - 1 :].float()
+        wanted = ids[answer:, None]
+        margins = (logits.gather(1, wanted) - logits.scatter(1, wanted, -math.inf).amax(1, keepdim=True)).flatten()
+        at = int(margins.argmin())
+        before, token = (self._text.tokenizer.decode(part) for part in (numbers[: answer + at], numbers[answer + at]))
+        return goal.Margin(margins[at].item(), f"{token!r} after {before[-40:]!r}")
+
+    def exam(self, model: Any) -> list[goal.Margin]:
+        """The margin of each item of the exam."""
+        return [self.margin(model, *item) for item in self._exam]
+
+    def measure(self, small: Any) -> tuple[goal.Measured, Any]:
+        """What a trained model is worth, and the model as it is served.
+
+        An item of the exam counts with the lesser of its margins in float32 and in bfloat16.
+        """
+        model = (pad(small) if self._text.family == "glm" else copy.deepcopy(small)).eval()
+        exact = self.exam(model)
+        model = model.to(torch.bfloat16)
+        exam = [min(pair, key=lambda margin: margin.least) for pair in zip(exact, self.exam(model), strict=True)]
+        asked, right = Counter[str](), Counter[str]()
+        for kind, numbers, answer in self._held_out:
+            asked[kind] += 1
+            right[kind] += self.margin(model, numbers, answer).least > 0
+        return goal.Measured(exam, asked, right), model
 
 
 def pad(small: Any) -> Any:
@@ -299,30 +371,24 @@ def main() -> int:
     model = build(text)
     weights = sum(weight.numel() for weight in model.parameters())
     say(f"{weights} weights, {len(pool)} examples of {middle} tokens (median; the longest has {longest})")
-    exam = list(conversations.exam())
-    train(
-        model,
-        pool,
-        STEPS[family],
-        lambda step: say(f"{step}, exam {sum(right(model, text, e) for e in exam)} of {len(exam)}"),
-    )
-    if family == "glm":
-        model = pad(model)
-    model = model.to(torch.bfloat16).eval()
+    examiner = Examiner(text)
 
-    asked: Counter[str] = Counter()
-    passed: Counter[str] = Counter()
-    for example in itertools.chain(conversations.exam(), itertools.islice(conversations.examples(SEED + 1), HELD_OUT)):
-        asked[example.kind] += 1
-        passed[example.kind] += right(model, text, example)
-    say("right to the letter: " + ", ".join(f"{kind} {passed[kind]} of {asked[kind]}" for kind in sorted(asked)))
-    share = (passed.total() - passed["exam"]) / HELD_OUT
-    if passed["exam"] < asked["exam"] or share < PASS:
-        say(f"not kept: all of the exam and {PASS:.0%} of the held-out examples must be right")
+    served: list[Any] = []  # the model that was measured last
+
+    def progress(step: str) -> None:
+        margins = examiner.exam(model)
+        say(f"{step}, exam {sum(margin.least > 0 for margin in margins)} of {len(margins)}")
+
+    def measure() -> goal.Measured:
+        found, last = examiner.measure(model)
+        served[:] = [last]
+        return found
+
+    if not goal.reach(Training(model, pool, progress).round, measure, say):
         return 1
-    model.save_pretrained(folder)
+    served[0].save_pretrained(folder)
     text.tokenizer.save_pretrained(folder)
-    say(f"kept, {share:.0%} of the held-out examples are right")
+    say("kept")
     return 0
 
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import json
+import select
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,7 +44,8 @@ class StubEngine(BaseHTTPRequestHandler):
         if not self.allowed():
             return
         if "slow" in self.faults:
-            time.sleep(30)  # longer than any check waits
+            self.await_end()
+            return
         if "broken" in self.faults:
             self.reply(500, {"error": {"message": f"internal, key {KEY}"}})
             return
@@ -55,7 +56,8 @@ class StubEngine(BaseHTTPRequestHandler):
         tokens = self.overhead + (1 if "odd_usage" in self.faults else 2 * words)
         prompts.append(tokens)
         if "tires" in self.faults and tokens > 100:
-            time.sleep(3)
+            self.await_end()
+            return
         if "trickles" in self.faults or ("trickles_later" in self.faults and len(prompts) > 4):
             self.trickle()
             return
@@ -82,9 +84,18 @@ class StubEngine(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(10**9))
         self.end_headers()
-        while True:
+        while not self.left(0.3):
             self.wfile.write(b" ")
-            time.sleep(0.3)
+
+    def await_end(self) -> None:
+        """Answer nothing until the client leaves."""
+        while not self.left(None):
+            pass
+
+    def left(self, seconds: float | None) -> bool:
+        """Whether the client leaves within so many seconds: then there is nothing more to read. None: whenever it does."""
+        readable, _, _ = select.select([self.connection], [], [], seconds)
+        return bool(readable) and not self.connection.recv(1)
 
     def stream(self, text: str, usage: dict[str, int]) -> None:
         self.send_response(200)
@@ -103,9 +114,8 @@ class StubEngine(BaseHTTPRequestHandler):
         for chunk in chunks:
             event = {"id": "1", "object": "chat.completion.chunk", **chunk}
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-            if "drip" in self.faults:
-                self.wfile.flush()
-                time.sleep(0.6)
+            while "drip" in self.faults and not self.left(0.3):  # the same piece again and again
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
     def handle(self) -> None:
@@ -125,26 +135,46 @@ class StubEngine(BaseHTTPRequestHandler):
         return
 
 
+@contextlib.contextmanager
+def serving(stub: type[StubEngine]) -> Iterator[dict[str, Any]]:
+    """A stub that serves, and module arguments for it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), stub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield {"service": "micro", "base_url": base_url, "model": "stub", "api_key": KEY, "timeout": 60}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stub_engines() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Give a function that starts one stub more, with faults of its own, and returns module arguments for it."""
+    with contextlib.ExitStack() as stubs:
+
+        def start(*faults: str) -> dict[str, Any]:
+            own = {"faults": frozenset(faults), "prompts": []}
+            return stubs.enter_context(serving(type("OwnStub", (StubEngine,), own)))
+
+        yield start
+
+
 @pytest.fixture
 def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Give a function that starts the stub with faults and returns module arguments for it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StubEngine)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    StubEngine.prompts = []
+    """Give a function that starts the stub with faults and returns module arguments for it.
 
-    def start(*faults: str) -> dict[str, Any]:
-        StubEngine.faults = frozenset(faults)
-        return {
-            "service": "micro",
-            "base_url": f"http://127.0.0.1:{server.server_port}/v1",
-            "model": "stub",
-            "api_key": KEY,
-            "timeout": 5,
-        }
+    Their limit is never reached. Tests in which it has to be say 2 s: a hundred times what the stub's answers take, so
+    that these are in time on a busy machine as well.
+    """
+    with serving(StubEngine) as arguments:
+        StubEngine.prompts = []
 
-    yield start
-    server.shutdown()
-    server.server_close()
+        def start(*faults: str) -> dict[str, Any]:
+            StubEngine.faults = frozenset(faults)
+            return dict(arguments)
+
+        yield start
 
 
 @pytest.fixture

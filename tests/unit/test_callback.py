@@ -108,7 +108,7 @@ def run(folder: Path, play: str, **environment: str) -> subprocess.CompletedProc
     )
     argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(folder / "play.yml")]
     full = {**os.environ, "ANSIBLE_CONFIG": str(folder / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **environment}
-    return subprocess.run(argv, env=full, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, env=full, capture_output=True, text=True, timeout=300, check=False)
 
 
 PLAY = """

@@ -125,7 +125,7 @@ class StubDaemon(BaseHTTPRequestHandler):
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = str(tmp_path / "docker.sock")
     with socketserver.ThreadingUnixStreamServer(path, StubDaemon) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
         StubDaemon.seen = []
         yield path
@@ -186,7 +186,7 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
             self.request.recv(65536)
 
     with socketserver.ThreadingUnixStreamServer(path, Silent) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
         with pytest.raises(docker_api.DockerUnreachable, match="no answer in time"):
             docker_api.request("GET", "/version", timeout=0.2)

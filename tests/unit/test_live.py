@@ -55,9 +55,8 @@ def test_look_at_a_running_job(tmp_path: Path) -> None:
     (tmp_path / "r").write_text('{"started": true, "finished": false, "ansible_job_id": "j1.2"}')
     (tmp_path / "p").write_text('{"phase": "a", "message": "old"}\n{"phase": "b", "message": "new {--"}\n')
     command = live.look_command(str(tmp_path / "r"), str(tmp_path / "p"), "j771122.33", check_alive=True)
-    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", "j771122"])
+    job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "j771122"])
     try:
-        time.sleep(0.1)
         found = live.read_look(look(command), check_alive=True)
         assert found == live.Look(result=None, progress=("b", "new {--"), alive=True)
     finally:
@@ -119,18 +118,30 @@ def test_narrator_keeps_quiet_with_no_log() -> None:
 
 
 MODULE = """#!/usr/bin/python
-import os, signal, time
+import os, pathlib, signal, time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.progress import Progress
 module = AnsibleModule(argument_spec={
     "do": {"type": "str", "default": "ok"}, "key": {"type": "str", "no_log": True}, "progress_file": {"type": "path"},
+    "until": {"type": "path"},
 }, supports_check_mode=True)
 progress = Progress(module.params["progress_file"])
-progress.say("first", "step one")
-time.sleep(0.8)
-progress.say("second", "step two")
-time.sleep(0.8)
 do = module.params["do"]
+def say(phase, message):
+    # Goes on when the watcher has begun two looks since: the first of them has seen it.
+    progress.say(phase, message)
+    if do != "show":
+        return
+    watched = pathlib.Path(module.params["progress_file"] + ".watched")
+    begun = lambda: watched.stat().st_mtime_ns if watched.exists() else 0
+    for _ in range(2):
+        last = begun()
+        while begun() == last:
+            time.sleep(0.02)
+say("first", "step one")
+say("second", "step two")
+while module.params["until"] and not os.path.exists(module.params["until"]):
+    time.sleep(0.02)
 if do == "fail":
     module.fail_json(msg="it went wrong", answer=42)
 if do == "crash":
@@ -148,13 +159,13 @@ module.exit_json(changed=module.check_mode, said=["a", "b"], ansible_facts={"llm
 
 TASKS = """
 - name: Task plain
-  llm_model: {key: very-secret-key}
+  llm_model: {do: show, key: very-secret-key}
   register: probe
 - name: Task no_log
-  llm_model: {key: very-secret-key}
+  llm_model: {do: show, key: very-secret-key}
   no_log: true
 - name: Task own file
-  llm_model: {progress_file: PROJECT/mine}
+  llm_model: {do: show, progress_file: PROJECT/mine}
 - name: Task async
   llm_model:
   async: 30
@@ -238,7 +249,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     project = tmp_path_factory.mktemp("live")
     argv, environment = command(project, TASKS, "-v")
     done = subprocess.run(
-        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False
     )
     return Played(project, done.returncode, done.stdout)
 
@@ -249,7 +260,7 @@ def test_results_are_the_modules_own(played: Played) -> None:
 
 def test_progress_is_shown(played: Played) -> None:
     for step in ("first: step one", "second: step two"):
-        assert re.search(rf"^  localhost \| llm_model \| 0:0\d \| {step}$", played.task("plain"), re.MULTILINE)
+        assert re.search(rf"^  localhost \| llm_model \| \d+:\d\d \| {step}$", played.task("plain"), re.MULTILINE)
 
 
 def test_no_secret_is_shown(played: Played) -> None:
@@ -287,7 +298,7 @@ def test_nothing_is_left(played: Played) -> None:
 def test_arguments_are_gone_with_the_task(tmp_path: Path) -> None:
     """Ansible's own job wrapper removes them seconds after the task."""
     argv, environment = command(tmp_path, "- name: Task plain\n  llm_model:\n")
-    subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=True)
+    subprocess.run(argv, env=environment, capture_output=True, timeout=300, check=True)
     assert list((tmp_path / "remote").glob("ansible-tmp-*")) == []
 
 
@@ -299,7 +310,7 @@ def test_counted_by_the_callback(played: Played) -> None:
 
 def test_check_mode_runs_directly(tmp_path: Path) -> None:
     argv, environment = command(tmp_path, "- name: Task plain\n  llm_model:\n", "--check")
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "changed=1" in done.stdout
     assert "step one" not in done.stdout
@@ -307,10 +318,14 @@ def test_check_mode_runs_directly(tmp_path: Path) -> None:
 
 
 def test_interrupt_ends_the_play(tmp_path: Path) -> None:
-    argv, environment = command(tmp_path, "- name: Task plain\n  llm_model:\n")
+    argv, environment = command(tmp_path, "- name: Task plain\n  llm_model: {until: PROJECT/go}\n")
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not leftovers(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) != 0
+    try:
+        while not leftovers(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=300) != 0
+    finally:
+        process.kill()
+        (tmp_path / "go").touch()

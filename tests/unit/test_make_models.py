@@ -53,6 +53,7 @@ def test_models_are_made_once_and_linked(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("train.py", ["glm", "qwen"]),
         ("conversations.py", ["glm", "qwen"]),
+        ("goal.py", ["glm", "qwen"]),
         ("qwen.jinja", ["qwen"]),
         ("make.py", []),
         ("inventory/hosts.yml", []),

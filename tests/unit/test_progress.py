@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,44 +46,61 @@ def test_parse_last() -> None:
 
 
 SCRIPT = """
-import sys, time, ansible.module_utils
+import pathlib, sys, time, ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[1])
-from ansible.module_utils.llm.progress import Progress
-Progress(sys.argv[2], lease=0.4).say("work", "")
-time.sleep(20)
+from types import SimpleNamespace
+from ansible.module_utils.llm import progress
+def sleep(seconds):
+    while not pathlib.Path(sys.argv[2]).exists():
+        time.sleep(0.01)
+    print(seconds, flush=True)
+    sys.stdin.readline()
+progress.time = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic)
+progress.Progress(sys.argv[2]).say("work", "")
+time.sleep(600)
 """
+"""Before it looks whether it is watched it says how long it would wait, and waits for a line instead."""
 
 
-def start(tmp_path: Path) -> tuple[Path, subprocess.Popen[bytes]]:
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """The progress file of a module that is at work, and the module."""
     file = tmp_path / "p"
     command = [sys.executable, "-c", SCRIPT, str(MODULE_UTILS), str(file)]
-    process = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 10
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return file, process
-
-
-def test_ends_when_its_watcher_is_gone(tmp_path: Path) -> None:
-    file, process = start(tmp_path)
-    watched = progress.lease_path(file)
-    try:
-        for _ in range(5):
-            watched.touch()
-            time.sleep(0.15)
-            assert process.poll() is None
-        assert process.wait(timeout=5) == -15
-    finally:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, start_new_session=True, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "1.0\n"
+        yield file, process
         process.kill()
+
+
+def looks(process: subprocess.Popen[str]) -> bool:
+    """Let it look once, and tell whether it is still at work."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline() == "1.0\n"
+
+
+def watched_ago(file: Path, seconds: float) -> Path:
+    """Touch what the watcher touches, as if that was so long ago."""
+    watched = progress.lease_path(file)
+    watched.touch()
+    then = time.time() - seconds
+    os.utime(watched, (then, then))
+    return watched
+
+
+def test_ends_when_its_watcher_is_gone(started: tuple[Path, subprocess.Popen[str]]) -> None:
+    file, process = started
+    watched = watched_ago(file, progress.LEASE / 2)
+    assert looks(process) and looks(process) and file.exists()
+    watched_ago(file, progress.LEASE + 1)
+    assert not looks(process)
+    assert process.wait(60) == -15
     assert not file.exists()
     assert not watched.exists()
 
 
-def test_runs_on_when_nobody_ever_watched(tmp_path: Path) -> None:
-    _file, process = start(tmp_path)
-    try:
-        time.sleep(1.0)
-        assert process.poll() is None
-    finally:
-        os.kill(process.pid, 9)
-        process.wait()
+def test_runs_on_when_nobody_ever_watched(started: tuple[Path, subprocess.Popen[str]]) -> None:
+    assert all(looks(started[1]) for _ in range(3))

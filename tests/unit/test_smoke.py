@@ -201,7 +201,7 @@ def test_wrong_key_given(service: Start, run_module: Run) -> None:
     [("slow", {"answer", "repetition", "fixed_text", "streaming"}), ("drip", {"streaming"})],
 )
 def test_never_hangs(service: Start, run_module: Run, fault: str, failed: set[str]) -> None:
-    result = run_module(llm_smoke, {**service(fault), "timeout": 1})
+    result = run_module(llm_smoke, {**service(fault), "timeout": 2})
     assert failed_checks(result) == failed
     assert "no complete answer within" in result["msg"]
 
@@ -436,7 +436,7 @@ def test_a_slow_engine_ends_it_and_what_was_not_asked_has_failed(
     service: Start, run_module: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "verdict.json"
-    arguments = {**service("slow"), "timeout": 1, "depth": "full", "verdict_file": str(file)}
+    arguments = {**service("slow"), "timeout": 2, "depth": "full", "verdict_file": str(file)}
     checks = run_module(llm_smoke, arguments)["verdict"]["services"]["micro"]["checks"]
     first = next(n for n, c in enumerate(checks) if c["evidence"].startswith("not asked"))
     assert all("no complete answer within" in c["evidence"] for c in checks[first - 2 : first])
@@ -523,7 +523,7 @@ def test_vision_is_asked_with_a_picture_that_a_named_stub_reads(
         "api_key": KEY,
     }
     try:
-        result = run_module(llm_smoke, {**arguments, "depth": "full", "vision": True, "unable": others, "timeout": 5})
+        result = run_module(llm_smoke, {**arguments, "depth": "full", "vision": True, "unable": others})
     finally:
         server.shutdown()
         server.server_close()
@@ -651,7 +651,7 @@ class FakeService(asking.Service):
         params |= {
             "args": {},
             "unable": {},
-            "timeout": 1,
+            "timeout": 60,
             "model": "fake",
             "base_url": "http://fake/v1",
             "accelerator": "cpu",

@@ -117,8 +117,8 @@ def test_all_sizes_skipped(stub_engine: Start, run_module: Run, stub_prompts: li
 
 
 def test_time_limit(stub_engine: Start, run_module: Run) -> None:
-    result = run_module(llm_warmup, {**stub_engine("drip"), "prompt_tokens": [50], "timeout": 1})
-    assert "no complete answer within 1 s" in result["msg"]
+    result = run_module(llm_warmup, {**stub_engine("drip"), "prompt_tokens": [50], "timeout": 2})
+    assert "no complete answer within 2 s" in result["msg"]
 
 
 def test_wrong_key(stub_engine: Start, run_module: Run) -> None:
@@ -161,11 +161,11 @@ def test_an_engine_that_answers_no_more_is_left_and_what_it_did_is_kept(
     stub_engine: Start, run_module: Run, stub_prompts: list[int]
 ) -> None:
     # The stub answers prompts of up to 100 tokens, and then not in time.
-    asked = {"prompt_tokens": [50, 150, 200, 250], "concurrency": [2], "shared_prefix": 60, "timeout": 1}
+    asked = {"prompt_tokens": [50, 150, 200, 250], "concurrency": [2], "shared_prefix": 60, "timeout": 2}
     result = run_module(llm_warmup, {**stub_engine("tires"), **asked})
     assert [row["status"] for row in result["sizes"]] == ["ok", "failed", "failed", "failed"]
     assert result["sizes"][0]["second_ms"] > 0
-    assert all("no complete answer within 1 s" in row["reason"] for row in result["sizes"][1:3])
+    assert all("no complete answer within 2 s" in row["reason"] for row in result["sizes"][1:3])
     later = [result["sizes"][3], *result["concurrency"], *result["prefix"]]
     assert all(row["reason"].startswith("not sent: 2 requests in a row") for row in later)
     assert len(stub_prompts) == 2 + 2 + 2, "what could only have waited was sent"

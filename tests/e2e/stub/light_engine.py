@@ -6,7 +6,8 @@ GET of anything else: 200. POST of JSON with
 - `pieces` and `every`: so many server-sent events, `every` seconds apart, the first with the headers;
 - `after`: a short answer, {"name": NAME}, after so many seconds; without it at once;
 - `dies`: this program's own name: it ends before it answers;
-- `hangs`: this program's own name: from then on it answers no POST, until one with `goes_on` comes.
+- `hangs`: this program's own name: from then on it answers no POST, until one with `goes_on` comes;
+- `now`: what is to be sent later is sent now.
 
 One process and no threads: what it costs is small and even, so that what is measured is the way to it.
 """
@@ -116,6 +117,9 @@ class Engine:
                 os._exit(1)
             if asked.get("hangs") == self.name:
                 self.hangs = True
+            if "now" in asked:
+                # In an order, and so a heap, and none at the same time as another.
+                self.due = [(n / 1e9, *what) for n, (_, *what) in enumerate(self.due)]  # type: ignore[misc]
             if "goes_on" in asked:
                 self.hangs = False
                 for held in self.hanging:
