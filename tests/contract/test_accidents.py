@@ -51,11 +51,8 @@ def playbook(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 @pytest.mark.parametrize(
     "argv",
     [
-        ["site.yml"],
         ["site.yml", "--check", "--diff"],
         ["site.yml", "--limit", "my-box"],
-        ["playbooks/validate.yml"],
-        ["playbooks/stop.yml"],
         ["playbooks/host.yml"],  # a stage, which is no run of its own either
     ],
     ids=" ".join,
@@ -110,7 +107,7 @@ def test_every_playbook_that_runs_alone_judges_the_declaration_first() -> None:
     assert {first[book] for book in verbs - {"demo"}} == {"validate"} and first["demo"] == "site"
 
 
-@pytest.mark.parametrize("book", ["site.yml", "playbooks/validate.yml", "playbooks/stop.yml"])
+@pytest.mark.parametrize("book", ["site.yml", "playbooks/stop.yml"])
 def test_a_host_that_was_renamed_without_its_file_is_refused(renamed: Path, tmp_path: Path, book: str) -> None:
     """It has an address that nobody answers at, so that whoever connected would be unreachable (4), not refused (2)."""
     ran = playbook("-i", str(renamed), book, "-e", f"llm_report_dir={tmp_path}")
@@ -169,7 +166,7 @@ NOTHING = ("-e", json.dumps({"llm_host_services": []}))
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("--check", "--diff"), ("--tags", "gateway"), ("--tags", "stub-01")],
+    [(), ("--check", "--tags", "gateway")],
     ids=" ".join,
 )
 def test_a_host_that_serves_is_not_emptied(serving: tuple[list[str], dict[str, str]], more: tuple[str, ...]) -> None:

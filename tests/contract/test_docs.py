@@ -87,6 +87,8 @@ def test_defaults_of_nested_keys_are_those_of_the_code() -> None:
     smoke = yaml.safe_load(importlib.import_module("llm_smoke").DOCUMENTATION)["options"]
     service: Any = spec.VARIABLES["llm_services"].check
     for name, key in service.item.shape["smoke"].check.shape.items():
+        if name == "margin":
+            continue  # the plan's alone; the module measures it
         assert smoke[name].get("default") == key.default, name
     sources: Any = spec.VARIABLES["llm_images"].check
     build = sources.item.shape["sources"].check.item.kinds["build"].check.shape

@@ -33,9 +33,9 @@ def reach(*found: goal.Measured) -> tuple[bool, list[tuple[int, float]], list[st
 
 def test_a_first_round_that_is_enough_is_the_only_one() -> None:
     reached, trained, said = reach(GOOD)
-    assert (reached, trained) == (True, [(1600, 1.0)])
+    assert (reached, trained) == (True, [(goal.FIRST, 1.0)])
     assert said == [
-        "1600 steps, right to the letter: exam 2 of 2, least margin 1.50 at item 0; held out: call 60 of 60, needle 40 of 40"
+        f"{goal.FIRST} steps, right to the letter: exam 2 of 2, least margin 1.50 at item 0; held out: call 60 of 60, needle 40 of 40"
     ]
 
 
@@ -50,18 +50,18 @@ def test_a_first_round_that_is_enough_is_the_only_one() -> None:
 )
 def test_what_is_not_enough_is_said_and_trained_on(short: goal.Measured, words: str) -> None:
     reached, trained, said = reach(short, short, GOOD)
-    assert reached and [steps for steps, _ in trained] == [1600, 400, 400]
+    assert reached and [steps for steps, _ in trained] == [goal.FIRST, 400, 400]
     assert trained[1][1] < trained[0][1], "a later round must not undo what was learned"
     assert sum(words in line for line in said) == 2 and said[-1].startswith(
-        "2400 steps, right to the letter: exam 2 of 2"
+        f"{goal.FIRST + 800} steps, right to the letter: exam 2 of 2"
     )
 
 
 def test_beyond_the_bound_it_says_what_is_missing_and_what_to_do() -> None:
     reached, trained, said = reach(measured(math.nan, 0.3, right=61))
-    assert not reached and sum(steps for steps, _ in trained) == 3 * 1600
+    assert not reached and sum(steps for steps, _ in trained) == 3 * goal.FIRST
     assert said[-1].startswith("not kept: 2 of 2 answers of the exam") and "61 of 100 held-out answers" in said[-1]
-    assert "4800 steps are the bound" in said[-1] and "lscpu" in said[-1] and "SEED" in said[-1]
+    assert f"{3 * goal.FIRST} steps are the bound" in said[-1] and "lscpu" in said[-1] and "SEED" in said[-1]
 
 
 def test_the_least_margin_is_named() -> None:
