@@ -173,6 +173,7 @@ class ActionModule(ActionBase):
                 }
                 for s in placement.deployed(declared)
             },
+            "machine": {"processor": facts["processor"]} if facts and "processor" in facts else {},
             "clients": [_for_clients(declared, s, reached) for s in placement.deployed(declared)],
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},

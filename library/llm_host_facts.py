@@ -150,6 +150,12 @@ ansible_facts:
           type: dict
         venv:
           description: lock_sha256 that the host's environment was made from.
+        processor:
+          description:
+            - model ("" when the kernel tells none), cores (not threads), and features, those of its instruction sets by which an
+              engine on the CPU chooses its code; two hosts that differ in them may round differently.
+          type: dict
+          sample: {model: AMD EPYC, cores: 2, features: [fma, f16c, avx2]}
           type: dict
         keys:
           description: Service to a short hash of its client key, null without one.
@@ -289,6 +295,7 @@ def main() -> None:
         "memory": host.memory(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
+        "processor": host.processor(),
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
         "supervisor": host.program(
             root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR, compose.SUPERVISOR_LABEL

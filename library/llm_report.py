@@ -32,6 +32,10 @@ options:
     description: Folder on the controller.
     type: path
     required: true
+  machine:
+    description: What is told of the host, with key C(processor), see M(llm_host_facts). It is C(host) of C(verdict.json).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Sums up and writes nothing.
@@ -51,6 +55,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+    machine: "{{ llm_plan.machine }}"
 ok:
   description: Whether every service passed every check.
   returned: success
@@ -70,6 +75,8 @@ proofs:
   description: Every check with its time, as lines for a terminal.
   returned: success
   type: list
+    host:
+      processor: {model: AMD EPYC, cores: 2, features: [fma, f16c, avx2]}
   elements: str
   sample: ["micro-cpu: 2 of 2 checks passed in 0.7 s", "health 10 ms, models 9 ms"]
 page:

@@ -27,6 +27,14 @@ RELEASE_FILE = "release.json"
 STARTED_FILE = "started"  # what Compose made the release's container of; written by llm_release
 COMPOSE_HASH = "com.docker.compose.config-hash"
 VERDICT_FILE = "verdict.json"  # what clients got from this release; written by llm_smoke
+ROUNDING = (
+    *("fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16"),
+)
+"""Features, as the kernel names them, by which an engine on the CPU chooses its code, and with it what is rounded where."""
+_ARM = {("0x41", "0xd0c"): "N1", ("0x41", "0xd40"): "V1", ("0x41", "0xd49"): "N2", ("0x41", "0xd4f"): "V2"}
+"""Neoverse by implementer and part, as in the kernel's arch/arm64/include/asm/cputype.h: ARM's processors tell no name."""
 
 
 def system() -> dict[str, Any]:
@@ -256,6 +264,31 @@ def memory_of(meminfo: str) -> dict[str, int | None]:
     sizes = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
     found = {"total": sizes.get("MemTotal"), "available": sizes.get("MemAvailable")}
     return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
+
+
+def processor() -> dict[str, Any]:
+    """{model, cores, features}: the host's processor."""
+    return processor_of(_read("/proc/cpuinfo"))
+
+
+def processor_of(cpuinfo: str) -> dict[str, Any]:
+    """The same, of the text of /proc/cpuinfo: model ("" when it does not say), cores (not threads), features of ROUNDING."""
+    blocks = [
+        {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        for block in cpuinfo.strip().split("\n\n")
+    ]
+    threads = [block for block in blocks if "processor" in block]
+    first = threads[0] if threads else {}
+    known = {*(first.get("flags") or first.get("features") or "").split()}
+    # Threads of one core share its ids; where there are none (ARM), each is a core.
+    cores = {(t.get("physical id", ""), t.get("core id", t["processor"])) for t in threads}
+    part = (first.get("cpu implementer", ""), first.get("cpu part", ""))
+    arm = f"ARM Neoverse {_ARM[part]}" if part in _ARM else f"ARM {part[0]} part {part[1]}" if all(part) else ""
+    return {
+        "model": " ".join(first.get("model name", "").split()) or arm,
+        "cores": len(cores),
+        "features": [f for f in ROUNDING if f in known],
+    }
 
 
 def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:

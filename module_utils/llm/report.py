@@ -62,6 +62,26 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
 def proofs(verdict: engine.Verdict, width: int = 100) -> list[str]:
     """Every check with its time, for a terminal: a paragraph for each service, in lines of at most `width`."""
     lines = []
+def _failed(name: str, why: str) -> engine.Check:
+    evidence = engine.shorten(engine.redact(" ".join(why.split())), 600)
+    return engine.Check(id=name, ok=False, seconds=0.0, evidence=evidence, remedy="")
+
+
+def document(verdict: engine.Verdict, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of verdict.json: the verdict, and of what machine it is. machine: {"processor": see host.processor_of} or {}."""
+    return {**verdict, "host": dict(machine)}
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """The processor for a person: `AMD EPYC, 2 cores, avx2 fma`; "" where it is not known."""
+    found = machine.get("processor") or {}
+    if not found:
+        return ""
+    parts = [str(found.get("model") or "of unknown model"), _count(int(found.get("cores") or 0), "core")]
+    known = " ".join(map(str, found.get("features") or ()))
+    return ", ".join([*parts, known or "none of the features that are looked for"])
+
+
     for name, result in verdict["services"].items():
         checks = result["checks"]
         passed = sum(check["ok"] for check in checks)
@@ -162,8 +182,12 @@ def history_text(runs: Sequence[Run], last: Last) -> str:
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(verdict: engine.Verdict, host: str, at: float) -> str:
-    """JUnit XML: a test suite for each service, a test case for each check, the evidence as failure or output."""
+def junit(verdict: engine.Verdict, host: str, at: float, machine: Mapping[str, Any] | None = None) -> str:
+    """JUnit XML: a test suite for each service, a test case for each check, the evidence as failure or output.
+
+    machine: see `document`; each suite has it as properties, `processor.model` and so on.
+    """
+    facts = (machine or {}).get("processor") or {}
     root = ET.Element("testsuites", name=_xml(host))
     for name, result in verdict["services"].items():
         checks = result["checks"]
@@ -182,6 +206,11 @@ def junit(verdict: engine.Verdict, host: str, at: float) -> str:
         for check in checks:
             case = ET.SubElement(
                 suite, "testcase", classname=_xml(name), name=_xml(check["id"]), time=f"{check['seconds']:.3f}"
+        if facts:
+            properties = ET.SubElement(suite, "properties")
+            for key, value in facts.items():
+                text = " ".join(value) if isinstance(value, list) else str(value)
+                ET.SubElement(properties, "property", name=f"processor.{key}", value=_xml(text))
             )
             evidence, remedy = _said(check)
             if check["ok"]:
@@ -205,10 +234,10 @@ def _said(check: Mapping[str, Any]) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def page(host: str, runs: Sequence[Run], last: Last) -> str:
+def page(host: str, runs: Sequence[Run], last: Last, machine: Mapping[str, Any] | None = None) -> str:
     """The page about a host: every service with what it got when it was asked last, and earlier runs as sparklines.
 
-    runs: not empty; the newest is what the page is about. last: see Last.
+    runs: not empty; the newest is what the page is about. last: see Last. machine: see `document`.
     """
     at = runs[-1]["at"]
     services = sorted(last.items(), key=lambda item: (item[1]["ok"], item[0]))
@@ -230,6 +259,7 @@ def page(host: str, runs: Sequence[Run], last: Last) -> str:
         "</header>",
         _past(runs),
         '<nav class="cards">' + "".join(_card(name, entry, runs) for name, entry in services) + "</nav>",
+        *([f'<p class="when">Processor: {escape(told)}</p>'] if (told := processor(machine or {})) else []),
         "<main>" + "".join(_section(name, entry, runs, at) for name, entry in services) + "</main>",
         "<footer>Times are wall time of one request, or of a few where a check sends more. A thin line shows the runs before, "
         "the oldest left; a dot is a run that failed. Beside this page lie "

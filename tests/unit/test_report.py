@@ -140,6 +140,18 @@ def test_history_is_read_as_it_was_written_and_has_an_end() -> None:
         '{"runs": [{"at": 1}]}',
     ],
 )
+MACHINE: dict[str, Any] = {"processor": {"model": "AMD <EPYC>", "cores": 2, "features": ["fma", "avx2"]}}
+
+
+def test_junit_has_the_processor_as_properties() -> None:
+    verdict, _ = told(("chat", returned("chat", check("a"))), ("micro", returned("micro", check("b"))))
+    for suite in ET.fromstring(report.junit(verdict, "box", AT, MACHINE)):
+        assert suite[0].tag == "properties"
+        found = {p.get("name"): p.get("value") for p in suite[0]}
+        assert found == {"processor.model": "AMD <EPYC>", "processor.cores": "2", "processor.features": "fma avx2"}
+    assert "properties" not in report.junit(verdict, "box", AT)
+
+
 def test_a_damaged_history_is_an_empty_one(text: str) -> None:
     assert report.parse_history(text) == ([], {})
 
@@ -193,6 +205,15 @@ def test_a_sparkline_shows_failed_runs_and_needs_two() -> None:
     line = next(e.get("points") for e in svg if e.tag == "polyline") or ""
     heights = [float(point.split(",")[1]) for point in line.split()]
     assert heights[1] < heights[2] < heights[0] == heights[3]
+def test_the_page_names_the_processor() -> None:
+    _, (runs, last) = told(("chat", returned("chat", check("a"))))
+    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report.page("box", runs, last, MACHINE)).texts
+    assert "Processor" not in report.page("box", runs, last)
+    assert report.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
+        "of unknown model, 1 core, none of the features that are looked for"
+    )
+
+
     assert [e.get("class") for e in svg if e.tag == "circle"] == ["bad", ""]
     flat = ET.fromstring(report.sparkline([(True, 1.0), (True, 1.0)]))
     assert {p.split(",")[1] for p in (flat[1].get("points") or "").split()} == {"11.0"}
@@ -222,7 +243,9 @@ def action(monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
         task = MagicMock(async_val=0, check_mode=check_mode, args=arguments)
         plugin = module.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
-        monkeypatch.setattr(plugin, "validate_argument_spec", lambda **_: (None, {"about": {}, **arguments}))
+        monkeypatch.setattr(
+            plugin, "validate_argument_spec", lambda **_: (None, {"about": {}, "machine": {}, **arguments})
+        )
         monkeypatch.setattr(module.ActionBase, "run", lambda *_: {})
         found: dict[str, Any] = plugin.run(None, {"inventory_hostname": "box"})
         return found
@@ -234,7 +257,7 @@ def test_the_action_writes_all_four_also_when_a_service_failed(action: Any, tmp_
     folder = tmp_path / "new" / "reports"
     results = [returned("chat", check("a", False)), {"unreachable": True, "msg": "gone"}]
     for _ in range(2):
-        found = action(services=["chat", "micro"], results=results, folder=str(folder))
+        found = action(services=["chat", "micro"], results=results, folder=str(folder), machine=MACHINE)
     assert (found["ok"], found["changed"], found["page"]) == (False, False, str(folder / "report.html"))
     assert {p.name for p in folder.iterdir()} == {"verdict.json", "junit.xml", "report.html", "runs.json"}
     assert json.loads((folder / "verdict.json").read_text()) == found["verdict"]
@@ -253,3 +276,5 @@ def test_a_folder_that_cannot_be_written_is_named(action: Any, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(Exception, match=r"llm_report_dir: cannot write .*Choose another folder"):
         action(services=["chat"], results=[returned("chat", check("a"))], folder=str(tmp_path / "file"))
+    assert found["verdict"].keys() == {"ok", "services", "host"} and found["verdict"]["host"] == MACHINE
+    assert "AMD &lt;EPYC&gt;" in (folder / "report.html").read_text() and "AMD" in (folder / "junit.xml").read_text()
