@@ -212,7 +212,7 @@ class ActionModule(ActionBase):
             beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
             releases = {s: r for s, r in facts["releases"].items() if s in declared.host_services}
             result["plan"]["rollback"] = _plain(deploy.rollback(releases, selection.named, rendered, beside))
-            real = plan.status(declared, facts, judged, reasons)
+            real = plan.status(declared, facts, judged, reasons, rendered)
             result["plan"]["status"] = _plain(real)
             result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
         result["changed"] = False

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import artifacts, files, store
+from ansible.module_utils.llm import artifacts, diagnostics, files, store
 
 COMPOSE_PLUGIN_FOLDERS = (
     "~/.docker/cli-plugins",
@@ -292,12 +292,12 @@ def processor_of(cpuinfo: str) -> dict[str, Any]:
 
 
 def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
-    """Releases of a service: {current, previous, facts, drift, proven, serving, started, before}.
+    """Releases of a service: {current, previous, facts, drift, proven, serving, started, before, attempt}.
 
     Of the current one: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
     serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
     of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
-    the host has.
+    the host has. attempt: see `attempt`.
     """
     current = _link(folder / "current")
     found: dict[str, Any] = {
@@ -309,6 +309,7 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
         "serving": None,
         "started": "",
         "before": before(folder, images),
+        "attempt": attempt(folder),
     }
     if current is None:
         return found
@@ -325,6 +326,23 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
     ]
     found["proven"] = _proven(place / VERDICT_FILE)
     return found
+
+
+def attempt(folder: Path) -> dict[str, Any] | None:
+    """The last deployment of a service that failed, None where there is none or a release was made current since.
+
+    {at, release, step, cause, folder} as in diagnostics.last_attempt, and proven_since, whether clients got right answers from
+    the current release after it.
+    """
+    failed = diagnostics.last_attempt(folder)
+    if failed is None:
+        return None
+    since, found = failed
+    current = folder / "current"
+    if _changed(current) > since:
+        return None
+    verdict = current / VERDICT_FILE
+    return {**found, "proven_since": _proven(verdict) and _changed(verdict) > since}
 
 
 def before(folder: Path, images: Collection[str]) -> dict[str, Any] | None:
@@ -420,6 +438,14 @@ def _proven(path: Path) -> bool:
         return json.loads(path.read_text(encoding="utf-8"))["ok"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _changed(path: Path) -> float:
+    """When a file or link was written, in seconds since the epoch; 0 without one."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _link(path: Path) -> str | None:

@@ -94,6 +94,28 @@ def test_a_service_without_a_verdict_has_failed_and_keeps_no_other_back(result: 
     ]
 
 
+def test_a_release_that_failed_keeps_its_checks_and_says_where_it_failed() -> None:
+    step = {"step": "Make the release current", "cause": "cannot write /opt/llm:\n no space", "release": "feed"}
+    verdict, noted = report.collect(
+        ["chat", "micro", "door"],
+        [
+            returned("chat", check("a"), release="cafe"),
+            {"step": "Wait for the engine", "cause": "killed; key sk-abcdefghijklmnop", "release": "feed"},
+            {**returned("door", check("a")), **step},
+        ],
+    )
+    assert (verdict["ok"], verdict["services"]["chat"]["ok"], noted["micro"]["release"]) == (False, True, "feed")
+    (only,) = verdict["services"]["micro"]["checks"]
+    assert (only["id"], only["ok"]) == ("deployed", False)
+    assert only["evidence"] == 'failed at "Wait for the engine": killed; key sk-***'
+    made, last = verdict["services"]["door"]["checks"]
+    assert made["ok"] and last["evidence"] == 'failed at "Make the release current": cannot write /opt/llm: no space'
+    # The page names the release that failed, and not the one that serves on.
+    runs, newest = report.add_run(([], {}), verdict, noted, ABOUT, AT)
+    assert (newest["micro"]["release"], newest["chat"]["release"]) == ("feed", "cafe")
+    assert "release <code>feed</code>" in report.page("box", runs, newest)
+
+
 def test_proofs_fit_a_terminal() -> None:
     verdict, _ = told(("chat", returned("chat", *(check(f"check_{n}", seconds=n) for n in range(30)))))
     lines = report.proofs(verdict, 60)
@@ -118,6 +140,18 @@ def test_junit_counts_and_escapes() -> None:
     assert [case.get("name") for case in suites.iter("testcase") if case.find("failure") is not None] == ["b"]
 
 
+MACHINE: dict[str, Any] = {"processor": {"model": "AMD <EPYC>", "cores": 2, "features": ["fma", "avx2"]}}
+
+
+def test_junit_has_the_processor_as_properties() -> None:
+    verdict, _ = told(("chat", returned("chat", check("a"))), ("micro", returned("micro", check("b"))))
+    for suite in ET.fromstring(report.junit(verdict, "box", AT, MACHINE)):
+        assert suite[0].tag == "properties"
+        found = {p.get("name"): p.get("value") for p in suite[0]}
+        assert found == {"processor.model": "AMD <EPYC>", "processor.cores": "2", "processor.features": "fma avx2"}
+    assert "properties" not in report.junit(verdict, "box", AT)
+
+
 # -- history ------------------------------------------------------------------------------------------------------------
 
 
@@ -140,18 +174,6 @@ def test_history_is_read_as_it_was_written_and_has_an_end() -> None:
         '{"runs": [{"at": 1}]}',
     ],
 )
-MACHINE: dict[str, Any] = {"processor": {"model": "AMD <EPYC>", "cores": 2, "features": ["fma", "avx2"]}}
-
-
-def test_junit_has_the_processor_as_properties() -> None:
-    verdict, _ = told(("chat", returned("chat", check("a"))), ("micro", returned("micro", check("b"))))
-    for suite in ET.fromstring(report.junit(verdict, "box", AT, MACHINE)):
-        assert suite[0].tag == "properties"
-        found = {p.get("name"): p.get("value") for p in suite[0]}
-        assert found == {"processor.model": "AMD <EPYC>", "processor.cores": "2", "processor.features": "fma avx2"}
-    assert "properties" not in report.junit(verdict, "box", AT)
-
-
 def test_a_damaged_history_is_an_empty_one(text: str) -> None:
     assert report.parse_history(text) == ([], {})
 
@@ -183,6 +205,15 @@ def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
     assert "All 2 checks passed" in " ".join(Reader(page(check("a"), check("b"))).texts)
 
 
+def test_the_page_names_the_processor() -> None:
+    _, (runs, last) = told(("chat", returned("chat", check("a"))))
+    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report.page("box", runs, last, MACHINE)).texts
+    assert "Processor" not in report.page("box", runs, last)
+    assert report.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
+        "of unknown model, 1 core, none of the features that are looked for"
+    )
+
+
 def test_the_page_names_what_was_left_out_on_purpose() -> None:
     text = page(check("a"), left_out={"tool_auto": "the model calls no `tools`"})
     assert "Not asked, as declared: tool auto (the model calls no <code>tools</code>)" in text
@@ -205,15 +236,6 @@ def test_a_sparkline_shows_failed_runs_and_needs_two() -> None:
     line = next(e.get("points") for e in svg if e.tag == "polyline") or ""
     heights = [float(point.split(",")[1]) for point in line.split()]
     assert heights[1] < heights[2] < heights[0] == heights[3]
-def test_the_page_names_the_processor() -> None:
-    _, (runs, last) = told(("chat", returned("chat", check("a"))))
-    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report.page("box", runs, last, MACHINE)).texts
-    assert "Processor" not in report.page("box", runs, last)
-    assert report.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
-        "of unknown model, 1 core, none of the features that are looked for"
-    )
-
-
     assert [e.get("class") for e in svg if e.tag == "circle"] == ["bad", ""]
     flat = ET.fromstring(report.sparkline([(True, 1.0), (True, 1.0)]))
     assert {p.split(",")[1] for p in (flat[1].get("points") or "").split()} == {"11.0"}
@@ -261,6 +283,8 @@ def test_the_action_writes_all_four_also_when_a_service_failed(action: Any, tmp_
     assert (found["ok"], found["changed"], found["page"]) == (False, False, str(folder / "report.html"))
     assert {p.name for p in folder.iterdir()} == {"verdict.json", "junit.xml", "report.html", "runs.json"}
     assert json.loads((folder / "verdict.json").read_text()) == found["verdict"]
+    assert found["verdict"].keys() == {"ok", "services", "host"} and found["verdict"]["host"] == MACHINE
+    assert "AMD &lt;EPYC&gt;" in (folder / "report.html").read_text() and "AMD" in (folder / "junit.xml").read_text()
     assert len(json.loads((folder / "runs.json").read_text())["runs"]) == 2
 
 
@@ -276,5 +300,3 @@ def test_a_folder_that_cannot_be_written_is_named(action: Any, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(Exception, match=r"llm_report_dir: cannot write .*Choose another folder"):
         action(services=["chat"], results=[returned("chat", check("a"))], folder=str(tmp_path / "file"))
-    assert found["verdict"].keys() == {"ok", "services", "host"} and found["verdict"]["host"] == MACHINE
-    assert "AMD &lt;EPYC&gt;" in (folder / "report.html").read_text() and "AMD" in (folder / "junit.xml").read_text()
