@@ -36,8 +36,8 @@ description:
 
 DEMO = "demo.yml"
 WIDTH = 110
-LINES = 8
-"""Lines of a message, at most; the whole of it is above."""
+LINES, LONGEST = 8, 3
+"""Lines of a message, and of one paragraph of it, at most; the whole of it is above."""
 LOOPED = "One or more items failed"
 
 
@@ -66,11 +66,10 @@ class Caller:
 
 def told(message: str) -> list[str]:
     """A message in at most LINES lines; its own paragraphs and list entries begin a new one."""
-    lines = [
-        line
-        for paragraph in message.strip().splitlines()
-        for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    ]
+    form = textwrap.TextWrapper(
+        WIDTH, subsequent_indent="  ", break_on_hyphens=False, max_lines=LONGEST, placeholder=" ..."
+    )
+    lines = [line for paragraph in message.strip().splitlines() for line in form.wrap(paragraph)]
     return lines if len(lines) <= LINES else [*lines[: LINES - 1], "... (the whole message is above)"]
 
 
@@ -114,7 +113,10 @@ def ending(seen: Seen, caller: Caller) -> list[str]:
         attached += [
             f"  {sudo}tar -czf diagnostics.tar.gz -C {shlex.quote(str(place.parent))} {shlex.quote(place.name)}"
         ]
-    happened = f'{seen.stage}, "{seen.task}"' if seen.task else "The run ended early"
+    # The message of a deployment names its step; the task that says so is none.
+    happened = (
+        seen.stage if seen.diagnostics else f'{seen.stage}, "{seen.task}"' if seen.task else "The run ended early"
+    )
     lines = block("Failed", [f"{happened}:", *told(seen.message or "it gave no reason")])
     lines += block("Try", commands(tries))
     return [*lines, *block("Report", ["If it stays, send:", *attached, *versions(seen)]), ""]

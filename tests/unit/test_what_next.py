@@ -47,7 +47,7 @@ def said(*, root: bool = True, options: tuple[str, ...] = ("-i inventory/demo",)
 def test_a_gate_that_failed_has_its_cause_commands_and_what_to_send() -> None:
     text = said(**GATE, diagnostics=FOLDER, reported=True, host=HOST, plan=PLAN)
     for words in (
-        'Services, "vllm_service : Report the failure":\n            micro-cpu: release feed failed',
+        "  Failed    Services:\n            micro-cpu: release feed failed",
         "  .venv/bin/ansible-playbook -i inventory/demo playbooks/status.yml\n",
         f"  tail -n 40 {FOLDER}/log.txt\n",
         "  make demo\n",
@@ -87,9 +87,10 @@ def test_only_what_is_there_is_named(seen: dict[str, Any], words: tuple[str, ...
 
 
 def test_a_long_message_is_cut_and_its_lines_are_kept() -> None:
-    lines = what_next.told("refused:\n  - one\n" + "word " * 400)
-    assert lines[:2] == ["refused:", "  - one"] and len(lines) == what_next.LINES
-    assert "above" in lines[-1] and max(map(len, lines)) <= what_next.WIDTH
+    lines = what_next.told("refused:\n  - one\n" + "word " * 400 + "\nThe old one serves on.")
+    assert lines[:2] == ["refused:", "  - one"] and lines[4].endswith("...") and lines[5] == "The old one serves on."
+    lines = what_next.told("  - another one\n" * 30)
+    assert len(lines) == what_next.LINES and "above" in lines[-1] and max(map(len, lines)) <= what_next.WIDTH
 
 
 PLAY = """
