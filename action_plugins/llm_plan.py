@@ -179,6 +179,7 @@ class ActionModule(ActionBase):
                 }
                 for s in placement.deployed(declared)
             },
+            "machine": {"processor": facts["processor"]} if facts and "processor" in facts else {},
             "clients": [_for_clients(declared, s, reached) for s in placement.deployed(declared)],
             "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
@@ -217,7 +218,7 @@ class ActionModule(ActionBase):
             beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
             releases = {s: r for s, r in facts["releases"].items() if s in declared.host_services}
             result["plan"]["rollback"] = _plain(deploy.rollback(releases, selection.named, rendered, beside))
-            real = plan.status(declared, facts, judged, reasons)
+            real = plan.status(declared, facts, judged, reasons, rendered)
             result["plan"]["status"] = _plain(real)
             result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
         result["changed"] = False

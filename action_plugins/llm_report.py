@@ -37,6 +37,7 @@ class ActionModule(ActionBase):
                 "services": {"type": "list", "elements": "str", "required": True},
                 "results": {"type": "list", "elements": "dict", "required": True},
                 "about": {"type": "dict", "default": {}},
+                "machine": {"type": "dict", "default": {}},
                 "folder": {"type": "path", "required": True},
             }
         )
@@ -47,21 +48,22 @@ class ActionModule(ActionBase):
         runs, last = report.add_run(
             report.parse_history(files.read(folder / RUNS)), verdict, noted, options["about"], round(at, 1)
         )
+        machine = options.get("machine", {})
         checks = [check for service in verdict["services"].values() for check in service["checks"]]
         result.update(
             changed=False,
             ok=verdict["ok"],
-            verdict=verdict,
+            verdict=report.document(verdict, machine),
             proofs=report.proofs(verdict),
             page=str(folder / PAGE),
         )
         if self._task.check_mode or not checks:
             return result
         texts = {
-            VERDICT: json.dumps(verdict, indent=2, ensure_ascii=False) + "\n",
-            JUNIT: report.junit(verdict, host, at),
+            VERDICT: json.dumps(result["verdict"], indent=2, ensure_ascii=False) + "\n",
+            JUNIT: report.junit(verdict, host, at, machine),
             RUNS: report.history_text(runs, last),
-            PAGE: report.page(host, runs, last),
+            PAGE: report.page(host, runs, last, machine),
         }
         for name, text in texts.items():
             try:

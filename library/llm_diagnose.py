@@ -42,6 +42,12 @@ options:
   at:
     description: When it failed, UTC, as C(2026-11-25T10:15:30Z). Now by default.
     type: str
+  attempt:
+    description:
+      - Whether a deployment of the release failed by it. The host's facts (M(llm_host_facts)) tell of the newest such one until
+        a later one succeeds.
+    type: bool
+    default: false
   verdict:
     description: Verdict of the checks, where they were made; see llm_smoke.
     type: dict
@@ -145,6 +151,7 @@ def main() -> None:
             "step": {"type": "str", "default": ""},
             "cause": {"type": "str", "default": ""},
             "at": {"type": "str"},
+            "attempt": {"type": "bool", "default": False},
             "verdict": {"type": "dict", "default": {}},
             "keep": {"type": "int", "default": diagnostics.KEPT},
         },
@@ -155,7 +162,7 @@ def main() -> None:
     params = module.params
     folder, missing = diagnostics.collect(
         Path(params["folder"]),
-        {key: params[key] for key in ("service", "release", "container", "step", "cause", "verdict")}
+        {key: params[key] for key in ("service", "release", "container", "step", "cause", "attempt", "verdict")}
         | ({"at": params["at"]} if params["at"] else {}),
         {
             "metrics.txt": lambda inspected: read_metrics(inspected, params["port"]),

@@ -120,6 +120,8 @@ ansible_facts:
           description:
             - Service to current and previous release, facts of the current one, drift (edited files), proven.
             - serving and started, what the current one needs to return; before, the same of the previous one, and what it lacks.
+            - attempt, the last deployment that failed, null once a release was made current after it - at (UTC), release, step,
+              cause, folder (of diagnostics), proven_since (did clients get right answers from the current release after it).
           type: dict
         models:
           description: Model to present, digest, problem, bytes; a good one also has config and tensors, summed up.
@@ -148,6 +150,12 @@ ansible_facts:
         memory:
           description: total and available bytes of the host's memory.
           type: dict
+        processor:
+          description:
+            - model ("" when the kernel tells none), cores (not threads), and features, those of its instruction sets by which an
+              engine on the CPU chooses its code; two hosts that differ in them may round differently.
+          type: dict
+          sample: {model: AMD EPYC, cores: 2, features: [fma, f16c, avx2]}
         venv:
           description: lock_sha256 that the host's environment was made from.
           type: dict
@@ -287,6 +295,7 @@ def main() -> None:
         "boot_records": {s: history.boot_records(root / "state" / "history", s) for s in wanted["services"]},
         "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
         "memory": host.memory(),
+        "processor": host.processor(),
         "venv": {"lock_sha256": host.environment_lock(root / "venv")},
         "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,

@@ -78,6 +78,9 @@ plan:
     deployed:
       description: Services that are to run on this host.
       type: list
+    machine:
+      description: With facts - what reports tell of the host, its C(processor).
+      type: dict
     table:
       description: The plan for a person, as lines of text.
       type: str

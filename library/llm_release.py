@@ -199,7 +199,9 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
     key = files.read(folder / "releases" / release / "secrets" / "client-key")
     key_file = Path(module.params["key_file"]) if module.params["key_file"] and key else None
     changed = current != release or (key_file is not None and files.read(key_file) != key)
-    if changed and not module.check_mode:
+    if module.check_mode:
+        return {"changed": changed}
+    if changed:
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(key_file, key, 0o400)
@@ -208,6 +210,8 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")
         prune(folder)
+    # The link's time is when a deployment succeeded last, also one of the release that was current before (host.attempt).
+    os.utime(folder / "current", follow_symlinks=False)
     return {"changed": changed}
 
 

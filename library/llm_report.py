@@ -9,7 +9,8 @@ short_description: Write down what clients got, for people and for machines
 description:
   - Sums up the results of M(llm_smoke) and writes C(verdict.json), C(junit.xml), a page C(report.html) that needs nothing else,
     and C(runs.json), from which the next page takes what earlier runs got.
-  - A service of which no check came back is a failed one, and its result says why. It never fails for that reason itself.
+  - A service of which no check came back, or that could not be deployed, is a failed one, and its result says why. It never fails
+    for that reason itself.
   - Runs on the controller and connects to no host.
 options:
   services:
@@ -18,7 +19,10 @@ options:
     elements: str
     required: true
   results:
-    description: What M(llm_smoke) returned for them, in the same order; fewer when the run ended before.
+    description:
+      - What M(llm_smoke) returned for them, in the same order; fewer when the run ended before.
+      - One with C(step) and C(cause) could not be deployed for that reason; C(release) is the release that it is about, where
+        that is not the one of O(about).
     type: list
     elements: dict
     required: true
@@ -26,6 +30,10 @@ options:
     description:
       - What the page says of each service that the host runs, by name, with keys C(model), C(description), C(release).
       - Those that were not asked this time are shown with what they got before; others are forgotten.
+    type: dict
+    default: {}
+  machine:
+    description: What is told of the host, with key C(processor), see M(llm_host_facts). It is C(host) of C(verdict.json).
     type: dict
     default: {}
   folder:
@@ -47,6 +55,7 @@ EXAMPLES = r"""
   llm_report:
     services: [micro-cpu]
     results: "{{ __proved.results }}"
+    machine: "{{ llm_plan.machine }}"
     folder: "{{ llm_plan.report_dir }}"
 """
 
@@ -66,6 +75,8 @@ verdict:
         ok: true
         checks:
           - {id: health, ok: true, seconds: 0.01, evidence: 200 from http://127.0.0.1:5010/health}
+    host:
+      processor: {model: AMD EPYC, cores: 2, features: [fma, f16c, avx2]}
 proofs:
   description: Every check with its time, as lines for a terminal.
   returned: success

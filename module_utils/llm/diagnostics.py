@@ -2,13 +2,14 @@
 
 One folder a time, `<service folder>/diagnostics/<time>-<release>/`, with as many of these files as could be had:
 
-    cause.json     {"at", "service", "release", "container", "step", "cause", "state", "verdict", "missing"}
+    cause.json     {"at", "service", "release", "container", "step", "cause", "attempt", "state", "verdict", "missing"}
     log.txt        the end of the container's log
     metrics.txt    what /metrics said
     inspect.json   Docker's inspection of the container
     gpu.txt        nvidia-smi, on the host or (the supervisor) in the container
 
-`at` is UTC, the folder's name holds it as 20261125T101530Z. `state` is {"status", "exit_code", "oom_killed", "restarts"},
+`at` is UTC, the folder's name holds it as 20261125T101530Z. `attempt` says that a deployment of the release failed by it; else the
+supervisor wrote it, or the release was tried once more. `state` is {"status", "exit_code", "oom_killed", "restarts"},
 `verdict` the one of the smoke test, `missing` maps a file that could not be had to the reason. No file holds a secret.
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.llm import docker_api, files
-from ansible.module_utils.llm.engine import redact
+from ansible.module_utils.llm.engine import redact, shorten
 
 FOLDER = "diagnostics"
 CAUSE = "cause.json"
@@ -32,6 +33,8 @@ LARGEST = 512 * 1024
 """Characters of a file; of the log the end is kept, of everything else the beginning."""
 KEPT = 10
 """Folders of a service that are kept, the newest ones."""
+SHORT = 300
+"""Characters of a cause for a table."""
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
@@ -130,9 +133,9 @@ def collect(
 ) -> tuple[str, dict[str, str]]:
     """Collect what explains an engine, and write it below the service's folder. Never fails.
 
-    about: {service, release, container, step, cause, verdict}, and `at` where it failed earlier than now. more: further files,
-    name to what reads them; it gets Docker's inspection ({} when there is none), and raises OSError with the reason when it has
-    nothing. Returns the folder ("" when it could not be written), and what is missing.
+    about: {service, release, container, step, cause, verdict}, `attempt` where that is so, and `at` where it failed earlier than
+    now. more: further files, name to what reads them; it gets Docker's inspection ({} when there is none), and raises OSError with
+    the reason when it has nothing. Returns the folder ("" when it could not be written), and what is missing.
     """
     at = time.time()
     secrets = secrets_of(service / "releases" / about["release"])
@@ -164,6 +167,25 @@ def collect(
         return str(write(place, collected(cause, parts, secrets), keep)), missing
     except OSError as error:
         return "", {**missing, str(place): error.strerror or str(error)}
+
+
+def last_attempt(service: Path) -> tuple[float, dict[str, str]] | None:
+    """The newest deployment of a service that failed, of what is kept of it; None when there is none.
+
+    service: its folder. Returns when that was written (seconds since the epoch, by the clock of its file system), and
+    {at, release, step, cause (short), folder}.
+    """
+    found: list[tuple[float, dict[str, str]]] = []
+    for path in (service / FOLDER).glob(f"*/{CAUSE}"):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if _NAME.fullmatch(path.parent.name) and kept["attempt"] is True:
+                told = {key: str(kept[key]) for key in ("at", "release", "step")}
+                cause = shorten(" ".join(str(kept["cause"]).split()), SHORT)
+                found.append((path.lstat().st_mtime, {**told, "cause": cause, "folder": str(path.parent)}))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(found, key=lambda entry: entry[0], default=None)
 
 
 def state_of(inspected: Mapping[str, Any]) -> dict[str, Any]:

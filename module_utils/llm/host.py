@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import artifacts, files, store
+from ansible.module_utils.llm import artifacts, diagnostics, files, store
 
 COMPOSE_PLUGIN_FOLDERS = (
     "~/.docker/cli-plugins",
@@ -27,6 +27,14 @@ RELEASE_FILE = "release.json"
 STARTED_FILE = "started"  # what Compose made the release's container of; written by llm_release
 COMPOSE_HASH = "com.docker.compose.config-hash"
 VERDICT_FILE = "verdict.json"  # what clients got from this release; written by llm_smoke
+ROUNDING = (
+    *("fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16"),
+)
+"""Features, as the kernel names them, by which an engine on the CPU chooses its code, and with it what is rounded where."""
+_ARM = {("0x41", "0xd0c"): "N1", ("0x41", "0xd40"): "V1", ("0x41", "0xd49"): "N2", ("0x41", "0xd4f"): "V2"}
+"""Neoverse by implementer and part, as in the kernel's arch/arm64/include/asm/cputype.h: ARM's processors tell no name."""
 
 
 def system() -> dict[str, Any]:
@@ -258,14 +266,39 @@ def memory_of(meminfo: str) -> dict[str, int | None]:
     return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
 
 
+def processor() -> dict[str, Any]:
+    """{model, cores, features}: the host's processor."""
+    return processor_of(_read("/proc/cpuinfo"))
+
+
+def processor_of(cpuinfo: str) -> dict[str, Any]:
+    """The same, of the text of /proc/cpuinfo: model ("" when it does not say), cores (not threads), features of ROUNDING."""
+    blocks = [
+        {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        for block in cpuinfo.strip().split("\n\n")
+    ]
+    threads = [block for block in blocks if "processor" in block]
+    first = threads[0] if threads else {}
+    known = {*(first.get("flags") or first.get("features") or "").split()}
+    # Threads of one core share its ids; where there are none (ARM), each is a core.
+    cores = {(t.get("physical id", ""), t.get("core id", t["processor"])) for t in threads}
+    part = (first.get("cpu implementer", ""), first.get("cpu part", ""))
+    arm = f"ARM Neoverse {_ARM[part]}" if part in _ARM else f"ARM {part[0]} part {part[1]}" if all(part) else ""
+    return {
+        "model": " ".join(first.get("model name", "").split()) or arm,
+        "cores": len(cores),
+        "features": [f for f in ROUNDING if f in known],
+    }
+
+
 def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
-    """Releases of a service: {current, previous, facts, drift, proven, known, serving, started, before}.
+    """Releases of a service: {current, previous, facts, drift, proven, known, serving, started, before, attempt}.
 
     Of the current one: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
     known, the known answer with the margin that the engine showed, {question, answer, margin}, None before it was asked;
     serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
     of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
-    the host has.
+    the host has. attempt: see `attempt`.
     """
     current = _link(folder / "current")
     found: dict[str, Any] = {
@@ -278,6 +311,7 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
         "serving": None,
         "started": "",
         "before": before(folder, images),
+        "attempt": attempt(folder),
     }
     if current is None:
         return found
@@ -294,6 +328,23 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
     ]
     found["proven"], found["known"] = _verdict(place / VERDICT_FILE, folder.name)
     return found
+
+
+def attempt(folder: Path) -> dict[str, Any] | None:
+    """The last deployment of a service that failed, None where there is none or a release was made current since.
+
+    {at, release, step, cause, folder} as in diagnostics.last_attempt, and proven_since, whether clients got right answers from
+    the current release after it.
+    """
+    failed = diagnostics.last_attempt(folder)
+    if failed is None:
+        return None
+    since, found = failed
+    current = folder / "current"
+    if _changed(current) > since:
+        return None
+    verdict = current / VERDICT_FILE
+    return {**found, "proven_since": _proven(verdict) and _changed(verdict) > since}
 
 
 def before(folder: Path, images: Collection[str]) -> dict[str, Any] | None:
@@ -396,6 +447,14 @@ def _verdict(path: Path, service: str) -> tuple[bool, dict[str, Any] | None]:
         return right, {key: numbers[key] for key in ("question", "answer", "margin")}
     except (KeyError, TypeError):
         return right, None
+
+
+def _changed(path: Path) -> float:
+    """When a file or link was written, in seconds since the epoch; 0 without one."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _link(path: Path) -> str | None:

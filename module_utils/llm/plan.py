@@ -654,11 +654,26 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
 
 
 def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]) -> tuple[str, ...]:
-    """Services whose current release has no passing verdict yet."""
+    """Services whose current release has no passing verdict yet, or none since an attempt to deploy them failed."""
     found = facts["releases"]
     return tuple(
-        s for s in services if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash)
+        s
+        for s in services
+        if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash)
+        or failed_attempt(facts, s, rendered[s].hash)
     )
+
+
+def failed_attempt(facts: Facts, service: str, release: str) -> dict[str, Any] | None:
+    """The last attempt to deploy a service that failed (host.attempt), until a later one succeeds; None without one.
+
+    That is a release that was made current since, or a run that found nothing to deploy and got right answers: they prove nothing
+    of the release that failed, so its attempt is told for as long as that one is declared. release: the declared one.
+    """
+    found = facts["releases"].get(service, {})
+    failed: dict[str, Any] | None = found.get("attempt")
+    waits = failed and failed["release"] == release != found.get("current")
+    return failed if failed and (waits or not failed["proven_since"]) else None
 
 
 def to_stop(
@@ -762,11 +777,16 @@ def route_of(service: Service) -> dict[str, Any]:
 
 
 def status(
-    declared: Declared, facts: Facts, findings: Findings, work: Mapping[str, list[dict[str, Any]]]
+    declared: Declared,
+    facts: Facts,
+    findings: Findings,
+    work: Mapping[str, list[dict[str, Any]]],
+    rendered: Mapping[str, compose.Release] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Declared beside real, a few short texts a service of the host. work: see service_work.
+    """Declared beside real, a few short texts a service of the host. work: see service_work. rendered: the declared releases.
 
-    `act`: deploy, stop or nothing to do; `a run would`: the same in full, absent where there is nothing to do.
+    `act`: deploy, stop or nothing to do; `a run would`: the same in full, absent where there is nothing to do. `last attempt`: the
+    deployment that failed, with time, cause and folder, absent once a later one succeeded.
     """
     wanted = deployed(declared)
     stops = to_stop(declared, facts, declared.host_services, work)
@@ -795,6 +815,12 @@ def status(
         elif own_stops := [s for s in stops if s["service"] == name]:
             entry["act"] = "stop"
             entry["a run would"] = [f"stop {s['container']}, which is not to run" for s in own_stops]
+        wanted_release = rendered[name].hash if rendered and name in rendered else ""
+        if failed := failed_attempt(facts, name, wanted_release):
+            entry["last attempt"] = (
+                f'{failed["at"]}, release {failed["release"]}, failed at "{failed["step"]}": {failed["cause"].rstrip(". ")}; '
+                f"diagnostics in {failed['folder']}"
+            )
         if own := [f.text() for f in findings.get(name, [])]:
             entry["findings"] = own
         found[name] = entry

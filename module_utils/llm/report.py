@@ -21,6 +21,8 @@ KEPT = 30
 """Runs that are kept, the newest ones."""
 NO_VERDICT = "asked"
 """Id of the check that stands for a service of which nothing came back."""
+NOT_DEPLOYED = "deployed"
+"""Id of the check that says at which step a release failed, where it was not what it was asked."""
 
 Run = dict[str, Any]
 """{"at": seconds since the epoch, "services": {name: {"ok", "checks": {id: [ok, seconds]}, "ttft_ms"}}}."""
@@ -34,10 +36,11 @@ Last = dict[str, dict[str, Any]]
 def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple[engine.Verdict, dict[str, Any]]:
     """Sum up what llm_smoke returned for each name, in that order: the verdict, and what the page says beside it.
 
-    That is {name: {"ttft_ms", "endpoint", "left_out" (check to reason)}}.
+    That is {name: {"ttft_ms", "endpoint", "left_out" (check to reason)}}, with "release" where the result names one.
 
     results: at most one for each name, fewer when the asking was cut short. A service of which no check came back is not ok,
-    and its one check says why.
+    and its one check says why. One whose result has `step` and `cause` could not be deployed: the last check says that, after
+    those that were made.
     """
     services: dict[str, engine.ServiceVerdict] = {}
     noted: dict[str, dict[str, Any]] = {}
@@ -45,18 +48,38 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
     for name, result in zip(names, padded):  # noqa: B905 - the filling is as long as it may be
         held = ((result.get("verdict") or {}).get("services") or {}).get(name)
         noted[name] = {key: result.get(key) for key in ("ttft_ms", "endpoint", "left_out")}
-        if held:
+        if result.get("release"):
+            noted[name]["release"] = result["release"]
+        if result.get("step"):
+            why = f'failed at "{result["step"]}": {result.get("cause") or "no message"}'
+            made = held["checks"] if held else []
+            services[name] = engine.service_verdict([*made, _failed(NOT_DEPLOYED, why)])
+        elif held:
             services[name] = held
-            continue
-        why = str(result.get("msg") or "the run ended before it was its turn").strip()
-        services[name] = engine.service_verdict(
-            [
-                engine.Check(
-                    id=NO_VERDICT, ok=False, seconds=0.0, evidence=engine.shorten(engine.redact(why), 600), remedy=""
-                )
-            ]
-        )
+        else:
+            why = str(result.get("msg") or "the run ended before it was its turn")
+            services[name] = engine.service_verdict([_failed(NO_VERDICT, why)])
     return engine.verdict(services), noted
+
+
+def _failed(name: str, why: str) -> engine.Check:
+    evidence = engine.shorten(engine.redact(" ".join(why.split())), 600)
+    return engine.Check(id=name, ok=False, seconds=0.0, evidence=evidence, remedy="")
+
+
+def document(verdict: engine.Verdict, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of verdict.json: the verdict, and of what machine it is. machine: {"processor": see host.processor_of} or {}."""
+    return {**verdict, "host": dict(machine)}
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """The processor for a person: `AMD EPYC, 2 cores, avx2 fma`; "" where it is not known."""
+    found = machine.get("processor") or {}
+    if not found:
+        return ""
+    parts = [str(found.get("model") or "of unknown model"), _count(int(found.get("cores") or 0), "core")]
+    known = " ".join(map(str, found.get("features") or ()))
+    return ", ".join([*parts, known or "none of the features that are looked for"])
 
 
 def proofs(verdict: engine.Verdict, width: int = 100) -> list[str]:
@@ -145,7 +168,7 @@ def add_run(
         for name, result in verdict["services"].items()
     }
     now = {
-        name: {"at": at, **result, **noted[name], **about.get(name, {})} for name, result in verdict["services"].items()
+        name: {"at": at, **result, **about.get(name, {}), **noted[name]} for name, result in verdict["services"].items()
     }
     known = {name: entry for name, entry in last.items() if name in about}
     return [*runs, {"at": at, "services": services}][-KEPT:], {**known, **now}
@@ -162,8 +185,12 @@ def history_text(runs: Sequence[Run], last: Last) -> str:
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(verdict: engine.Verdict, host: str, at: float) -> str:
-    """JUnit XML: a test suite for each service, a test case for each check, the evidence as failure or output."""
+def junit(verdict: engine.Verdict, host: str, at: float, machine: Mapping[str, Any] | None = None) -> str:
+    """JUnit XML: a test suite for each service, a test case for each check, the evidence as failure or output.
+
+    machine: see `document`; each suite has it as properties, `processor.model` and so on.
+    """
+    facts = (machine or {}).get("processor") or {}
     root = ET.Element("testsuites", name=_xml(host))
     for name, result in verdict["services"].items():
         checks = result["checks"]
@@ -179,6 +206,11 @@ def junit(verdict: engine.Verdict, host: str, at: float) -> str:
             skipped="0",
             time=f"{sum(check['seconds'] for check in checks):.3f}",
         )
+        if facts:
+            properties = ET.SubElement(suite, "properties")
+            for key, value in facts.items():
+                text = " ".join(value) if isinstance(value, list) else str(value)
+                ET.SubElement(properties, "property", name=f"processor.{key}", value=_xml(text))
         for check in checks:
             case = ET.SubElement(
                 suite, "testcase", classname=_xml(name), name=_xml(check["id"]), time=f"{check['seconds']:.3f}"
@@ -205,10 +237,10 @@ def _said(check: Mapping[str, Any]) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def page(host: str, runs: Sequence[Run], last: Last) -> str:
+def page(host: str, runs: Sequence[Run], last: Last, machine: Mapping[str, Any] | None = None) -> str:
     """The page about a host: every service with what it got when it was asked last, and earlier runs as sparklines.
 
-    runs: not empty; the newest is what the page is about. last: see Last.
+    runs: not empty; the newest is what the page is about. last: see Last. machine: see `document`.
     """
     at = runs[-1]["at"]
     services = sorted(last.items(), key=lambda item: (item[1]["ok"], item[0]))
@@ -227,6 +259,7 @@ def page(host: str, runs: Sequence[Run], last: Last) -> str:
         f"<h1>{escape(host)}</h1>",
         f'<p class="verdict {state}">{_mark(not wrong)}<strong>{summary}</strong></p>',
         f'<p class="when">{_when(at)}, {_count(len(services), "service")}, {_duration(seconds)} of asking</p>',
+        *([f'<p class="when">Processor: {escape(told)}</p>'] if (told := processor(machine or {})) else []),
         "</header>",
         _past(runs),
         '<nav class="cards">' + "".join(_card(name, entry, runs) for name, entry in services) + "</nav>",

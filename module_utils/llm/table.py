@@ -202,7 +202,8 @@ def status_table(
         cells.append(entry["act"])
         todo = [f"{entry['act']}: {text}" for text in entry.get("a run would", [])]
         made = [f"model {entry['quantized']}"] if "quantized" in entry else []
-        below = [f"image {entry['image']}", *made, *todo, *(_said(f) for f in findings.get(name, []))]
+        failed = [f"last attempt  {entry['last attempt']}"] if "last attempt" in entry else []
+        below = [f"image {entry['image']}", *made, *failed, *todo, *(_said(f) for f in findings.get(name, []))]
         rows.append(Row(cells, below))
     if not rows:
         lines = ["No service: llm_host_services lists none."]

@@ -7,13 +7,14 @@ import json
 import re
 import shutil
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.llm import history
 
-from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, declare, steady
+from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, Run, declare, steady
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
@@ -80,6 +81,7 @@ class Deployments:
         run.refused().says(f'failed at "{step}"', cause)
         failed = re.search(rf"{SERVICE}: release ([0-9a-f]{{12}}) failed at", run.text)
         assert failed and failed[1] != release and run.count("rescued") == 1
+        self.told(run, failed[1], step)
         assert not (machine.service_folder / "releases" / failed[1] / "secrets").exists(), "a copy of the key is left"
         assert machine.release == release
         assert (machine.engine().status, machine.engine().labels["llm.release"]) == ("running", release)
@@ -97,6 +99,25 @@ class Deployments:
             self.record("recovery_seconds", back - at)
             self.record("boot_seconds", on_record["slowest"])
         assert WORD in machine.answer()
+
+    def told(self, run: Run, release: str, step: str) -> None:
+        """See that reports hold what the release got, and that status names the attempt."""
+        verdict = json.loads((run.report / "verdict.json").read_text(encoding="utf-8"))
+        checks = {check["id"]: check for check in verdict["services"][SERVICE]["checks"]}
+        assert not verdict["ok"] and verdict["host"]["processor"]["cores"] > 0
+        if step == "Ask the engine":
+            assert checks["models"]["ok"] and not checks["answer"]["ok"]
+        else:
+            assert [*checks] == ["deployed"] and f'failed at "{step}"' in checks["deployed"]["evidence"]
+        cases = ET.parse(run.report / "junit.xml").getroot().iter("testcase")
+        passed = {case.get("name"): case.find("failure") is None for case in cases}
+        assert passed == {name: check["ok"] for name, check in checks.items()}
+        page = (run.report / "report.html").read_text(encoding="utf-8")
+        assert "failed</strong>" in page and f"release <code>{release}</code>" in page
+        kept = max((self.machine.service_folder / "diagnostics").iterdir())
+        at = json.loads((kept / "cause.json").read_text(encoding="utf-8"))["at"]
+        status = self.playbook("playbooks/status.yml").passed()
+        status.says(f'last attempt {at}, release {release}, failed at "{step}": ', f"diagnostics in {kept}")
 
 
 @pytest.fixture
@@ -127,7 +148,10 @@ def test_an_engine_that_does_not_start_is_rolled_back(
     cause = "The container reached its memory limit and was killed. Raise `limits.memory`"
     deployments.roll_back("Wait for the engine", cause, *declare(limits={"memory": "600m"}))
     assert machine.gateway().id == gateway
-    assert playbook("site.yml").passed().changed == 0
+    again = playbook("site.yml").passed()
+    # It finds what is declared, asks it, and with that the attempt is over.
+    assert again.changed == 0 and json.loads((again.report / "verdict.json").read_text(encoding="utf-8"))["ok"]
+    assert "last attempt" not in playbook("playbooks/status.yml").passed().text
 
 
 @pytest.mark.fault(29, "an answer that is not the known one, rolled back")

@@ -77,7 +77,12 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noted = {name: {"ttft_ms": 90.0 + run % 4, "endpoint": "http://127.0.0.1:5010/v1"} for name in services}
         history = report.add_run(history, engine.verdict(services), noted, about, 1795610000.0 + 3600 * run)
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(report.page("rtx4090x3", *history), encoding="utf-8")
+    features = (
+        "fma f16c avx2 avx_vnni avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile".split()
+    )
+    machine = {"processor": {"model": "Intel(R) Xeon(R) Platinum 8481C", "cores": 44, "features": features}}
+    runs, last = history
+    file.write_text(report.page("rtx4090x3", runs, last, machine), encoding="utf-8")
     return file
 
 
@@ -102,6 +107,7 @@ def test_everything_is_there_to_be_seen(seen: Page) -> None:
     for text in (
         *("rtx4090x3", "1 of 4 checks failed", "What clients got", "of the last 30 runs all right", "“<b>Paris</b>”"),
         *("Set tool-call-parser of the service", "Not asked in this run", "chat-model"),
+        "Processor: Intel(R) Xeon(R) Platinum 8481C, 44 cores, fma f16c avx2",
     ):
         assert seen.get_by_text(text, exact=False).first.is_visible(), text
     sparks = seen.locator("svg.spark")

@@ -1,6 +1,7 @@
 """What is kept of a failed engine: no secret, no flood, and never a failure of its own."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,37 @@ def test_a_container_that_is_gone(arguments: dict[str, Any], run_module: Run, mo
     written = json.loads((Path(result["folder"]) / diagnostics.CAUSE).read_text(encoding="utf-8"))
     assert (written["step"], written["cause"]) == ("Start", "key *** was wrong")
     assert written["missing"] == result["missing"]
+
+
+@pytest.fixture
+def attempts(arguments: dict[str, Any], run_module: Run) -> Callable[..., Path]:
+    """Keep one failure of the service, written at a time (seconds since the epoch)."""
+
+    def keep(at: int, **more: Any) -> Path:
+        result = run_module(llm_diagnose, {**arguments, "at": "2026-12-01T10:15:30Z", **more})
+        place = Path(result["folder"])
+        os.utime(place / diagnostics.CAUSE, (at, at))
+        return place
+
+    return keep
+
+
+def test_the_last_attempt_is_the_newest_deployment_that_failed(attempts: Callable[..., Path], tmp_path: Path) -> None:
+    assert diagnostics.last_attempt(tmp_path) is None
+    attempts(10, attempt=True, step="Wait for the engine", cause="older")
+    newest = attempts(20, attempt=True, step="Ask the engine", cause="answer:\n\n  “Lyon”\n" + "x" * 500)
+    attempts(30, step="supervised: hung", cause="no progress")
+    (attempts(40, attempt=True) / diagnostics.CAUSE).write_text("{")
+    assert diagnostics.last_attempt(tmp_path) == (
+        20,
+        {
+            "at": "2026-12-01T10:15:30Z",
+            "release": "0123456789ab",
+            "step": "Ask the engine",
+            "cause": "answer: “Lyon” " + "x" * (diagnostics.SHORT - 16) + "…",
+            "folder": str(newest),
+        },
+    )
 
 
 def test_no_room_is_no_failure(arguments: dict[str, Any], run_module: Run, tmp_path: Path) -> None:

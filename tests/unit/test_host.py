@@ -1,6 +1,7 @@
 """Reading a host: Docker's answers, releases on disk, listeners."""
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,63 @@ def test_a_release_and_its_drift(tmp_path: Path) -> None:
     assert host.release(tmp_path)["drift"] == ["compose.yml"]
     (place / host.RELEASE_FILE).unlink()
     assert host.release(tmp_path)["drift"] == [host.RELEASE_FILE]
+
+
+def fail(folder: Path, at: float) -> None:
+    """A deployment that failed at this time."""
+    place = folder / "diagnostics" / "20261201T101530Z-abc"
+    kept = {"at": "2026-12-01T10:15:30Z", "release": "abc", "step": "Ask the engine", "cause": "wrong", "attempt": True}
+    files.write(place / "cause.json", json.dumps(kept))
+    os.utime(place / "cause.json", (at, at))
+
+
+def test_an_attempt_is_known_until_a_release_is_made_current(tmp_path: Path) -> None:
+    assert host.release(tmp_path)["attempt"] is None
+    fail(tmp_path, 50)
+    failed = host.release(tmp_path)["attempt"]  # there is no release at all
+    assert (failed["step"], failed["cause"], failed["proven_since"]) == ("Ask the engine", "wrong", False)
+    assert failed["folder"] == str(tmp_path / "diagnostics" / "20261201T101530Z-abc")
+    verdict = tmp_path / "releases" / "old" / host.VERDICT_FILE
+    files.write(verdict, '{"ok": true, "services": {}}')
+    files.link(tmp_path / "current", "releases/old")
+    for current, proven, known in ((40, 40, False), (40, 60, True), (60, 40, None)):
+        os.utime(tmp_path / "current", (current, current), follow_symlinks=False)
+        os.utime(verdict, (proven, proven))
+        found = host.release(tmp_path)["attempt"]
+        assert (found and found["proven_since"]) is known
+    os.utime(tmp_path / "current", (40, 40), follow_symlinks=False)
+    verdict.write_text('{"ok": false, "services": {}}')
+    assert host.release(tmp_path)["attempt"]["proven_since"] is False
+
+
+CPUINFO = Path(__file__).parent / "data" / "cpuinfo"
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "amd-without-avx512.txt": {"model": "AMD EPYC", "cores": 2, "features": ["fma", "f16c", "avx2"]},
+    "intel-with-amx.txt": {
+        "model": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+        "cores": 2,
+        "features": [
+            *("fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+            *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+        ],
+    },
+    "arm-neoverse-v2.txt": {
+        "model": "ARM Neoverse V2",
+        "cores": 2,
+        "features": ["asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "svebf16"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_is_told_by_what_rounds(name: str) -> None:
+    assert host.processor_of((CPUINFO / name).read_text(encoding="utf-8")) == PROCESSORS[name]
+
+
+def test_a_processor_that_tells_little_is_no_failure() -> None:
+    assert host.processor_of("") == {"model": "", "cores": 0, "features": []}
+    unknown = "processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x001\nFeatures\t: fp asimd\n\nprocessor\t: 1\n"
+    assert host.processor_of(unknown) == {"model": "ARM 0x51 part 0x001", "cores": 2, "features": ["asimd"]}
 
 
 def test_a_listener_is_named() -> None:

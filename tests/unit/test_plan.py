@@ -654,3 +654,56 @@ def test_the_supervisor_goes_only_when_asked(
 def test_a_supervisor_without_anything_to_watch_is_no_loss() -> None:
     found, _ = spec.parse({**catalogs.raw("demo", supervisor=False), "services": pair(micro_cpu="stopped")})
     assert found is not None and lost(found, serving("micro-cpu")) == []
+
+
+# -- attempts that failed -------------------------------------------------------------------------------------------------
+
+
+def attempted(declared: spec.Declared, service: str, release: str, *, proven_since: bool) -> dict[str, Any]:
+    """Facts of a host that serves what is declared, where an attempt to deploy this release of a service failed."""
+    facts = converged(declared)
+    facts["releases"][service]["attempt"] = {
+        "at": "2026-12-01T10:15:30Z",
+        "release": release,
+        "step": "Ask the engine",
+        "cause": "answer: “Lyon” does not hold “Paris”.",
+        "folder": "/opt/llm/services/micro-cpu/diagnostics/20261201T101531Z-feed",
+        "proven_since": proven_since,
+    }
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("attempt", "current", "proven_since", "told"),
+    [
+        ("feed", "as declared", False, True),
+        ("feed", "as declared", True, False),
+        ("feed", "older", True, False),  # what is declared now was never tried
+        ("as declared", "older", True, True),  # answers of what serves prove nothing of what is declared
+        ("as declared", "as declared", True, False),
+        ("as declared", "none", False, True),
+    ],
+)
+def test_an_attempt_that_failed_is_told_until_a_later_one_succeeds(
+    attempt: str, current: str, proven_since: bool, told: bool
+) -> None:
+    declared = catalogs.declared("demo")
+    rendered = plan.releases(declared, host(declared), {})
+    names = {"as declared": rendered["micro-cpu"].hash, "none": None}
+    facts = attempted(declared, "micro-cpu", names.get(attempt) or attempt, proven_since=proven_since)
+    facts["releases"]["micro-cpu"]["current"] = names.get(current, current)
+    entry = plan.status(declared, facts, {}, work(declared, facts), rendered)["micro-cpu"]
+    assert ("last attempt" in entry) is told
+    if told:
+        assert entry["last attempt"] == (
+            f'2026-12-01T10:15:30Z, release {names.get(attempt) or attempt}, failed at "Ask the engine": answer: “Lyon” does not'
+            " hold “Paris”; diagnostics in /opt/llm/services/micro-cpu/diagnostics/20261201T101531Z-feed"
+        )
+
+
+def test_a_service_whose_attempt_failed_is_asked_again_though_it_was_proven() -> None:
+    declared = catalogs.declared("demo")
+    rendered = plan.releases(declared, host(declared), {})
+    for proven_since, asked in ((False, ("micro-cpu",)), (True, ())):
+        facts = attempted(declared, "micro-cpu", "feed", proven_since=proven_since)
+        assert plan.to_prove(facts, ["micro-cpu"], rendered) == asked

@@ -94,6 +94,28 @@ def test_a_service_without_a_verdict_has_failed_and_keeps_no_other_back(result: 
     ]
 
 
+def test_a_release_that_failed_keeps_its_checks_and_says_where_it_failed() -> None:
+    step = {"step": "Make the release current", "cause": "cannot write /opt/llm:\n no space", "release": "feed"}
+    verdict, noted = report.collect(
+        ["chat", "micro", "door"],
+        [
+            returned("chat", check("a"), release="cafe"),
+            {"step": "Wait for the engine", "cause": "killed; key sk-abcdefghijklmnop", "release": "feed"},
+            {**returned("door", check("a")), **step},
+        ],
+    )
+    assert (verdict["ok"], verdict["services"]["chat"]["ok"], noted["micro"]["release"]) == (False, True, "feed")
+    (only,) = verdict["services"]["micro"]["checks"]
+    assert (only["id"], only["ok"]) == ("deployed", False)
+    assert only["evidence"] == 'failed at "Wait for the engine": killed; key sk-***'
+    made, last = verdict["services"]["door"]["checks"]
+    assert made["ok"] and last["evidence"] == 'failed at "Make the release current": cannot write /opt/llm: no space'
+    # The page names the release that failed, and not the one that serves on.
+    runs, newest = report.add_run(([], {}), verdict, noted, ABOUT, AT)
+    assert (newest["micro"]["release"], newest["chat"]["release"]) == ("feed", "cafe")
+    assert "release <code>feed</code>" in report.page("box", runs, newest)
+
+
 def test_proofs_fit_a_terminal() -> None:
     verdict, _ = told(("chat", returned("chat", *(check(f"check_{n}", seconds=n) for n in range(30)))))
     lines = report.proofs(verdict, 60)
@@ -116,6 +138,18 @@ def test_junit_counts_and_escapes() -> None:
     failure = suites.find(".//failure")
     assert failure is not None and failure.text == '<&"> \ufffd\ufffd said \ufffd Restart it'
     assert [case.get("name") for case in suites.iter("testcase") if case.find("failure") is not None] == ["b"]
+
+
+MACHINE: dict[str, Any] = {"processor": {"model": "AMD <EPYC>", "cores": 2, "features": ["fma", "avx2"]}}
+
+
+def test_junit_has_the_processor_as_properties() -> None:
+    verdict, _ = told(("chat", returned("chat", check("a"))), ("micro", returned("micro", check("b"))))
+    for suite in ET.fromstring(report.junit(verdict, "box", AT, MACHINE)):
+        assert suite[0].tag == "properties"
+        found = {p.get("name"): p.get("value") for p in suite[0]}
+        assert found == {"processor.model": "AMD <EPYC>", "processor.cores": "2", "processor.features": "fma avx2"}
+    assert "properties" not in report.junit(verdict, "box", AT)
 
 
 # -- history ------------------------------------------------------------------------------------------------------------
@@ -171,6 +205,15 @@ def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
     assert "All 2 checks passed" in " ".join(Reader(page(check("a"), check("b"))).texts)
 
 
+def test_the_page_names_the_processor() -> None:
+    _, (runs, last) = told(("chat", returned("chat", check("a"))))
+    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report.page("box", runs, last, MACHINE)).texts
+    assert "Processor" not in report.page("box", runs, last)
+    assert report.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
+        "of unknown model, 1 core, none of the features that are looked for"
+    )
+
+
 def test_the_page_names_what_was_left_out_on_purpose() -> None:
     text = page(check("a"), left_out={"tool_auto": "the model calls no `tools`"})
     assert "Not asked, as declared: tool auto (the model calls no <code>tools</code>)" in text
@@ -222,7 +265,9 @@ def action(monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
         task = MagicMock(async_val=0, check_mode=check_mode, args=arguments)
         plugin = module.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
-        monkeypatch.setattr(plugin, "validate_argument_spec", lambda **_: (None, {"about": {}, **arguments}))
+        monkeypatch.setattr(
+            plugin, "validate_argument_spec", lambda **_: (None, {"about": {}, "machine": {}, **arguments})
+        )
         monkeypatch.setattr(module.ActionBase, "run", lambda *_: {})
         found: dict[str, Any] = plugin.run(None, {"inventory_hostname": "box"})
         return found
@@ -234,10 +279,12 @@ def test_the_action_writes_all_four_also_when_a_service_failed(action: Any, tmp_
     folder = tmp_path / "new" / "reports"
     results = [returned("chat", check("a", False)), {"unreachable": True, "msg": "gone"}]
     for _ in range(2):
-        found = action(services=["chat", "micro"], results=results, folder=str(folder))
+        found = action(services=["chat", "micro"], results=results, folder=str(folder), machine=MACHINE)
     assert (found["ok"], found["changed"], found["page"]) == (False, False, str(folder / "report.html"))
     assert {p.name for p in folder.iterdir()} == {"verdict.json", "junit.xml", "report.html", "runs.json"}
     assert json.loads((folder / "verdict.json").read_text()) == found["verdict"]
+    assert found["verdict"].keys() == {"ok", "services", "host"} and found["verdict"]["host"] == MACHINE
+    assert "AMD &lt;EPYC&gt;" in (folder / "report.html").read_text() and "AMD" in (folder / "junit.xml").read_text()
     assert len(json.loads((folder / "runs.json").read_text())["runs"]) == 2
 
 

@@ -69,10 +69,22 @@ def test_status_says_what_is_real_and_what_a_run_would_do() -> None:
         for c in facts["containers"]
         if c["service"] in ("medium-glm", "mini-zwz", "mini-solo")
     ]
+    facts["releases"]["medium-glm"]["attempt"] = {
+        "at": "2026-12-01T10:15:30Z",
+        "release": "feed",
+        "step": "Ask the engine",
+        "cause": "“Lyon”",
+        "folder": "/d",
+        "proven_since": False,
+    }
     work = plan.service_work(facts, placement.deployed(declared), plan.releases(declared, facts, {}), {})
     lines = table.status_table(declared, facts, plan.status(declared, facts, {}, work), {})
     text = "\n".join(lines)
     assert max(map(len, lines)) <= table.WIDTH
     assert next(line for line in lines if line.startswith("medium-glm")).endswith("nothing to do")
     assert next(line for line in lines if line.startswith("mini-zwz")).endswith("deploy")
+    assert (
+        '    last attempt 2026-12-01T10:15:30Z, release feed, failed at "Ask the engine": “Lyon”; diagnostics in /d'
+        in lines
+    )
     assert "deploy: container: exited -> running" in text and "deploy: stop llm-mini-solo-" in text
