@@ -344,7 +344,7 @@ def attempt(folder: Path) -> dict[str, Any] | None:
     if _changed(current) > since:
         return None
     verdict = current / VERDICT_FILE
-    return {**found, "proven_since": _proven(verdict) and _changed(verdict) > since}
+    return {**found, "proven_since": _verdict(verdict, folder.name)[0] and _changed(verdict) > since}
 
 
 def before(folder: Path, images: Collection[str]) -> dict[str, Any] | None:

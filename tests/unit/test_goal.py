@@ -35,7 +35,8 @@ def test_a_first_round_that_is_enough_is_the_only_one() -> None:
     reached, trained, said = reach(GOOD)
     assert (reached, trained) == (True, [(goal.FIRST, 1.0)])
     assert said == [
-        f"{goal.FIRST} steps, right to the letter: exam 2 of 2, least margin 1.50 at item 0; held out: call 60 of 60, needle 40 of 40"
+        f"{goal.FIRST} steps, right to the letter: exam 2 of 2, least margin 1.50 at item 0; "
+        "held out: call 60 of 60, needle 40 of 40"
     ]
 
 
