@@ -33,6 +33,8 @@ ENDPOINT = "http://127.0.0.1:5010/v1"
 KEY_SHAPE = re.compile(r"sk-[A-Za-z0-9_-]{20,}")
 # What the catalog knows of its answer, with a margin.
 QUESTION, WORD = (catalogs.declared("demo").models[MODEL].smoke[key] for key in ("question", "answer"))
+# A flag with which the model computes nonsense: it was trained with positions of another base, 100,000.
+POSITIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}
 CONTAINERS = ("llm.service", "llm.gateway")  # labels of what this project runs
 
 _RECAP = re.compile(r"^(?P<host>\S+)\s+: (?P<counts>(?:\w+=\d+\s*)+)$", re.MULTILINE)

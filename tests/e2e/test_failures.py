@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.llm import history
 
-from tests.e2e.demo import CHECKOUT, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, Run, declare, steady
+from tests.e2e.demo import CHECKOUT, POSITIONS, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, Run, declare, steady
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("restored")]
 
@@ -190,6 +190,6 @@ def test_an_image_that_never_becomes_healthy_is_rolled_back(
 @pytest.mark.slow
 @pytest.mark.fault(29, "an engine that computes nonsense, rolled back")
 def test_an_engine_that_computes_nonsense_is_caught_by_the_known_answer(deployments: Deployments) -> None:
-    """Compiled, the CPU build of vLLM 0.32 boots, says healthy and answers this model's prompts with nonsense."""
-    compiled = declare(args={"enforce-eager": False}, warmup={"prompt_tokens": [50]})
-    deployments.roll_back("Ask the engine", f"does not hold “{WORD}”", *compiled)
+    """With positions that it was not trained with it boots, says healthy, and answers with nonsense."""
+    wrong = declare(args={"hf-overrides": POSITIONS}, warmup={"prompt_tokens": [50]})
+    deployments.roll_back("Ask the engine", "the expected answer is nowhere near", *wrong)

@@ -23,7 +23,7 @@ from ansible.module_utils.llm import compose, engine, smoke
 from ansible.module_utils.llm.progress import Progress
 
 from tests import catalogs
-from tests.e2e.demo import model_folder, request
+from tests.e2e.demo import POSITIONS, model_folder, request
 from tests.models import make
 
 # Boots of a minute and more on two cores.
@@ -89,7 +89,7 @@ MUTATIONS = {
     ),
     "broken chat template": Mutation("micro-qwen", frozenset({"answer"}), model=template),
     "garbage weights": Mutation("micro-qwen", frozenset({"answer"}), model=garbage),
-    "compiled CPU build": Mutation("micro-cpu", frozenset({"answer"}), {"enforce-eager": None}),
+    "other positions": Mutation("micro-cpu", frozenset({"answer"}), {"hf-overrides": POSITIONS}),
     "dies of the first request": Mutation("micro-glm", frozenset({"answer"}), {"load-format": "dummy"}, model=dead),
 }
 
