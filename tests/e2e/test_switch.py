@@ -24,7 +24,7 @@ llm_services_custom:
     gpus: []
     port: 5010
     status: fallback
-    args: {{dtype: bfloat16, max-model-len: 1024, enforce-eager: true}}
+    args: {{dtype: float32, max-model-len: 1024, enforce-eager: true}}
     env: {{VLLM_CPU_KVCACHE_SPACE: "1"}}
     limits: {{memory: "{{{{ twin_memory | default('8g') }}}}", pids: 2048}}
     boot_timeout: 600
