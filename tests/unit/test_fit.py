@@ -87,13 +87,18 @@ def test_the_box_gives_the_main_service_what_the_operator_measured() -> None:
 
 
 def test_the_demo_engine_has_the_cache_that_the_plan_says() -> None:
-    declared = catalogs.declared("demo")
+    """In bfloat16 as its recorded log says; in float32, half of it, as the engine said of the demo on 2026-12-01."""
     kept = json.loads((catalogs.ROOT / "files" / "configs" / "smollm2-135m-instruct.json").read_text())
     known = {"smollm2-135m-instruct": fit.Known(kept["config"])}
-    found = plan.estimates(declared, known, None)
-    shown = plan.document(declared, {}, found)["services"]["micro-cpu"]["kv_tokens"]
     logged = engine.harvest((ENGINE_LOGS / "boot-cpu-eager.log").read_text().splitlines())["kv_cache_tokens"]
-    assert shown == {"low": logged, "high": logged} == {"low": 46592, "high": 46592}
+    assert logged == 46592
+    for dtype, tokens in (("bfloat16", logged), ("float32", 23296)):
+        raw = catalogs.raw("demo")
+        raw["services"]["micro-cpu"]["args"]["dtype"] = dtype
+        declared, _ = spec.parse(raw)
+        assert declared is not None
+        shown = plan.document(declared, {}, plan.estimates(declared, known, None))["services"]["micro-cpu"]["kv_tokens"]
+        assert shown == {"low": tokens, "high": tokens}, dtype
 
 
 def test_every_catalog_model_has_a_readable_shape_near_its_size() -> None:
