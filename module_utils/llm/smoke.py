@@ -43,10 +43,10 @@ TABLE = (
     Asked("models", "gate"),
     Asked("no_key_refused", "gate"),
     Asked("wrong_key_refused", "gate"),
-    Asked("answer", "gate", "", 3),  # with log-probabilities: see there
+    Asked("answer", "gate", "", 2),  # with log-probabilities: see there
+    Asked("streaming", "gate"),
     Asked("repetition", "gate"),
     Asked("fixed_text", "gate", "", 3),
-    Asked("streaming", "gate"),
     Asked("reasoning", "gate", "reasoning"),
     Asked("reasoning_streamed", "full", "reasoning"),
     Asked("reasoning_off", "full", "reasoning"),
