@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 LEAST_MARGIN = 1.5
 """Nats by which the likeliest token of a known answer has to lead, all along up to its deciding word. Rounding moved the distance
-of two tokens by up to 0.45 (docs/experiments/known-answer-margin.yml): three times that. Sampling at temperature 0.05 takes a
+of two tokens by up to 0.38 (docs/experiments/known-answer-margin.yml): four times that. Sampling at temperature 0.05 takes a
 token that is so far behind once in 10^13."""
 FORKS = 4
 """Near ties of a wrong answer at which the other token is tried."""
