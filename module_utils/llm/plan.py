@@ -155,10 +155,10 @@ def answer_findings(declared: Declared, facts: Facts | None) -> Findings:
     for name in deployed(declared):
         service = declared.services[name]
         model = declared.models[service.model]
-        known = smoke.known(model.smoke, service.smoke, service.args, context=0, vision=False)
+        asked = smoke.known(model.smoke, service.smoke, service.args, context=0, vision=False)
         shown = (facts or {}).get("releases", {}).get(name, {}).get("known") or {}
-        same = all(shown.get(key) == known.get(key, spec.SMOKE[key].default) for key in ("question", "answer"))
-        margin = known.get("margin", shown.get("margin") if same else None)
+        same = all(shown.get(key) == asked.get(key, spec.SMOKE[key].default) for key in ("question", "answer"))
+        margin = asked.get("margin", shown.get("margin") if same else None)
         key = f"llm_services.{name}.smoke" if "question" in service.smoke else f"llm_models.{model.name}.smoke"
         if margin is None:
             message = "has no `margin`: the first deployment measures it"

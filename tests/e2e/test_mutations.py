@@ -101,22 +101,22 @@ class Served:
     name: str
     args: dict[str, Any]
     folder: Path
-    known: dict[str, Any]
+    asked: dict[str, Any]
 
 
 def served(name: str) -> Served:
     if name == "micro-cpu":
         demo = catalogs.declared("demo")
         service, model = demo.services[name], demo.models[demo.services[name].model]
-        known = smoke.known(model.smoke, service.smoke, service.args, context=model.context, vision=False)
-        return Served(service.served_model_name, dict(service.args), model_folder(), known)
+        asked = smoke.known(model.smoke, service.smoke, service.args, context=model.context, vision=False)
+        return Served(service.served_model_name, dict(service.args), model_folder(), asked)
     declared = DECLARED["llm_services_custom"][name]
     model = DECLARED["llm_models_custom"][declared["model"]]
     folder = make.models()[declared["model"].removeprefix("test-")]
-    known = smoke.known(
+    asked = smoke.known(
         model.get("smoke", {}), declared.get("smoke", {}), declared["args"], context=model["context"], vision=False
     )
-    return Served(declared.get("served_model_name", declared["model"]), dict(declared["args"]), folder, known)
+    return Served(declared.get("served_model_name", declared["model"]), dict(declared["args"]), folder, asked)
 
 
 Start = Callable[[str, Served, dict[str, Any], Path], str]
@@ -187,7 +187,7 @@ def parameters(address: str, name: str, of: Served, told: dict[str, Any]) -> dic
         "max_tokens": 512,
         "timeout": 120,
         "unable": {},
-        **of.known,
+        **of.asked,
         "accelerator": "cpu",
         "catalog_model": "",
         "release": "",
