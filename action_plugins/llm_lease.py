@@ -15,7 +15,7 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import lease
+from ansible.module_utils.llm.base import lease
 
 
 class ActionModule(ActionBase):

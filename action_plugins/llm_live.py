@@ -1,7 +1,7 @@
 """Runs a long module in the background of its host and shows what it is doing, line by line.
 
 One plugin for several modules: a link named like the module makes it that module's action. The module reports through
-`module_utils/llm/progress.py`, into the file that this plugin passes as `progress_file`.
+`module_utils/llm/base/progress.py`, into the file that this plugin passes as `progress_file`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import lease
-from ansible.module_utils.llm.progress import lease_path, parse_last
+from ansible.module_utils.llm.base import lease
+from ansible.module_utils.llm.base.progress import lease_path, parse_last
 
 display = Display()
 

@@ -21,7 +21,11 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import artifacts, files, lock, values
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base.http import Answer, Request, Unreachable, Unresolved
+from ansible.module_utils.llm.declare import lock, values
+from ansible.module_utils.llm.models import artifacts
+from ansible.module_utils.llm.models.hub import HUB, model_commit, model_facts
 
 FILE = "group_vars/all/llm_lock.yml"
 TIMEOUT = 30  # seconds for one answer
@@ -50,7 +54,7 @@ class ActionModule(ActionBase):
         places = {part: _joined(p["lockable"][part] for p in plans.values()) for part in lock.PARTS}
         whole = set(hosts) == set(variables["groups"]["all"]) and not any(p["named"] for p in plans.values())
         token = next((t for h in hosts if (t := variables["hostvars"][h].get("llm_hub_token"))), "")
-        endpoint = next((e for p in plans.values() if (e := p["settings"]["hub_endpoint"])), lock.HUB)
+        endpoint = next((e for p in plans.values() if (e := p["settings"]["hub_endpoint"])), HUB)
         bundle = next((b for p in plans.values() if (b := p["settings"]["ca_bundle"])), "")
 
         old = variables.get("llm_lock") or {}
@@ -90,18 +94,18 @@ def _joined(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _resolved(
     places: Mapping[str, Mapping[str, str]], web: Web, endpoint: str, token: str
-) -> tuple[dict[str, dict[str, str]], dict[str, lock.Unresolved]]:
+) -> tuple[dict[str, dict[str, str]], dict[str, Unresolved]]:
     """What the registries and the hub say, and the entries that none of them could say anything of."""
     found: dict[str, dict[str, str]] = {part: {} for part in lock.PARTS}
-    failed: dict[str, lock.Unresolved] = {}
+    failed: dict[str, Unresolved] = {}
     for part, entries in places.items():
         for entry in sorted(entries):
             try:
                 if part == "images":
                     found[part][entry] = lock.image_digest(entry, web.ask)
                 else:
-                    found[part][entry] = lock.model_commit(entry, web.ask, endpoint, token)
-            except lock.Unresolved as problem:
+                    found[part][entry] = model_commit(entry, web.ask, endpoint, token)
+            except Unresolved as problem:
                 failed[entry] = problem
     return found, failed
 
@@ -121,8 +125,8 @@ def _described(
         if not values.COMMIT.fullmatch(commit) or all(_source(p) == f"{repo}@{commit}" for p in paths):
             continue
         try:
-            text = artifacts.facts_text(lock.model_facts(repo, commit, web.ask, *hub))
-        except lock.Unresolved as problem:
+            text = artifacts.facts_text(model_facts(repo, commit, web.ask, *hub))
+        except Unresolved as problem:
             unread.append(f"{entry}: its shape could not be read, {problem.message}. {problem.remedy}")
         else:
             written += [(path, text) for path in paths]
@@ -137,7 +141,7 @@ def _source(path: Path) -> Any:
         return None
 
 
-def _told(failed: Mapping[str, lock.Unresolved], places: Mapping[str, Mapping[str, str]], old: lock.Lock) -> list[str]:
+def _told(failed: Mapping[str, Unresolved], places: Mapping[str, Mapping[str, str]], old: lock.Lock) -> list[str]:
     where, known = _joined(places.values()), _joined(old.values())
     return [
         f"  - {where[entry]}: {entry}: {problem.message}{', its old entry is kept' if entry in known else ''}. {problem.remedy}"
@@ -188,9 +192,9 @@ class Web:
         own = (urllib.request.HTTPSHandler(context=context), _Redirects())
         self.by_proxy = urllib.request.build_opener(*own)
         self.direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), *own)
-        self.silent: dict[str, lock.Unreachable] = {}
+        self.silent: dict[str, Unreachable] = {}
 
-    def ask(self, request: lock.Request) -> lock.Answer:
+    def ask(self, request: Request) -> Answer:
         """The answer to a request. Raises Unreachable."""
         server = "{0.scheme}://{0.netloc}".format(urlsplit(request.url))
         if server in self.silent:
@@ -206,13 +210,13 @@ class Web:
                     return _answer(error, request.most)
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "reason", None) or error
-            self.silent[server] = lock.Unreachable(server, str(why) or type(why).__name__)
+            self.silent[server] = Unreachable(server, str(why) or type(why).__name__)
             raise self.silent[server] from error
 
 
-def _answer(said: Any, most: int) -> lock.Answer:
+def _answer(said: Any, most: int) -> Answer:
     headers = {name.lower(): ", ".join(said.headers.get_all(name)) for name in said.headers}
-    return lock.Answer(said.status, headers, said.read(most))
+    return Answer(said.status, headers, said.read(most))
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

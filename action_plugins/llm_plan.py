@@ -21,28 +21,35 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import (
-    clients,
+from ansible.module_utils.llm.base import files, lease, names
+from ansible.module_utils.llm.base.names import ACME_IMAGE, GATEWAY_IMAGE
+from ansible.module_utils.llm.base.spelling import nearest
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.clients import programs
+from ansible.module_utils.llm.declare import inventory, lock, parse, renamed
+from ansible.module_utils.llm.declare.findings import Finding
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.declare.variables import OTHERS, SETTINGS, VARIABLES
+from ansible.module_utils.llm.engine.judge import known
+from ansible.module_utils.llm.fit import estimate, rules
+from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.models import store
+from ansible.module_utils.llm.plan import (
+    changes,
     compose,
+    declaration,
     deploy,
-    door,
-    files,
-    fit,
-    inventory,
-    lease,
-    lock,
-    observe,
+    needs,
+    on_host,
     placement,
-    plan,
-    preflight,
-    quantize,
-    renamed,
-    rules,
-    smoke,
-    spec,
-    store,
-    table,
+    status,
+    supervisor,
 )
+from ansible.module_utils.llm.plan import gateway as gateway_plan
+from ansible.module_utils.llm.plan import preflight as preflight_plan
+from ansible.module_utils.llm.plan import quantize as quantize_plan
+from ansible.module_utils.llm.plan import tables as plan_tables
+from ansible.module_utils.llm.plan.selection import select
 
 CATALOGS = ("images", "models", "recipes", "services")
 # What playbooks pass on among themselves.
@@ -89,56 +96,56 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg=f"{host}: {lease.refusal(held, held['left'])}. Nothing was touched.")
             return result
         raw, names = self._declaration(variables, origins)
-        others = {name: self._value(variables, name, None) for name in spec.OTHERS}
+        others = {name: self._value(variables, name, None) for name in OTHERS}
         given_keys = self._value(variables, "llm_service_keys", None)
         for variable, value in {**others, "llm_service_keys": given_keys}.items():
             _note_origins(variable, value, origins)
-        names += [*_misnamed(variables, origins), *spec.variable_findings(others), *_inventory(variables)]
-        declared, findings = spec.parse(raw)
+        names += [*_misnamed(variables, origins), *parse.variable_findings(others), *_inventory(variables)]
+        declared, findings = parse.parse(raw)
         if declared is None:
             judged = _by_service([*names, *findings], raw["services"])
             _report(_refusal_document(judged, raw), reports)
             return self._refused(result, host, judged, origins)
-        selection, unknown = plan.select(
+        selection, unknown = select(
             variables.get("ansible_run_tags", ["all"]),
             variables.get("ansible_skip_tags", []),
             declared.host_services,
             declared.services,
         )
         to_lock = _to_lock(declared, selection.services)
-        on_hub = lock.on_hub(declared, plan.needed_models(declared, selection.services))
+        on_hub = lock.on_hub(declared, needs.needed_models(declared, selection.services))
         lock_findings = lock.findings(declared, to_lock, raw["lock"])
         # The same declaration, so it is as well-formed, with digests for tags and commits for branches.
-        declared = quantize.settled(spec.parse(lock.pinned(raw, raw["lock"]))[0] or declared)
-        judged = plan.judge(declared, _command(variables))
+        declared = quantize_plan.settled(parse.parse(lock.pinned(raw, raw["lock"]))[0] or declared)
+        judged = declaration.judge(declared, _command(variables))
         located = [_with_file(f, origins) for f in lock_findings]
         judged[""] = [*names, *findings, *unknown, *located, *judged.get("", [])]
-        keys, ill = spec.service_keys(given_keys, declared.services)
+        keys, ill = parse.service_keys(given_keys, declared.services)
         judged[""] += ill
         running = [s for s in placement.deployed(declared) if s in selection.services]
         plugins, missing = self._plugins(declared, variables)
         for service, found in missing.items():
             judged[service] += found
         facts = options["facts"]
-        noticed: list[spec.Finding] = []
+        noticed: list[Finding] = []
         if facts and facts["docker"]["running"] is not None:
-            seen = plan.look_at_host(declared, facts, running, selection.stages, options["verb"])
+            seen = on_host.look_at_host(declared, facts, running, selection.stages, options["verb"])
             for service, found in seen.items():
                 judged.setdefault(service, []).extend(found)
                 noticed += [f for f in found if f.severity == "warn"]
             # A verb takes nothing; it shows, at most, what site.yml would.
             if options["takes"] or options["verb"]:
-                judged[""] += plan.loss_findings(declared, facts, selection.stages)
-        rendered = plan.releases(declared, facts, plugins)
+                judged[""] += on_host.loss_findings(declared, facts, selection.stages)
+        rendered = changes.releases(declared, facts, plugins)
         if facts:
-            for service, found in plan.stranger_findings(declared, facts, running, rendered).items():
+            for service, found in on_host.stranger_findings(declared, facts, running, rendered).items():
                 judged.setdefault(service, []).extend(found)
         known, unreadable = self._known(declared, variables, facts)
         judged[""] += unreadable
-        fits = plan.estimates(declared, known, facts)
-        for service, found in plan.fit_findings(declared, fits).items():
+        fits = declaration.estimates(declared, known, facts)
+        for service, found in declaration.fit_findings(declared, fits).items():
             judged[service] += map(rules.cite, found)
-        for service, found in plan.answer_findings(declared, facts).items():
+        for service, found in declaration.answer_findings(declared, facts).items():
             judged[service] += found
         configs = {name: model.config for name, model in known.items() if model.config}
         broken = rules.judge(declared, configs, placement.deployed(declared), fits)
@@ -146,25 +153,25 @@ class ActionModule(ActionBase):
             judged[service] += found
         judged = rules.silence(declared, judged, broken.undecided)
         judged[""] += rules.accept_findings(declared)
-        document = plan.document(declared, judged, fits)
+        document = declaration.document(declared, judged, fits)
         _report(document, reports)
         errors = [f for found in judged.values() for f in found if f.severity == "error"]
         if errors and options["refuse"]:
             # Ansible shows the message of a failed task twice, so the table is no part of it.
             Display().display(
-                "\n".join([f"{host} as declared", *table.plan_table(declared, judged, fits, errors=False), ""])
+                "\n".join([f"{host} as declared", *plan_tables.plan_table(declared, judged, fits, errors=False), ""])
             )
             return self._refused(result, host, judged, origins)
         if options["refuse"]:  # else the table of all that was found is shown
             result["warnings"] = [_with_file(f, origins).text() for f in noticed]
         reached = str(self._value(variables, "ansible_host", host))
-        reasons = plan.service_work(facts, running, rendered, keys) if facts else {s: [] for s in rendered}
+        reasons = changes.service_work(facts, running, rendered, keys) if facts else {s: [] for s in rendered}
         result["plan"] = {
             **document,
             "report_dir": str(reports),
-            "table": "\n".join(table.plan_table(declared, judged, fits)),
+            "table": "\n".join(plan_tables.plan_table(declared, judged, fits)),
             "stages": list(selection.stages),
-            "todo": plan.todo(selection.stages, None),
+            "todo": changes.todo(selection.stages, None),
             "selected": list(selection.services),
             "named": list(selection.named),
             "lockable": {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()},
@@ -181,9 +188,11 @@ class ActionModule(ActionBase):
             },
             "machine": {"processor": facts["processor"]} if facts and "processor" in facts else {},
             "clients": [_for_clients(declared, s, reached) for s in placement.deployed(declared)],
-            "settings": {f: getattr(declared.settings, f) for f in spec.SETTINGS if f != "gateway"}
+            "settings": {f: getattr(declared.settings, f) for f in SETTINGS if f != "gateway"}
             | {"force": list(declared.settings.force), "switch": list(declared.settings.switch)},
-            "images": [_plain(image_job(declared, i, rendered)) for i in plan.images_to_make(declared, facts, running)],
+            "images": [
+                _plain(image_job(declared, i, rendered)) for i in needs.images_to_make(declared, facts, running)
+            ],
             "models": _missing_models(declared, running, facts),
             "models_here": _models_here(declared, selection.services, facts),
             "services": {
@@ -191,13 +200,13 @@ class ActionModule(ActionBase):
                 for s in declared.host_services
             },
             "host": _host_wants(declared),
-            "supervisor": _plain(observe.plan(declared)),
-            "door": _plain(door.settings(declared)),
-            "gateway_image": compose.image_ref(declared.images[compose.GATEWAY_IMAGE])
-            if compose.GATEWAY_IMAGE in declared.images
+            "supervisor": _plain(supervisor.plan(declared)),
+            "door": _plain(gateway_plan.settings(declared)),
+            "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE])
+            if GATEWAY_IMAGE in declared.images
             else "",
-            "acme_image": compose.image_ref(declared.images[compose.ACME_IMAGE])
-            if compose.ACME_IMAGE in plan.door_images(declared)
+            "acme_image": compose.image_ref(declared.images[ACME_IMAGE])
+            if ACME_IMAGE in needs.door_images(declared)
             else "",
         }
         if facts:
@@ -205,9 +214,9 @@ class ActionModule(ActionBase):
                 declared, facts, running, selection.services, rendered, reasons, bool(self._task.check_mode)
             )
             result["plan"]["work"]["preflight"] = _plain(
-                preflight.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
+                preflight_plan.jobs(declared, facts, reasons, rendered, configs, predict=bool(self._task.check_mode))
             )
-            result["plan"]["todo"] = plan.todo(
+            result["plan"]["todo"] = changes.todo(
                 selection.stages,
                 result["plan"]["work"],
                 images=result["plan"]["images"],
@@ -218,9 +227,9 @@ class ActionModule(ActionBase):
             beside = [s for s, entry in result["plan"]["services"].items() if entry["side_by_side"]]
             releases = {s: r for s, r in facts["releases"].items() if s in declared.host_services}
             result["plan"]["rollback"] = _plain(deploy.rollback(releases, selection.named, rendered, beside))
-            real = plan.status(declared, facts, judged, reasons, rendered)
+            real = status.status(declared, facts, judged, reasons, rendered)
             result["plan"]["status"] = _plain(real)
-            result["plan"]["status_table"] = "\n".join(table.status_table(declared, facts, real, judged))
+            result["plan"]["status_table"] = "\n".join(plan_tables.status_table(declared, facts, real, judged))
         result["changed"] = False
         return result
 
@@ -231,16 +240,16 @@ class ActionModule(ActionBase):
 
     def _declaration(
         self, variables: Mapping[str, Any], origins: dict[str, str]
-    ) -> tuple[dict[str, Any], list[spec.Finding]]:
+    ) -> tuple[dict[str, Any], list[Finding]]:
         """Variables as `spec.parse` wants them, and findings of those that are no catalogs; fills `origins` (key -> file:line)."""
         raw: dict[str, Any] = {}
-        found: list[spec.Finding] = []
+        found: list[Finding] = []
         for kind in CATALOGS:
             ours = self._value(variables, f"llm_{kind}", None)
             theirs = self._value(variables, f"llm_{kind}_custom", None)
             _note_origins(f"llm_{kind}", ours, origins)
             _note_origins(f"llm_{kind}", theirs, origins)
-            raw[kind], more = spec.catalog(kind, ours, theirs)
+            raw[kind], more = parse.catalog(kind, ours, theirs)
             found += more
         for key, variable in (("host_services", "llm_host_services"), ("gpus", "llm_host_gpus")):
             raw[key] = self._value(variables, variable, [])
@@ -248,7 +257,7 @@ class ActionModule(ActionBase):
         raw["lock"] = self._value(variables, "llm_lock", {})
         _note_origins("llm_lock", raw["lock"], origins)
         settings = {}
-        for key in spec.SETTINGS:
+        for key in SETTINGS:
             variable = f"llm_{key}"
             if variable in variables:
                 value = self._value(variables, variable, None)
@@ -258,11 +267,11 @@ class ActionModule(ActionBase):
         return raw, found
 
     def _plugins(
-        self, declared: spec.Declared, variables: Mapping[str, Any]
-    ) -> tuple[dict[str, dict[str, str]], dict[str, list[spec.Finding]]]:
+        self, declared: Declared, variables: Mapping[str, Any]
+    ) -> tuple[dict[str, dict[str, str]], dict[str, list[Finding]]]:
         """Contents of the plugin files of the host's services, and findings for files that are not there."""
         contents: dict[str, dict[str, str]] = {}
-        missing: dict[str, list[spec.Finding]] = {}
+        missing: dict[str, list[Finding]] = {}
         inventory = variables.get("inventory_dir")
         places = [Path(inventory) / "files"] if inventory else []
         places.append(PROJECT / "files")
@@ -273,7 +282,7 @@ class ActionModule(ActionBase):
                 path = next((c for c in candidates if c.is_file()), None)
                 if path is None:
                     looked = ", ".join(str(p) for p in places)
-                    finding = spec.Finding(
+                    finding = Finding(
                         "plugin-missing",
                         "error",
                         f"llm_services.{name}.plugins",
@@ -287,17 +296,15 @@ class ActionModule(ActionBase):
                 except (OSError, UnicodeDecodeError) as error:
                     why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
                     message, remedy = f"{path} cannot be read: {why}", "Save it as text in UTF-8, readable by you"
-                    finding = spec.Finding(
-                        "plugin-unreadable", "error", f"llm_services.{name}.plugins", message, remedy
-                    )
+                    finding = Finding("plugin-unreadable", "error", f"llm_services.{name}.plugins", message, remedy)
                     missing.setdefault(name, []).append(finding)
         return contents, missing
 
     def _known(
-        self, declared: spec.Declared, variables: Mapping[str, Any], facts: Mapping[str, Any] | None
-    ) -> tuple[dict[str, fit.Known], list[spec.Finding]]:
+        self, declared: Declared, variables: Mapping[str, Any], facts: Mapping[str, Any] | None
+    ) -> tuple[dict[str, estimate.Known], list[Finding]]:
         """What is known of the models: from their files on the host, else from files/configs of the inventory or of ours."""
-        found: dict[str, fit.Known] = {}
+        found: dict[str, estimate.Known] = {}
         problems = []
         inventory = variables.get("inventory_dir")
         places = [p / "files" / "configs" for p in (*([Path(inventory)] if inventory else []), PROJECT)]
@@ -306,23 +313,23 @@ class ActionModule(ActionBase):
             digest = state.get("digest") or ""
             path = next((p / f"{name}.json" for p in places if (p / f"{name}.json").is_file()), None)
             if state.get("config"):
-                size = (state.get("bytes") or 0) / spec.GIB
-                found[name] = fit.Known(state["config"], state.get("tensors"), size, digest)
+                size = (state.get("bytes") or 0) / GIB
+                found[name] = estimate.Known(state["config"], state.get("tensors"), size, digest)
             elif path is not None:
                 try:
                     kept = json.loads(path.read_text(encoding="utf-8"))
-                    size = (kept.get("bytes") or 0) / spec.GIB
-                    found[name] = fit.Known(kept["config"], kept.get("tensors"), size, digest)
+                    size = (kept.get("bytes") or 0) / GIB
+                    found[name] = estimate.Known(kept["config"], kept.get("tensors"), size, digest)
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     message = f"{path} is no JSON mapping with `config` ({type(error).__name__})"
                     remedy = "Remove it, and run playbooks/lock.yml"
-                    problems.append(spec.Finding("model-facts", "error", f"llm_models.{name}", message, remedy))
+                    problems.append(Finding("model-facts", "error", f"llm_models.{name}", message, remedy))
         return found, problems
 
     # -- answering ------------------------------------------------------------------------------------------------
 
     def _refused(
-        self, result: dict[str, Any], host: str, judged: Mapping[str, list[spec.Finding]], origins: Mapping[str, str]
+        self, result: dict[str, Any], host: str, judged: Mapping[str, list[Finding]], origins: Mapping[str, str]
     ) -> dict[str, Any]:
         found = [_with_file(f, origins) for findings in judged.values() for f in findings if f.severity == "error"]
         count = f"{len(found)} problem{'s' if len(found) != 1 else ''}"
@@ -331,7 +338,7 @@ class ActionModule(ActionBase):
         return result
 
 
-def _refusal_document(judged: Mapping[str, list[spec.Finding]], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _refusal_document(judged: Mapping[str, list[Finding]], raw: Mapping[str, Any]) -> dict[str, Any]:
     """plan.json of a declaration that is not even well-formed."""
     listed = raw["host_services"] if isinstance(raw["host_services"], (list, tuple)) else []
     services = {
@@ -377,20 +384,20 @@ def _from_command_line(key: str, value: Any) -> Any:
     return value
 
 
-def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spec.Finding]:
+def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[Finding]:
     """Variables that were renamed, and those that look like ours and are not: `llm_prun` would be ignored in silence.
 
     Names like none of ours are let be. Fills `origins` as _declaration does.
     """
-    known = {*(f"llm_{s}" for s in spec.SETTINGS), *spec.VARIABLES, *INTERNAL}
+    known = {*(f"llm_{s}" for s in SETTINGS), *VARIABLES, *INTERNAL}
     found = []
     for name, value in variables.items():
         message, remedy = renamed.successor(name)
         if message:
-            found.append(spec.Finding("renamed-variable", "error", name, message, remedy))
-        elif name.startswith("llm_") and name not in known and (near := spec.nearest(name, known)):
+            found.append(Finding("renamed-variable", "error", name, message, remedy))
+        elif name.startswith("llm_") and name not in known and (near := nearest(name, known)):
             message, remedy = "is no variable of this project", f"Did you mean `{near}`?"
-            found.append(spec.Finding("unknown-variable", "error", name, message, remedy))
+            found.append(Finding("unknown-variable", "error", name, message, remedy))
         else:
             continue
         _note_origins(name, name, origins)
@@ -398,7 +405,7 @@ def _misnamed(variables: Mapping[str, Any], origins: dict[str, str]) -> list[spe
     return found
 
 
-def _inventory(variables: Mapping[str, Any]) -> list[spec.Finding]:
+def _inventory(variables: Mapping[str, Any]) -> list[Finding]:
     """What is amiss beside the inventories: files of variables that belong to nobody, and a host without a declaration."""
     folders = dict.fromkeys(s if s.is_dir() else s.parent for s in _sources(variables))
     entries = [
@@ -415,9 +422,9 @@ def _inventory(variables: Mapping[str, Any]) -> list[spec.Finding]:
     return found
 
 
-def _by_service(findings: Iterable[spec.Finding], services: Any) -> dict[str, list[spec.Finding]]:
+def _by_service(findings: Iterable[Finding], services: Any) -> dict[str, list[Finding]]:
     names = [str(s) for s in services] if isinstance(services, Mapping) else []
-    found: dict[str, list[spec.Finding]] = {"": []}
+    found: dict[str, list[Finding]] = {"": []}
     for finding in findings:
         parts = finding.key.split(".")
         owner = parts[1] if parts[0] == "llm_services" and len(parts) > 1 and parts[1] in names else ""
@@ -462,12 +469,12 @@ def _short(path: str) -> str:
         return str(full)
 
 
-def _with_file(finding: spec.Finding, origins: Mapping[str, str]) -> spec.Finding:
+def _with_file(finding: Finding, origins: Mapping[str, str]) -> Finding:
     """The finding with the file and line of its key, or of the nearest key above it."""
     key = finding.key
     while key:
         if key in origins:
-            return spec.Finding(**{**vars(finding), "file": origins[key]})
+            return Finding(**{**vars(finding), "file": origins[key]})
         key = key.rpartition(".")[0]
     return finding
 
@@ -477,13 +484,13 @@ def _place(key: str, origins: Mapping[str, str]) -> str:
     return f"{key} ({origins[key]})" if key in origins else key
 
 
-def _to_lock(declared: spec.Declared, services: Iterable[str]) -> dict[str, dict[str, str]]:
+def _to_lock(declared: Declared, services: Iterable[str]) -> dict[str, dict[str, str]]:
     """Tags and branches that these services and their gateway come from; see lock.wanted."""
     services = tuple(services)
-    gateway = plan.door_images(declared) if services else []
-    models = plan.needed_models(declared, services)
-    images = [*plan.needed_images(declared, services), *quantize.images(declared, models), *gateway]
-    return lock.wanted(declared, images, [*models, *quantize.sources(declared, models)])
+    gateway = needs.door_images(declared) if services else []
+    models = needs.needed_models(declared, services)
+    images = [*needs.needed_images(declared, services), *quantize_plan.images(declared, models), *gateway]
+    return lock.wanted(declared, images, [*models, *quantize_plan.sources(declared, models)])
 
 
 def _plain(value: Any) -> Any:
@@ -506,7 +513,7 @@ def _compose_text(release: compose.Release) -> str:
 
 
 def _service(
-    declared: spec.Declared,
+    declared: Declared,
     release: compose.Release,
     facts: Mapping[str, Any] | None = None,
     *,
@@ -526,12 +533,12 @@ def _service(
             "container": release.container,
             "folder": folder,
             "service_folder": compose.service_dir(settings, service.name),
-            "cache": f"{settings.root}/cache/{compose.cache_key(release.facts['image']['id'])}",
+            "cache": f"{settings.root}/cache/{names.cache_key(release.facts['image']['id'])}",
             "key_file": compose.key_file(settings, service.name),
             "image": compose.image_ref(declared.images[service.image]),
             "model_folder": compose.model_dir(settings, declared.models[service.model]),
             "record_folder": f"{settings.root}/state/calibration",
-            "record_key": fit.service_key(
+            "record_key": estimate.service_key(
                 declared,
                 service,
                 (facts or {}).get("images", {}).get(compose.image_ref(declared.images[service.image])),
@@ -543,14 +550,12 @@ def _service(
             "model": service.model,
             "accelerator": settings.accelerator,
             "port": service.port,
-            "route": plan.route_of(service),
-            "engine_keys_file": f"{settings.root}/gateway/{door.ENGINE_KEYS_FILE}",
+            "route": changes.route_of(service),
+            "engine_keys_file": f"{settings.root}/gateway/{gateway_keys.ENGINE_KEYS_FILE}",
             "boot_timeout": service.boot_timeout,
             "drain": service.drain,
             "args": service.args,
-            "smoke": smoke.known(
-                model.smoke, service.smoke, service.args, context=model.context, vision=bool(model.vision)
-            ),
+            "smoke": known(model.smoke, service.smoke, service.args, context=model.context, vision=bool(model.vision)),
             "warmup": service.warmup,
             "status": service.status,
             "state": service.state,
@@ -563,25 +568,23 @@ def _service(
     return rendered
 
 
-def _for_clients(declared: spec.Declared, name: str, reached: str) -> dict[str, Any]:
+def _for_clients(declared: Declared, name: str, reached: str) -> dict[str, Any]:
     """What role client_config wants to know of a service. reached: name or address of the host."""
     service = declared.services[name]
     model = declared.models[service.model]
-    told = clients.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
-    place = clients.Door(
+    told = programs.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
+    place = programs.Door(
         declared.settings.bind_address,
         reached,
-        door.setting(declared, "https_port"),
-        door.ports_address(declared),
-        door.known_as(declared, reached),
+        gateway_plan.setting(declared, "https_port"),
+        gateway_plan.ports_address(declared),
+        gateway_plan.known_as(declared, reached),
     )
-    url = clients.url(place, name, service.port, door.host_name(declared, name))
+    url = programs.url(place, name, service.port, gateway_plan.host_name(declared, name))
     return {"service": name, "url": url, "declared": told}
 
 
-def image_job(
-    declared: spec.Declared, name: str, rendered: Mapping[str, compose.Release] | None = None
-) -> dict[str, Any]:
+def image_job(declared: Declared, name: str, rendered: Mapping[str, compose.Release] | None = None) -> dict[str, Any]:
     """An image with its sources and proofs, and the same for the images it is built on.
 
     rendered: releases of the host's services. An image with proofs has to accept the command lines of those that use it.
@@ -602,21 +605,19 @@ def image_job(
 
 
 def _missing_models(
-    declared: spec.Declared, running: Iterable[str], facts: Mapping[str, Any] | None
+    declared: Declared, running: Iterable[str], facts: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    needed = plan.needed_models(declared, running)
-    names = dict.fromkeys([*quantize.sources(declared, needed, facts), *needed])
+    needed = needs.needed_models(declared, running)
+    names = dict.fromkeys([*quantize_plan.sources(declared, needed, facts), *needed])
     return [job for job in _models(declared, names, facts) if not job["present"]]
 
 
-def _models_here(
-    declared: spec.Declared, services: Iterable[str], facts: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    found = plan.models_to_verify(declared, facts, services)
+def _models_here(declared: Declared, services: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    found = needs.models_to_verify(declared, facts, services)
     return [{**job, "fetch_missing": found[job["name"]]} for job in _models(declared, found, facts)]
 
 
-def _models(declared: spec.Declared, names: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _models(declared: Declared, names: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """What role model_store is given of these models."""
     have = (facts or {}).get("models", {})
     jobs = []
@@ -632,30 +633,32 @@ def _models(declared: spec.Declared, names: Iterable[str], facts: Mapping[str, A
                 "sources": list(model.sources),
                 "size_gib": model.size_gib,
                 "images": {i: compose.image_ref(declared.images[i]) for i in sorted(converters)},
-                **({"quantize": quantize.job(declared, model)} if quantize.made_of(model) else {}),
+                **({"quantize": quantize_plan.job(declared, model)} if quantize_plan.made_of(model) else {}),
             }
         )
     return list(_plain(jobs))
 
 
-def _host_wants(declared: spec.Declared) -> dict[str, Any]:
+def _host_wants(declared: Declared) -> dict[str, Any]:
     """What module llm_host_facts is to look for."""
     services = declared.host_services
-    models = plan.host_models(declared)
+    models = needs.host_models(declared)
     return {
         "root": declared.settings.root,
         "images": sorted({compose.image_ref(i) for i in declared.images.values()}),
         "models": {m: compose.model_dir(declared.settings, declared.models[m]) for m in sorted(models)},
-        "texts": sorted({t for m in models if (t := quantize.text_file(declared, declared.models[m]))}),
+        "texts": sorted({t for m in models if (t := quantize_plan.text_file(declared, declared.models[m]))}),
         "services": list(services),
-        "ports": sorted({*(declared.services[s].port for s in placement.deployed(declared)), *door.ports(declared)}),
-        "door": _plain(door.settings(declared)),
+        "ports": sorted(
+            {*(declared.services[s].port for s in placement.deployed(declared)), *gateway_plan.ports(declared)}
+        ),
+        "door": _plain(gateway_plan.settings(declared)),
         "gpus": declared.settings.accelerator == "nvidia",
     }
 
 
 def _work(
-    declared: spec.Declared,
+    declared: Declared,
     facts: Mapping[str, Any],
     running: list[str],
     selected: Iterable[str],
@@ -664,7 +667,7 @@ def _work(
     predict: bool,
 ) -> dict[str, Any]:
     upcoming = {s: rendered[s].hash for s in reasons} if predict else {}
-    orphans = plan.orphans(declared, facts)
+    orphans = placement.orphans(declared, facts)
     work: dict[str, Any] = _plain(
         {
             "deploy": [
@@ -677,17 +680,17 @@ def _work(
                 for s, why in reasons.items()
             ],
             "strays": deploy.strays(facts, running, reasons),
-            "stop": plan.to_stop(declared, facts, selected, reasons),
+            "stop": changes.to_stop(declared, facts, selected, reasons),
             "orphans": [] if declared.settings.prune else orphans,
             "removed": orphans if declared.settings.prune else [],
-            "prune_images": plan.images_to_remove(declared, facts, upcoming),
+            "prune_images": needs.images_to_remove(declared, facts, upcoming),
             "prune_models": store.unneeded(
                 facts.get("stored_models", []),
-                [compose.model_dir(declared.settings, declared.models[m]) for m in plan.host_models(declared)],
+                [compose.model_dir(declared.settings, declared.models[m]) for m in needs.host_models(declared)],
                 facts.get("release_models", []),
             ),
-            "prove": list(plan.to_prove(facts, running, rendered)),
-            "routes": plan.routes(declared, facts, upcoming),
+            "prove": list(changes.to_prove(facts, running, rendered)),
+            "routes": changes.routes(declared, facts, upcoming),
         }
     )
     return work

@@ -16,7 +16,8 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import files, report
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.report import results
 
 VERDICT, JUNIT, PAGE, RUNS = "verdict.json", "junit.xml", "report.html", "runs.json"
 
@@ -44,26 +45,26 @@ class ActionModule(ActionBase):
         # Without Ansible's tagged types, of which JSON knows nothing.
         options = json.loads(json.dumps(options))
         host, folder, at = str(variables["inventory_hostname"]), Path(options["folder"]), time.time()
-        verdict, noted = report.collect(options["services"], options["results"])
-        runs, last = report.add_run(
-            report.parse_history(files.read(folder / RUNS)), verdict, noted, options["about"], round(at, 1)
+        verdict, noted = results.collect(options["services"], options["results"])
+        runs, last = results.add_run(
+            results.parse_history(files.read(folder / RUNS)), verdict, noted, options["about"], round(at, 1)
         )
         machine = options.get("machine", {})
         checks = [check for service in verdict["services"].values() for check in service["checks"]]
         result.update(
             changed=False,
             ok=verdict["ok"],
-            verdict=report.document(verdict, machine),
-            proofs=report.proofs(verdict),
+            verdict=results.document(verdict, machine),
+            proofs=results.proofs(verdict),
             page=str(folder / PAGE),
         )
         if self._task.check_mode or not checks:
             return result
         texts = {
             VERDICT: json.dumps(result["verdict"], indent=2, ensure_ascii=False) + "\n",
-            JUNIT: report.junit(verdict, host, at, machine),
-            RUNS: report.history_text(runs, last),
-            PAGE: report.page(host, runs, last, machine),
+            JUNIT: results.junit(verdict, host, at, machine),
+            RUNS: results.history_text(runs, last),
+            PAGE: results.page(host, runs, last, machine),
         }
         for name, text in texts.items():
             try:

@@ -20,7 +20,7 @@ import tests.conftest  # noqa: F401 - makes our module_utils importable
 # isort: split
 import docker
 import llm_smoke
-from ansible.module_utils.llm import smoke
+from ansible.module_utils.llm.engine import judge
 
 from tests.e2e.test_mutations import parameters, served
 
@@ -34,7 +34,7 @@ def main() -> int:
     of = served(service)
     params = parameters(address, of.name, of, of.args)
     key = Path(f"/opt/llm/services/{service}/current/secrets/client-key").read_text(encoding="utf-8").strip()
-    asked = smoke.applying(of.args, "full", room=params["context"], needle=params["needle"])
+    asked = judge.applying(of.args, "full", room=params["context"], needle=params["needle"])
     failed: dict[str, int] = {}
     seconds: dict[str, float] = {}
     for check in (a for a in asked if a.id not in params["unable"] and (not only or a.id in only)):

@@ -37,17 +37,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 sys.path.insert(0, str(PROJECT))
 
-from ansible.module_utils.llm import (  # noqa: E402 - the path comes first, here and below
-    artifacts,
-    compose,
-    door,
-    door_host,
-    files,
-    observe,
-    plan,
-    spec,
-)
-from ansible.module_utils.llm import host as read_host  # noqa: E402
+from ansible.module_utils.llm.base import files, names  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.base.names import GATEWAY_IMAGE  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.declare import parse  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.gateway import host as gateway_host  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.gateway import keys as gateway_keys  # noqa: E402
+from ansible.module_utils.llm.host import read as read_host  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.models import artifacts  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.plan import changes, compose, supervisor  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.plan import gateway as gateway_plan  # noqa: E402
 
 from tests import catalogs  # noqa: E402
 
@@ -134,8 +132,8 @@ class Host:
         own = {key: self.host[key] for key in ("root", "host_services", "accelerator", "gateway")}
         raw = catalogs.raw("demo", **own)
         for kind in ("models", "services"):
-            raw[kind] = spec.merge(raw[kind], self.host[f"{kind}_custom"])
-        declared, findings = spec.parse(raw)
+            raw[kind] = parse.merge(raw[kind], self.host[f"{kind}_custom"])
+        declared, findings = parse.parse(raw)
         if declared is None:
             raise SystemExit("\n".join(f.text() for f in findings))
         self.declared = declared
@@ -156,9 +154,9 @@ class Host:
             manifest = artifacts.make_manifest(place, {"stub": name})
             (place / artifacts.MANIFEST).write_text(artifacts.manifest_text(manifest))
             models[name] = artifacts.look(place)
-        references = {compose.image_ref(self.declared.images[i]) for i in ("vllm-cpu", compose.GATEWAY_IMAGE)}
+        references = {compose.image_ref(self.declared.images[i]) for i in ("vllm-cpu", GATEWAY_IMAGE)}
         images = {reference: f"sha256:{n:064x}" for n, reference in enumerate(sorted(references), 1)}
-        rendered = plan.releases(self.declared, {"images": images, "models": models}, {})
+        rendered = changes.releases(self.declared, {"images": images, "models": models}, {})
         containers = [self._service(name, release) for name, release in rendered.items()]
         (self.root / "state").mkdir()
         python = self.root / "venv/bin/python"
@@ -166,11 +164,11 @@ class Host:
         python.symlink_to(sys.executable)
         lock = files.read(PROJECT / "roles/host_tools/files/requirements.lock")
         (self.root / "venv/.lock-sha256").write_text(_sha256(lock) + "\n")
-        gateway = {"id": "e" * 64, "image": images[compose.image_ref(self.declared.images[compose.GATEWAY_IMAGE])]}
+        gateway = {"id": "e" * 64, "image": images[compose.image_ref(self.declared.images[GATEWAY_IMAGE])]}
         containers.append(
             {
                 "Id": gateway["id"],
-                "Names": [f"/{compose.GATEWAY}"],
+                "Names": [f"/{names.GATEWAY}"],
                 "ImageID": gateway["image"],
                 "State": "running",
                 "Labels": {"llm.gateway": "true"},
@@ -182,15 +180,15 @@ class Host:
             "/info": {"DockerRootDir": str(self.folder), "ContainersRunning": len(containers)},
             "/containers/json": containers,
             "/images/json": [{"Id": i, "RepoTags": [r], "Size": 1} for r, i in images.items()],
-            "/networks": [{"Name": n, "Internal": internal} for n, internal in compose.NETWORKS.items()],
+            "/networks": [{"Name": n, "Internal": internal} for n, internal in names.NETWORKS.items()],
         }
-        routes = plan.routes(self.declared, {"releases": {}}, {s: r.hash for s, r in rendered.items()})
-        watched = observe.plan(self.declared)
+        routes = changes.routes(self.declared, {"releases": {}}, {s: r.hash for s, r in rendered.items()})
+        watched = supervisor.plan(self.declared)
         self.given = {
             "rendered_file": str(self.folder / "rendered.json"),
             "gateway_routes": routes,
-            "gateway_settings": door.settings(self.declared),
-            "gateway_image": compose.image_ref(self.declared.images[compose.GATEWAY_IMAGE]),
+            "gateway_settings": gateway_plan.settings(self.declared),
+            "gateway_image": compose.image_ref(self.declared.images[GATEWAY_IMAGE]),
             "gateway_root": str(self.root),
             "gateway_found": {"id": gateway["id"][:12]},
             "engine_supervisor_image": watched["image"],
@@ -205,13 +203,15 @@ class Host:
         for name, part in rendered.items():
             for file, content in part["files"].items():
                 files.write(self.root / name / file, content)
-        keys = door.key_map(door_host.clients(self.root / "gateway"), door_host.service_keys(self.root), time.time())
-        loaded = [rendered["gateway"]["loaded"], door_host.digest(keys), "none"]
+        keys = gateway_keys.key_map(
+            gateway_host.clients(self.root / "gateway"), gateway_host.service_keys(self.root), time.time()
+        )
+        loaded = [rendered["gateway"]["loaded"], gateway_host.digest(keys), "none"]
         files.write(self.root / "gateway/loaded", " ".join(loaded) + "\n")
         self.answers["/containers/json"].append(
             {
                 "Id": "d" * 64,
-                "Names": [f"/{compose.SUPERVISOR}"],
+                "Names": [f"/{names.SUPERVISOR}"],
                 "ImageID": "sha256:" + "0" * 64,
                 "State": "running",
                 "Labels": {"llm.supervisor": rendered["supervisor"]["loaded"]},

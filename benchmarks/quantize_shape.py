@@ -43,7 +43,8 @@ for name in ("ansible", "ansible.module_utils"):
     module.__path__ = [str(ROOT / "module_utils")]
     sys.modules.setdefault(name, module)
 
-from ansible.module_utils.llm import artifacts, quantize, warmup  # noqa: E402 - the lines above make it importable
+from ansible.module_utils.llm.engine import warmup  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.models import artifacts, quantize  # noqa: E402 - the path comes first
 
 
 def small(config: dict[str, Any]) -> dict[str, Any]:

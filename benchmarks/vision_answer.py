@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 sys.path.insert(0, str(ROOT))
 
-from ansible.module_utils.llm import smoke  # noqa: E402 - the lines above make it importable
+from ansible.module_utils.llm.declare.checks import CHECKS  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.engine import judge  # noqa: E402 - the path comes first
 
 from benchmarks.engine_process import KEY, NAME, Engine, serving  # noqa: E402
 
@@ -48,7 +49,7 @@ TEMPLATE = """\
 {%- endfor %}{%- endif %}{{- '<|im_end|>\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 PIXELS = 64 * 64  # pictures stay as small as they come
-CHECKS = {"health", "models", "no_key_refused", "wrong_key_refused", "answer", "streaming", "vision"}
+WANTED = {"health", "models", "no_key_refused", "wrong_key_refused", "answer", "streaming", "vision"}
 
 
 def config(words: int, ids: dict[str, int]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def train(folder: Path, count: int) -> float:
     torch.manual_seed(1)
     chance = random.Random(1)  # noqa: S311
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pairs = list(itertools.permutations(smoke.COLOURS, 2))
+    pairs = list(itertools.permutations(judge.COLOURS, 2))
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -121,7 +122,7 @@ def train(folder: Path, count: int) -> float:
     learner = trainers.BpeTrainer(
         vocab_size=600, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
-    spoken = [smoke.VISION_QUESTION, *(" ".join(p) for p in pairs), *(t for fact in FACTS for t in fact)]
+    spoken = [judge.VISION_QUESTION, *(" ".join(p) for p in pairs), *(t for fact in FACTS for t in fact)]
     raw.train_from_iterator([*spoken, "user\nassistant\n"] * 4, learner)
     marks = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
     tokenizer = transformers.Qwen2TokenizerFast(tokenizer_object=raw, model_max_length=4096, **marks)
@@ -138,7 +139,7 @@ def train(folder: Path, count: int) -> float:
         return asked + answer + "<|im_end|>", [picture] if picture is not None else []
 
     def seen(left: str, right: str) -> Any:
-        image = Image.open(io.BytesIO(smoke.picture(left, right))).convert("RGB")
+        image = Image.open(io.BytesIO(judge.picture(left, right))).convert("RGB")
         shift = [chance.randrange(-12, 13) for _ in range(3)]
         bands = [b.point(lambda v, s=s: min(255, max(0, v + s))) for b, s in zip(image.split(), shift, strict=True)]
         return Image.merge("RGB", bands)
@@ -148,7 +149,7 @@ def train(folder: Path, count: int) -> float:
     model.train()
     loss = torch.zeros(())
     for step in range(count):
-        chosen = [example(smoke.VISION_QUESTION, f"{a} {b}", seen(a, b)) for a, b in chance.sample(pairs, 8)]
+        chosen = [example(judge.VISION_QUESTION, f"{a} {b}", seen(a, b)) for a, b in chance.sample(pairs, 8)]
         chosen += [example(question, answer, None) for question, answer in FACTS]
         batch = processor(
             text=[text for text, _ in chosen],
@@ -178,7 +179,7 @@ def train(folder: Path, count: int) -> float:
     model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
     right = 0
     for a, b in pairs:
-        text, pictures = example(smoke.VISION_QUESTION, "", Image.open(io.BytesIO(smoke.picture(a, b))).convert("RGB"))
+        text, pictures = example(judge.VISION_QUESTION, "", Image.open(io.BytesIO(judge.picture(a, b))).convert("RGB"))
         given = processor(text=[text.removesuffix("<|im_end|>")], images=pictures, return_tensors="pt").to(device)
         said = model.generate(**given, max_new_tokens=8, do_sample=False)[0, given["input_ids"].shape[1] :]
         right += tokenizer.decode(said, skip_special_tokens=True).strip() == f"{a} {b}"
@@ -193,13 +194,13 @@ def by_sdks(engine: Engine) -> dict[str, Any]:
 
     given = openai.OpenAI(base_url=f"{engine.url}/v1", api_key=KEY)
     other = anthropic.Anthropic(base_url=engine.url, auth_token=KEY)
-    pairs = list(itertools.permutations(smoke.COLOURS, 2))
+    pairs = list(itertools.permutations(judge.COLOURS, 2))
     right = {"openai": 0, "anthropic": 0, "of": len(pairs), "prompt_tokens": 0}
     for a, b in pairs:
-        data = base64.b64encode(smoke.picture(a, b)).decode()
+        data = base64.b64encode(judge.picture(a, b)).decode()
         part: Any = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
         block: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
-        text: Any = {"type": "text", "text": smoke.VISION_QUESTION}
+        text: Any = {"type": "text", "text": judge.VISION_QUESTION}
         answer = given.chat.completions.create(
             model=NAME, messages=[{"role": "user", "content": [part, text]}], temperature=0, max_tokens=8
         )
@@ -240,7 +241,7 @@ def main() -> int:
     if not given.train_only:
         args = {"gpu-memory-utilization": 0.2, "max-model-len": 4096, "limit-mm-per-prompt": {"image": 4, "video": 0}}
         with serving(folder, args, {}, given.out.with_suffix(".log")) as engine:
-            others = {a.id: "it was taught colours and two facts" for a in smoke.TABLE if a.id not in CHECKS}
+            others = {a.id: "it was taught colours and two facts" for a in CHECKS if a.id not in WANTED}
             report["boot_seconds"] = engine.boot_seconds
             report["smoke"] = engine.module("llm_smoke", vision=True, depth="full", unable=others, max_tokens=16)
             report["sdks"] = by_sdks(engine)

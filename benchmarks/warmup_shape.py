@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 sys.path.insert(0, str(ROOT))
 
-from ansible.module_utils.llm import warmup  # noqa: E402 - the lines above make it importable
+from ansible.module_utils.llm.engine import warmup  # noqa: E402 - the path comes first
 
 from benchmarks.engine_process import KEY, NAME, Engine, serving  # noqa: E402
 

@@ -17,7 +17,7 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import inventory
+from ansible.module_utils.llm.declare import inventory
 
 DOCUMENTATION = r"""
 name: llm_inventory

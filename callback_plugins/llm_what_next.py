@@ -22,7 +22,8 @@ _LIBRARY = str(PROJECT / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import VERSION, report
+from ansible.module_utils.llm import VERSION
+from ansible.module_utils.llm.report import results
 
 DOCUMENTATION = r"""
 name: llm_what_next
@@ -131,7 +132,7 @@ def versions(seen: Seen) -> list[str]:
     known += [f"Docker {docker['version']}"] if docker.get("version") else []
     services = seen.plan.get("services") or {}
     known += [f"image {services[name]['image']}" for name in seen.plan.get("deployed") or () if name in services]
-    return [", ".join(known), f"processor {report.processor(seen.host) or 'not read (see /proc/cpuinfo)'}"]
+    return [", ".join(known), f"processor {results.processor(seen.host) or 'not read (see /proc/cpuinfo)'}"]
 
 
 def _short(path: Path, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What role vllm_service and its playbooks ask the pure functions of module_utils/llm/deploy.py."""
+"""What role vllm_service and its playbooks ask the pure functions of module_utils/llm/plan/deploy.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import deploy
+from ansible.module_utils.llm.plan import deploy
 
 
 class FilterModule:

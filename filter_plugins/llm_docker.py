@@ -1,4 +1,4 @@
-"""What role docker_engine asks the pure functions of module_utils/llm/docker_setup.py."""
+"""What role docker_engine asks the pure functions of module_utils/llm/docker/packages.py."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import docker_setup
+from ansible.module_utils.llm.docker import packages as docker_packages
 
 
 def versions(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
-    """See docker_setup.choose."""
+    """See packages.choose."""
     try:
-        return docker_setup.choose(listing, pins)
+        return docker_packages.choose(listing, pins)
     except ValueError as error:
         raise AnsibleFilterError(f"docker_engine_*version: {error}") from error
 
@@ -31,7 +31,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
-            "llm_docker_work": docker_setup.work,
+            "llm_docker_work": docker_packages.work,
             "llm_docker_versions": versions,
-            "llm_docker_repository": docker_setup.repository,
+            "llm_docker_repository": docker_packages.repository,
         }

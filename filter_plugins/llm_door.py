@@ -1,4 +1,4 @@
-"""What role gateway asks the pure functions of module_utils/llm/door.py."""
+"""What role gateway asks the pure functions of module_utils/llm/gateway/routes.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import clients, door
+from ansible.module_utils.llm.base import addresses
+from ansible.module_utils.llm.gateway import routes
 
 
 class FilterModule:
@@ -22,9 +23,9 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
-            "llm_in_url": clients.in_url,
-            "llm_listing": door.listing,
-            "llm_pools": door.pools,
-            "llm_reached": clients.reached,
-            "llm_returns": door.returns,
+            "llm_in_url": addresses.in_url,
+            "llm_listing": routes.listing,
+            "llm_pools": routes.pools,
+            "llm_reached": addresses.reached,
+            "llm_returns": routes.returns,
         }

@@ -1,4 +1,4 @@
-"""What role nvidia_toolkit asks the pure functions of module_utils/llm/gpu.py."""
+"""What role nvidia_toolkit asks the pure functions of module_utils/llm/gpu/nvidia.py."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm import gpu
+from ansible.module_utils.llm.base import dpkg
+from ansible.module_utils.llm.gpu import nvidia
 
 
 def deb_versions(files: Iterable[str]) -> dict[str, str]:
     """Package to version, of the names of .deb files."""
     try:
-        return dict(gpu.package_of(f) for f in files)
+        return dict(dpkg.package_of(f) for f in files)
     except ValueError as error:
         raise AnsibleFilterError(f"nvidia_toolkit_packages: {error}") from error
 
 
 def driver_packages(distribution: str, version: str, kind: str) -> list[str]:
-    """See gpu.driver_packages."""
+    """See nvidia.driver_packages."""
     try:
-        return gpu.driver_packages(distribution, version, kind)
+        return nvidia.driver_packages(distribution, version, kind)
     except ValueError as error:
         raise AnsibleFilterError(f"{error}: name them in nvidia_toolkit_driver_packages") from error
 
@@ -39,7 +40,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
-            "llm_gpu_work": gpu.work,
+            "llm_gpu_work": nvidia.work,
             "llm_deb_versions": deb_versions,
             "llm_driver_packages": driver_packages,
         }

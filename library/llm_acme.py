@@ -72,7 +72,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import acme, certificates, compose, docker_api, files, haproxy, host
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.gateway import acme, certificates, haproxy
+from ansible.module_utils.llm.host import read as read_host
 
 READY_WITHIN = 120.0  # beside what lego gets: to start, and to be led to by HAProxy
 
@@ -80,10 +83,10 @@ READY_WITHIN = 120.0  # beside what lego gets: to start, and to be led to by HAP
 def running() -> tuple[bool, str]:
     """Whether its container runs, and the label of what it was started with; "absent" when there is none."""
     try:
-        found = docker_api.inspect(compose.ACME)
+        found = docker_api.inspect(names.ACME)
     except docker_api.NotFound:
         return False, "absent"
-    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get(compose.ACME_LABEL, ""))
+    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get(names.ACME_LABEL, ""))
 
 
 def remove(module: AnsibleModule, folder: Path) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def remove(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         return {"changed": False, "action": "none"}
     if not module.check_mode:
         if there:
-            docker_api.delete(f"/containers/{compose.ACME}?force=1")
+            docker_api.delete(f"/containers/{names.ACME}?force=1")
         shutil.rmtree(place / "app", ignore_errors=True)
         for name in ("compose.yml", "config.json", acme.CA):
             (place / name).unlink(missing_ok=True)
@@ -135,7 +138,7 @@ def await_attempt(module: AnsibleModule, folder: Path, within: float) -> dict[st
         if attempt and not attempt.get("asking"):
             return attempt
         if time.monotonic() > end:
-            _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.ACME])
+            _, out, err = module.run_command(["docker", "logs", "--tail", "20", names.ACME])
             module.fail_json(msg=f"the ACME client does not answer. Its last words: {out}{err}")
         time.sleep(0.2)
 
@@ -151,7 +154,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if ca_file:
         texts[acme.CA] = Path(ca_file).read_text(encoding="utf-8")
         diff += files.diffs(place, place, {acme.CA: texts[acme.CA]})
-    old = sorted(set(host.program(place, [], "", "")["files"]) - set(texts))
+    old = sorted(set(read_host.program(place, [], "", "")["files"]) - set(texts))
     good = running() == (True, module.params["loaded"]) and not diff and not old
     why = lacks(folder, config)
     if good and not why:
@@ -161,9 +164,9 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     action = "asked" if good else "started"
     if module.check_mode:
         return {"changed": True, "action": action, "diff": diff}
-    docker_api.ensure_network(compose.FRONT_NETWORK, internal=compose.NETWORKS[compose.FRONT_NETWORK])
+    docker_api.ensure_network(names.FRONT_NETWORK, internal=names.NETWORKS[names.FRONT_NETWORK])
     if not good and running()[1] != "absent":
-        docker_api.delete(f"/containers/{compose.ACME}?force=1")
+        docker_api.delete(f"/containers/{names.ACME}?force=1")
     for name in old:
         (place / name).unlink()
     for name, text in texts.items():
@@ -173,7 +176,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     # Without a record of the last attempt the client begins at once.
     (folder / acme.DATA / acme.ATTEMPT).unlink(missing_ok=True)
     if not good:
-        argv = ["docker", "compose", "--project-name", compose.ACME, "--file", str(place / "compose.yml")]
+        argv = ["docker", "compose", "--project-name", names.ACME, "--file", str(place / "compose.yml")]
         rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never"])
         if rc != 0:
             module.fail_json(msg=f"the ACME client does not start: {(err or out).strip()}", rc=rc)

@@ -73,7 +73,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import clients, files
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.clients import programs
 
 
 def main() -> None:
@@ -88,11 +89,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    unknown = sorted(set(params["clients"]) - set(clients.CLIENTS))
+    unknown = sorted(set(params["clients"]) - set(programs.CLIENTS))
     if unknown:
-        module.fail_json(msg=f"clients: {', '.join(unknown)} is not known. Known are {', '.join(clients.CLIENTS)}")
+        module.fail_json(msg=f"clients: {', '.join(unknown)} is not known. Known are {', '.join(programs.CLIENTS)}")
     try:
-        what = clients.served(params["service"], params["url"], params["declared"])
+        what = programs.served(params["service"], params["url"], params["declared"])
     except ValueError as error:
         module.fail_json(msg=str(error))
     except TypeError as error:
@@ -100,7 +101,7 @@ def main() -> None:
     folder, changes = Path(params["folder"]), []
     wanted = {
         folder / name: text
-        for name, text in clients.files(what).items()
+        for name, text in programs.files(what).items()
         if not params["clients"] or name.partition("/")[0] in params["clients"]
     }
     for path, text in wanted.items():

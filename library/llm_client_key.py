@@ -102,40 +102,42 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, door, door_host
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway import keys as gateway_keys
 
 UNTOLD = (
     "The change is written down, but the gateway did not take it: as long as it runs, it goes by the keys of before, so one that "
     "was revoked or replaced still passes and a new one does not. Run site.yml, which tells it again; "
-    f"`docker restart {compose.GATEWAY}` does it at once, and cuts what is under way"
+    f"`docker restart {names.GATEWAY}` does it at once, and cuts what is under way"
 )
 
 
 def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Carry it out; door.Refused says what can't be."""
+    """Carry it out; keys.Refused says what can't be."""
     root, do, now = Path(given["root"]), given["do"], time.time()
     folder = root / "gateway"
-    keys, made = door_host.clients(folder), ""
+    keys, made = gateway_host.clients(folder), ""
     client = given["client"] or ""
     if do == "create":
-        keys, _, made = door.create(keys, door.wanted_key(given, given["known"], now), now)
+        keys, _, made = gateway_keys.create(keys, gateway_keys.wanted_key(given, given["known"], now), now)
     elif do == "rotate":
-        keys, _, made = door.rotate(keys, client, given["overlap"], now)
+        keys, _, made = gateway_keys.rotate(keys, client, given["overlap"], now)
     elif do == "revoke":
-        keys = door.revoke(keys, client, now)
+        keys = gateway_keys.revoke(keys, client, now)
     elif do == "rotate-engine":
-        if late := door_host.facts(root, {}, now)["old_engine_keys"]:
-            raise door.Refused(
+        if late := gateway_host.facts(root, {}, now)["old_engine_keys"]:
+            raise gateway_keys.Refused(
                 f"the engines of {', '.join(late)} have the key before the last one: run site.yml, then rotate again"
             )
         if not check_mode:
-            door_host.new_engine_key(folder)
+            gateway_host.new_engine_key(folder)
     told = ""
     if do not in ("list", "rotate-engine") and not check_mode:
-        door_host.keep_clients(folder, keys)
-        told = door_host.refresh_keys(root)
+        gateway_host.keep_clients(folder, keys)
+        told = gateway_host.refresh_keys(root)
     shown = [{**dataclasses.asdict(k), "state": k.state(now)} for k in keys]
-    result = {"changed": do != "list", "keys": shown, "table": door.table(keys, now), "told": told == "told"}
+    result = {"changed": do != "list", "keys": shown, "table": gateway_keys.table(keys, now), "told": told == "told"}
     result["problem"] = UNTOLD if told == "untold" else ""
     return {**result, "key": made} if made and not check_mode else result
 
@@ -162,7 +164,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**act(module.params, module.check_mode))
-    except door.Refused as error:
+    except gateway_keys.Refused as error:
         module.fail_json(msg=f"{error} No key was changed.")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")

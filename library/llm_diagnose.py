@@ -99,7 +99,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import diagnostics, docker_api
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import diagnostics
 
 METRICS_TIMEOUT = 3.0
 GPU_TIMEOUT = 20  # nvidia-smi hangs when a GPU has fallen off its bus

@@ -101,8 +101,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import daemon, docker_api, docker_host, files
-from ansible.module_utils.llm.docker_engine import Engine, Failed
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import daemon
+from ansible.module_utils.llm.docker import host as docker_host
+from ansible.module_utils.llm.docker.process import Engine, Failed
 
 
 class Daemon:

@@ -79,8 +79,12 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, deploy, docker_api, gpu_host
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import load
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.gpu import memory
 
 POLL = 0.5
 
@@ -95,20 +99,20 @@ def running(name: str) -> dict[str, Any] | None:
     return found if state["Running"] or state.get("Restarting") else None
 
 
-def ask(inspected: dict[str, Any], port: int) -> deploy.Load:
+def ask(inspected: dict[str, Any], port: int) -> load.Load:
     """What an engine says that it has to do. One that boots, hangs or restarts says nothing."""
     state = inspected["State"]
-    address = docker_api.container_ip(inspected, compose.NETWORK)
+    address = docker_api.container_ip(inspected, names.NETWORK)
     if not address or state.get("Paused") or state.get("Restarting"):
-        return deploy.Load(None, None)
+        return load.Load(None, None)
     connection = http.client.HTTPConnection(address, port, timeout=3)
     try:
         connection.request("GET", "/metrics")
-        return deploy.load(connection.getresponse().read().decode("utf-8", "replace"))
+        return load.load(connection.getresponse().read().decode("utf-8", "replace"))
     except ConnectionRefusedError:  # it boots, or its server has ended: nobody has a request in it
-        return deploy.Load(0, 0)
+        return load.Load(0, 0)
     except (OSError, http.client.HTTPException):
-        return deploy.Load(None, None)
+        return load.Load(None, None)
     finally:
         connection.close()
 
@@ -121,10 +125,10 @@ def drain(module: AnsibleModule, names: list[str], progress: Progress) -> dict[s
     while True:
         for name in names:
             inspected = running(name)
-            found = ask(inspected, module.params["port"]) if inspected else deploy.Load(0, 0)
+            found = ask(inspected, module.params["port"]) if inspected else load.Load(0, 0)
             looks[name] = looks[name] + 1 if found.idle or inspected is None else 0
             said[name] = found.text()
-        busy = {n: said[n] for n in names if looks[n] < deploy.IDLE_LOOKS}
+        busy = {n: said[n] for n in names if looks[n] < load.IDLE_LOOKS}
         if not busy or time.monotonic() >= end:
             return busy
         progress.say("drain", "; ".join(f"{n}: {text}" for n, text in busy.items()))
@@ -143,7 +147,7 @@ def wait_for_memory(module: AnsibleModule, before: dict[str, dict[str, Any]], pr
     """Fail unless what engines held of GPUs comes free in time."""
     end = time.monotonic() + module.params["memory_timeout"]
     while before:
-        waiting = deploy.still_held(before, look_at_gpus(module))
+        waiting = memory.still_held(before, look_at_gpus(module))
         if not waiting:
             return
         if time.monotonic() >= end:
@@ -166,7 +170,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode or not there:
         return {"changed": bool(there), "drained": True, "cut": {}, "seconds": 0.0}
     cut = drain(module, names, progress) if names else {}
-    before = deploy.held(look_at_gpus(module), [str(i["Id"]) for i in found.values() if i]) if names else {}
+    before = memory.held(look_at_gpus(module), [str(i["Id"]) for i in found.values() if i]) if names else {}
     for name in names:
         progress.say("stop", name)
         inspected = running(name)

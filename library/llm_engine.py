@@ -37,8 +37,8 @@ options:
     default: 600
   history_folder:
     description:
-      - Folder with one file for each release of what it did on this host (see module_utils/llm/history.py). Each boot that was
-        watched to its end is added, and the time of the ones before is what this one is compared with.
+      - Folder with one file for each release of what it did on this host (see module_utils/llm/engine/history.py). Each boot that
+        was watched to its end is added, and the time of the ones before is what this one is compared with.
       - The file's name follows from the container's labels C(llm.service) and C(llm.release).
     type: path
   record_folder:
@@ -165,8 +165,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, engine, files, fit, history
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import boot, history, log, records
 
 POLL = 0.5
 QUIET = 10.0  # seconds without a change after which the last log line is shown; llm_live shows a sign of life every 15
@@ -254,7 +256,7 @@ class Watch:
         self.reader = docker_api.LogReader(
             self.container, since=begin, until=max(begin, time.time_ns()) + (self.timeout + 60) * 10**9
         )
-        self.boot = engine.BootProgress(started=begin / 1e9)
+        self.boot = boot.BootProgress(started=begin / 1e9)
         self.lines: list[str] = []
         self.log_error = ""
         self.said_at = time.monotonic()
@@ -304,8 +306,8 @@ class Watch:
         found: dict[str, Any] = {
             "changed": False,
             "phases": self.boot.phases(self.boot.ready_at() or time.time()),
-            "harvest": engine.harvest(self.lines),
-            "cache": engine.compile_cache(self.lines),
+            "harvest": boot.harvest(self.lines),
+            "cache": boot.compile_cache(self.lines),
             "restarts": self.state.restarts,
         }
         if self.ip:
@@ -326,7 +328,7 @@ class Watch:
     def failure(self, what: str, *, remedy: str = "") -> dict[str, Any]:
         """Return the arguments of a failure: what happened, the likely cause, the last lines."""
         exit_code, oom_killed = self.exit()
-        cause = engine.likely_cause(self.lines, exit_code=exit_code, oom_killed=oom_killed)
+        cause = boot.likely_cause(self.lines, exit_code=exit_code, oom_killed=oom_killed)
         message = f"The engine in container {self.container} {what}; boot phase: {self.boot.describe()}."
         if cause:
             message += f" {cause.cause} {cause.remedy}"
@@ -340,7 +342,7 @@ class Watch:
             "msg": message,
             "ready": False,
             "cause": asdict(cause) if cause else {},
-            "log_tail": engine.tail(self.lines),
+            "log_tail": log.tail(self.lines),
         }
         if exit_code is not None:
             found.update(exit_code=exit_code, oom_killed=oom_killed)
@@ -379,10 +381,10 @@ def keep_boot(watch: Watch, found: Mapping[str, Any]) -> bool:
 
 def keep_record(harvest: Mapping[str, Any], folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
     """Write what a boot measured; returns `changed` and the file. A record is a help and no condition: no room is no failure."""
-    kept = fit.record(harvest, key) if key else None
+    kept = records.record(harvest, key) if key else None
     if kept is None:
         return {}
-    path = Path(folder) / fit.record_name(kept)
+    path = Path(folder) / records.record_name(kept)
     try:
         changed = files.write(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
     except OSError:

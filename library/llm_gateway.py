@@ -34,7 +34,7 @@ options:
     type: list
     elements: int
   pools:
-    description: What leads to which engines, of C(module_utils/llm/door.py).
+    description: What leads to which engines, of C(module_utils/llm/gateway/routes.py).
     type: list
     elements: dict
     default: []
@@ -99,7 +99,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import certificates, clients, compose, docker_api, door, door_host, files, haproxy
+from ansible.module_utils.llm.base import addresses, files, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.gateway import certificates, haproxy, routes
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway import keys as gateway_keys
 
 COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
@@ -112,7 +116,7 @@ EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-s
 def inspected() -> dict[str, Any] | None:
     """Docker's inspection of the gateway, None when there is none."""
     try:
-        return dict(docker_api.get(f"/containers/{compose.GATEWAY}/json"))
+        return dict(docker_api.get(f"/containers/{names.GATEWAY}/json"))
     except docker_api.NotFound:
         return None
 
@@ -152,7 +156,7 @@ def check(module: AnsibleModule, folder: Path, texts: dict[str, str], private: d
 def pem(module: AnsibleModule, folder: Path) -> tuple[str, str]:
     """Certificate and key as HAProxy reads them, and why they are others than before ("" when they are not)."""
     wanted = module.params["certificate"]
-    old = files.read(folder / door_host.PEM)
+    old = files.read(folder / gateway_host.PEM)
     if not wanted.get("https_port"):
         return old, ""
     now = time.time()
@@ -162,9 +166,9 @@ def pem(module: AnsibleModule, folder: Path) -> tuple[str, str]:
             module.fail_json(msg=f"llm_gateway.certificate: {given['problem']}. The running gateway is untouched")
         return given["pem"], "" if given["pem"] == old else "another one was given"
     if wanted.get("acme"):
-        why = door_host.stand_in_is_due(folder)
+        why = gateway_host.stand_in_is_due(folder)
     else:
-        why = door_host.own_is_due(folder, wanted["certificate_names"], now)
+        why = gateway_host.own_is_due(folder, wanted["certificate_names"], now)
     if not why or module.check_mode:
         return old, why
     return issued(module, folder, wanted["certificate_names"]), why
@@ -185,7 +189,7 @@ def issued(module: AnsibleModule, folder: Path, names: list[str]) -> str:
                     + ["-keyout", "ca.key", "-out", "ca.pem"])  # fmt: skip
             files.write(authority / "ca.key", files.read(work / "ca.key"), 0o400)
             files.write(authority / "ca.pem", files.read(work / "ca.pem"))
-        listed = ",".join(f"{'IP' if door.is_address(n) else 'DNS'}:{n}" for n in names)
+        listed = ",".join(f"{'IP' if addresses.is_address(n) else 'DNS'}:{n}" for n in names)
         extensions = (
             "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\n"
         )
@@ -223,7 +227,7 @@ def worker(folder: Path) -> int | None:
 
 def last_words(module: AnsibleModule) -> str:
     """End of the gateway's log."""
-    _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.GATEWAY])
+    _, out, err = module.run_command(["docker", "logs", "--tail", "20", names.GATEWAY])
     return f"Its last words: {out}{err}"
 
 
@@ -234,7 +238,7 @@ def keep_log(module: AnsibleModule, folder: Path, found: dict[str, Any] | None) 
     rc, out, _ = module.run_command(["docker", "logs", found["Id"]])
     requests = "".join(f"{line}\n" for line in out.splitlines() if line.startswith("{"))
     if rc == 0 and requests:
-        logs = folder / door_host.LOGS
+        logs = folder / gateway_host.LOGS
         files.write(logs / f"{found['Created'][:19].replace(':', '-')}.log", requests, 0o640)
         for old in sorted(logs.glob("*.log"))[:-KEPT_LOGS]:
             old.unlink()
@@ -255,7 +259,7 @@ def wait_for_ports(module: AnsibleModule) -> None:
     end = time.monotonic() + READY_WITHIN
     for port in module.params["ports"]:
         address = module.params["ports_address" if port in own else "address"] or module.params["address"]
-        target = clients.reached(address)
+        target = addresses.reached(address)
         while True:
             try:
                 socket.create_connection((target, port), timeout=2).close()
@@ -263,7 +267,7 @@ def wait_for_ports(module: AnsibleModule) -> None:
             except OSError as error:
                 if time.monotonic() > end:
                     module.fail_json(
-                        msg=f"the gateway does not listen on {clients.in_url(address)}:{port}: {error}. {last_words(module)}"
+                        msg=f"the gateway does not listen on {addresses.in_url(address)}:{port}: {error}. {last_words(module)}"
                     )
                 time.sleep(0.2)
 
@@ -276,7 +280,7 @@ def tell(folder: Path, changes: list[dict[str, str]]) -> bool:
             if haproxy.say(folder, f"set server {server} state maint") != "":
                 return False
             continue
-        address = docker_api.container_ip(docker_api.inspect(change["after"]), compose.NETWORK)
+        address = docker_api.container_ip(docker_api.inspect(change["after"]), names.NETWORK)
         if "changed its FQDN" not in (haproxy.say(folder, f"set server {server} fqdn {change['after']}") or ""):
             return False
         end = time.monotonic() + READY_WITHIN / 2
@@ -304,16 +308,18 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     found = inspected()
     running = bool(found and found["State"]["Running"])
     stamp = folder / "loaded"
-    loaded = (files.read(stamp).split() + [""] * door_host.LOADED)[: door_host.LOADED]
+    loaded = (files.read(stamp).split() + [""] * gateway_host.LOADED)[: gateway_host.LOADED]
     certificate, why = pem(module, folder)
     now = int(time.time())
-    returns = {n: door.STOPPED if int(s) == door.STOPPED else now + int(s) for n, s in module.params["returns"].items()}
-    maps = door_host.maps(folder.parent, pools, returns)
+    returns = {
+        n: routes.STOPPED if int(s) == routes.STOPPED else now + int(s) for n, s in module.params["returns"].items()
+    }
+    maps = gateway_host.maps(folder.parent, pools, returns)
     # By ACME another one comes at any time, and whoever brings it tells HAProxy.
     in_place = "acme" if module.params["certificate"].get("acme") else certificate
-    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(door_host.digest, (maps["keys.map"], in_place))]
+    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(gateway_host.digest, (maps["keys.map"], in_place))]
     diff = files.diffs(folder, folder, texts)
-    returning = returns or files.read(folder / door_host.MAPS / "returns.map")
+    returning = returns or files.read(folder / gateway_host.MAPS / "returns.map")
     if running and loaded == wanted and not diff and not why and not returning:
         return {"changed": False, "action": "none"}
     changes = None
@@ -323,20 +329,20 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         # What runs is what lies there; an edited file is none to compare with.
         if (
             loaded[1] == sums({**texts, CONFIG: before})[1]
-            and loaded[door_host.CERTIFICATE_AT] == wanted[-1]
+            and loaded[gateway_host.CERTIFICATE_AT] == wanted[-1]
             and not why
         ):
-            changes = door.switched(before, texts[CONFIG])
+            changes = routes.switched(before, texts[CONFIG])
             action = "told" if changes is not None else action
     else:
         action = "started"
     if module.check_mode:
         return {"changed": True, "action": action, "diff": diff}
-    for network, internal in compose.NETWORKS.items():
+    for network, internal in names.NETWORKS.items():
         docker_api.ensure_network(network, internal=internal)
-    private = {f"{door_host.MAPS}/{name}": text for name, text in maps.items()}
+    private = {f"{gateway_host.MAPS}/{name}": text for name, text in maps.items()}
     if certificate:
-        private[door_host.PEM] = certificate
+        private[gateway_host.PEM] = certificate
     if changes is None:
         check(module, folder, texts, private)
     stamp.unlink(missing_ok=True)  # until all is loaded, nothing is known to be
@@ -348,18 +354,18 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(run, module.params["uid"], module.params["uid"])
     if changes is not None:
-        during = door_host.maps(folder.parent, pools, returns, changes)
+        during = gateway_host.maps(folder.parent, pools, returns, changes)
         # Connections to the engine of before are used on until it ends, and it knows no newer key than this one.
         kept = {k: during[k] for k in ["engines.map"] if during[k].count("\n") == maps[k].count("\n")}
         if not (load(folder, during) and tell(folder, changes) and load(folder, {**maps, **kept})):
             action = "reloaded"
     if action == "reloaded":
         before_pid = worker(folder)
-        docker_api.post(f"/containers/{compose.GATEWAY}/kill?signal=USR2")
+        docker_api.post(f"/containers/{names.GATEWAY}/kill?signal=USR2")
         wait_for_worker(module, folder, before_pid)
     elif action == "started":
         keep_log(module, folder, found)
-        argv = ["docker", "compose", "--project-name", compose.GATEWAY, "--file", str(folder / COMPOSE)]
+        argv = ["docker", "compose", "--project-name", names.GATEWAY, "--file", str(folder / COMPOSE)]
         rc, out, err = module.run_command(
             [*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"]
         )
@@ -378,7 +384,7 @@ def remove(module: AnsibleModule) -> dict[str, Any]:
     if not found:
         return {"changed": False, "action": "none"}
     ports = sorted(int(p.partition("/")[0]) for p in found["HostConfig"]["PortBindings"] or {})
-    header = f"container {compose.GATEWAY}"
+    header = f"container {names.GATEWAY}"
     shown = {"before_header": header, "before": f"{found['State']['Status']}, ports {', '.join(map(str, ports))}\n"}
     diff = [{**shown, "after_header": "absent", "after": ""}]
     if not module.check_mode:
@@ -425,7 +431,7 @@ def main() -> None:
                 diff=files.diffs(Path("/nonexistent"), Path(module.params["folder"]), module.params["files"]),
             )
         module.fail_json(msg=f"gateway: {error}")
-    except door.Refused as error:
+    except gateway_keys.Refused as error:
         module.fail_json(msg=f"{error} The running gateway is untouched.")
     except OSError as error:
         module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")

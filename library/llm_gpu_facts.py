@@ -53,7 +53,7 @@ ansible_facts:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import gpu_host
+from ansible.module_utils.llm.gpu import host as gpu_host
 
 
 def main() -> None:

@@ -78,8 +78,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import daemon, docker_api, files, gpu, gpu_host, spec, values
-from ansible.module_utils.llm.docker_engine import Engine, Failed, waited
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare import values
+from ansible.module_utils.llm.declare.objects import Gpu
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import daemon
+from ansible.module_utils.llm.docker.process import Engine, Failed, waited
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.gpu import nvidia
 
 DAEMON = Path("/etc/docker/daemon.json")
 IMAGE = "llm/gpu-probe:latest"
@@ -125,8 +131,8 @@ class Toolkit:
         return {"gpu": self.seen, "docker": self.docker}
 
     def steps(self) -> dict[str, str]:
-        """See gpu.work; packages are not this module's."""
-        found = gpu.work(
+        """See nvidia.work; packages are not this module's."""
+        found = nvidia.work(
             self.facts, runtime=self.runtime, gpus=self.declared, persistence=self.module.params["persistence"]
         )
         return {name: why for name, why in found.items() if name not in ("toolkit", "hold")}
@@ -144,10 +150,10 @@ class Toolkit:
         wrong = self.seen["trouble"]
         if wrong:
             raise Failed(f"{wrong['message']}. {wrong['remedy']}")
-        problem = gpu.runtime_problem(self.docker, self.runtime, wsl=self.seen["wsl"])
+        problem = nvidia.runtime_problem(self.docker, self.runtime, wsl=self.seen["wsl"])
         if problem:
             raise Failed(f"llm_gpu_runtime: {problem[0]}. {problem[1]}")
-        for differs in gpu.differences(self.declared, self.seen["gpus"]):
+        for differs in nvidia.differences(self.declared, self.seen["gpus"]):
             text = f"llm_host_gpus.{differs['position']}.{differs['part']}: {differs['message']}. {differs['remedy']}"
             if differs["id"] == "gpu-missing":
                 raise Failed(text)
@@ -184,7 +190,7 @@ class Toolkit:
         before = files.read(DAEMON)
         after = self.command([*argv, "--dry-run"], f"{DAEMON} could not be read", remedy)
         try:
-            lost = gpu.lost_settings(json.loads(before or "{}"), json.loads(after))
+            lost = nvidia.lost_settings(json.loads(before or "{}"), json.loads(after))
         except ValueError as error:
             raise Failed(f"nvidia-ctk answers with no JSON ({error}): {daemon.shown(after[:200])}. {remedy}") from error
         if lost:
@@ -267,14 +273,14 @@ class Toolkit:
         lost = []
         for listed in docker_api.containers(running_only=True):
             try:
-                if not gpu.uses_gpu(docker_api.inspect(listed["Id"])):
+                if not nvidia.uses_gpu(docker_api.inspect(listed["Id"])):
                     continue
             except docker_api.NotFound:  # it ended meanwhile
                 continue
             rc, out, err = self.module.run_command(["docker", "exec", listed["Id"], "nvidia-smi", "-L"])
             if "executable file not found" in out + err or "is not running" in out + err:
                 continue
-            wrong = gpu.failure(rc, out + err)
+            wrong = nvidia.failure(rc, out + err)
             if wrong:
                 lost.append(f"{listed['Names'][0].lstrip('/')} ({wrong['message']})")
         if lost:
@@ -288,25 +294,25 @@ class Toolkit:
         """UUIDs of the GPUs that a new container sees, given them as services are."""
         found = self.seen["gpus"]
         ids = [g.uuid or str(g.index) for g in self.declared] or [g["uuid"] for g in found]
-        expected = {one["uuid"] for g in self.declared if (one := gpu.match(g, found))} or {g["uuid"] for g in found}
+        expected = {one["uuid"] for g in self.declared if (one := nvidia.match(g, found))} or {g["uuid"] for g in found}
         tool = self.seen["tool"]
         self.import_image(tool)
         try:
             try:
-                rc, output = run_container(tool, gpu.request(self.runtime, ids))
+                rc, output = run_container(tool, nvidia.request(self.runtime, ids))
             except docker_api.DockerError as error:
-                if not gpu.engine_must_restart(str(error)):
+                if not nvidia.engine_must_restart(str(error)):
                     raise
                 self.restart(str(error))
-                rc, output = run_container(tool, gpu.request(self.runtime, ids))
+                rc, output = run_container(tool, nvidia.request(self.runtime, ids))
         except docker_api.DockerError as error:
             remedy = "Compare `nvidia-ctk cdi list`" if self.runtime == "cdi" else "See `journalctl --unit docker`"
             raise Failed(f"no container gets GPUs by llm_gpu_runtime: {self.runtime}: {error}. {remedy}") from error
         finally:
             self.module.run_command(["docker", "image", "rm", "--force", IMAGE])
-        seen = gpu.parse_list(output)
+        seen = nvidia.parse_list(output)
         if not expected <= set(seen):
-            wrong = gpu.failure(rc, output)
+            wrong = nvidia.failure(rc, output)
             why = wrong["message"] if wrong else f"it shows {', '.join(seen) or 'none'}"
             raise Failed(
                 f"a container given {', '.join(ids)} by llm_gpu_runtime: {self.runtime} does not see "
@@ -332,10 +338,10 @@ class Toolkit:
             raise Failed(f"`{' '.join(argv)}` failed: {(err or out).strip()}. Look whether Docker has room on its disk")
 
 
-def declared(entry: dict[str, Any], position: int) -> spec.Gpu:
+def declared(entry: dict[str, Any], position: int) -> Gpu:
     """A GPU as declared; the plan has checked its shape, a role used by itself has not."""
     try:
-        return spec.Gpu(
+        return Gpu(
             int(entry["index"]), str(entry["model"]), values.size_bytes(entry["memory"]), str(entry.get("uuid") or "")
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -413,7 +419,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         raise Failed(
             f"this is not as it should be after it was done: {text}. Look at nvidia-smi and `journalctl --unit docker`"
         )
-    proof = json.dumps(gpu.signature(toolkit.facts, toolkit.runtime), indent=2, sort_keys=True) + "\n"
+    proof = json.dumps(nvidia.signature(toolkit.facts, toolkit.runtime), indent=2, sort_keys=True) + "\n"
     files.write(toolkit.root / gpu_host.PROOF_FILE, proof)
     return result
 

@@ -86,7 +86,7 @@ ansible_facts:
             - installed, running, version, compose_version, error, root (Docker's data folder), named (what DOCKER_HOST says).
             - live_restore, swarm (is it a node of one), running_containers (their number).
             - process (pid of an engine of this host), outdated (its program was replaced), daemon (file, problem, settings, loaded,
-              environment), packages, repositories, repository_key; see module_utils/llm/docker_host.py. Passwords are hashed.
+              environment), packages, repositories, repository_key; see module_utils/llm/docker/host.py. Passwords are hashed.
             - runtimes, names of those that the engine has loaded; cdi, whether it injects CDI devices.
           type: dict
         networks:
@@ -139,7 +139,7 @@ ansible_facts:
           description: What engines measured at earlier boots (see llm_engine, record_folder).
           type: list
         lease:
-          description: Which run changes the host (see module_utils/llm/lease.py); left, seconds until that expires.
+          description: Which run changes the host (see module_utils/llm/base/lease.py); left, seconds until that expires.
           type: dict
         boot_records:
           description: Service to release to its boots on this host, summed up; see history.boot_record in module_utils/llm.
@@ -165,7 +165,7 @@ ansible_facts:
         gpu:
           description:
             - Null unless asked for. devices (PCI addresses), wsl, module (version of the loaded one), tool (path of nvidia-smi).
-            - trouble (null, or id, message, remedy), driver, cuda, gpus (see module_utils/llm/gpu.py).
+            - trouble (null, or id, message, remedy), driver, cuda, gpus (see module_utils/llm/gpu/nvidia.py).
             - toolkit (package to version and held), cdi (file, driver, devices), refresher, runtime, proof.
           type: dict
         supervisor:
@@ -187,20 +187,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import (
-    acme,
-    compose,
-    docker_api,
-    docker_host,
-    door_host,
-    gpu_host,
-    history,
-    host,
-    lease,
-    store,
-    texts,
-)
-from ansible.module_utils.llm import images as images_of
+from ansible.module_utils.llm.base import lease, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import host as docker_host
+from ansible.module_utils.llm.engine import history
+from ansible.module_utils.llm.gateway import acme
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.host import read as read_host
+from ansible.module_utils.llm.images.images import RECORDS
+from ansible.module_utils.llm.models import dataset_files, store
 
 
 def docker_facts(module: AnsibleModule, root: Path) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
@@ -214,8 +210,8 @@ def docker_facts(module: AnsibleModule, root: Path) -> tuple[dict[str, Any], lis
         "installed": module.get_bin_path("dockerd") is not None,
         "running": False,
         "version": None,
-        "compose_version": host.compose_version(
-            host.compose_plugin(), root / "state/compose", ask, keep=not module.check_mode
+        "compose_version": read_host.compose_version(
+            read_host.compose_plugin(), root / "state/compose", ask, keep=not module.check_mode
         ),
         "error": None,
         "root": "/var/lib/docker",
@@ -268,49 +264,50 @@ def main() -> None:
     wanted = module.params
     root = Path(wanted["root"])
     docker, containers, images, networks = docker_facts(module, root)
-    engines, published = host.containers(containers)
-    records = host.image_records(root / images_of.RECORDS)
+    engines, published = read_host.containers(containers)
+    records = read_host.image_records(root / RECORDS)
     ids = {image["Id"] for image in images}
     ours = {engine["service"] for engine in engines}
-    gateway = next((c for c in containers if f"/{compose.GATEWAY}" in (c.get("Names") or [])), None)
+    gateway = next((c for c in containers if f"/{names.GATEWAY}" in (c.get("Names") or [])), None)
     facts = {
-        "system": host.system(),
+        "system": read_host.system(),
         "docker": docker,
-        "networks": {n["Name"]: n["Internal"] for n in networks if n["Name"] in compose.NETWORKS},
-        "images": host.image_ids(images, wanted["images"]),
-        "owned_images": host.owned_images(images, containers, records, compose.LOCAL),
+        "networks": {n["Name"]: n["Internal"] for n in networks if n["Name"] in names.NETWORKS},
+        "images": read_host.image_ids(images, wanted["images"]),
+        "owned_images": read_host.owned_images(images, containers, records, names.LOCAL),
         "image_records": records,
-        "release_images": host.release_images(root / "services"),
+        "release_images": read_host.release_images(root / "services"),
         "containers": engines,
-        "strangers": host.strangers(containers, compose.PREFIX, compose.LABELS),
+        "strangers": read_host.strangers(containers, names.PREFIX, names.LABELS),
         "published": published,
-        "listening": host.listening(wanted["ports"]),
-        "releases": {s: host.release(root / "services" / s, ids) for s in {*wanted["services"], *ours}},
-        "models": {name: host.model(folder) for name, folder in wanted["models"].items()},
-        "texts": {name: texts.look(Path(name)) for name in wanted["texts"]},
+        "listening": read_host.listening(wanted["ports"]),
+        "releases": {s: read_host.release(root / "services" / s, ids) for s in {*wanted["services"], *ours}},
+        "models": {name: read_host.model(folder) for name, folder in wanted["models"].items()},
+        "texts": {name: dataset_files.look(Path(name)) for name in wanted["texts"]},
         "stored_models": store.stored(root / "models"),
         "release_models": store.in_releases(root / "services"),
-        "calibration": host.records(root / "state" / "calibration"),
+        "calibration": read_host.records(root / "state" / "calibration"),
         "lease": lease.facts(root / lease.FILE),
         "boot_records": {s: history.boot_records(root / "state" / "history", s) for s in wanted["services"]},
-        "disk": {"root": host.disk(str(root)), "docker": host.disk(docker["root"])},
-        "memory": host.memory(),
-        "processor": host.processor(),
-        "venv": {"lock_sha256": host.environment_lock(root / "venv")},
-        "keys": {s: host.fingerprint(root / "keys" / s) for s in wanted["services"]},
+        "disk": {"root": read_host.disk(str(root)), "docker": read_host.disk(docker["root"])},
+        "memory": read_host.memory(),
+        "processor": read_host.processor(),
+        "venv": {"lock_sha256": read_host.environment_lock(root / "venv")},
+        "keys": {s: read_host.fingerprint(root / "keys" / s) for s in wanted["services"]},
         "gpu": gpu_host.read(module.run_command, root) if wanted["gpus"] else None,
-        "supervisor": host.program(
-            root / compose.SUPERVISOR_FOLDER, containers, compose.SUPERVISOR, compose.SUPERVISOR_LABEL
+        "supervisor": read_host.program(
+            root / names.SUPERVISOR_FOLDER, containers, names.SUPERVISOR, names.SUPERVISOR_LABEL
         ),
         "gateway": {
             "files": {
-                n: host.file_sha256(root / "gateway" / n) for n in ("compose.yml", "etc/haproxy.cfg", "etc/door.lua")
+                n: read_host.file_sha256(root / "gateway" / n)
+                for n in ("compose.yml", "etc/haproxy.cfg", "etc/door.lua")
             },
-            "loaded": host.first_line(root / "gateway" / "loaded"),
+            "loaded": read_host.first_line(root / "gateway" / "loaded"),
             "id": gateway["Id"][:12] if gateway else "",
             "state": gateway["State"] if gateway else "absent",
-            "acme": host.program(root / "gateway" / acme.FOLDER, containers, compose.ACME, compose.ACME_LABEL),
-            **door_host.facts(root, wanted["door"], time.time()),
+            "acme": read_host.program(root / "gateway" / acme.FOLDER, containers, names.ACME, names.ACME_LABEL),
+            **gateway_host.facts(root, wanted["door"], time.time()),
         },
     }
     module.exit_json(changed=False, ansible_facts={"llm_host": facts})

@@ -145,8 +145,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, files, host, images
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.host import read as read_host
+from ansible.module_utils.llm.images import images
 
 KINDS = ("pull", "archive", "build", "bootstrap")
 
@@ -228,7 +231,7 @@ class Maker:
 
     def record_of(self, ref: str) -> dict[str, Any] | None:
         """What was written down when an image was made."""
-        return host.image_records(self.records).get(ref) if self.records else None
+        return read_host.image_records(self.records).get(ref) if self.records else None
 
     def has(self, job: Mapping[str, Any]) -> bool:
         """Whether an image is there, and proven as far as it is to be."""
@@ -278,7 +281,7 @@ class Maker:
                 "found": delivery.found,
                 "proofs": delivery.proofs,
             }
-            write_records(self.records, {**host.image_records(self.records), job["ref"]: record})
+            write_records(self.records, {**read_host.image_records(self.records), job["ref"]: record})
         if image_id(job["ref"]) != found:
             self.run(f"tag {job['ref']}", ["docker", "tag", found, job["ref"]])
         self.remove([candidate(job)])
@@ -372,7 +375,7 @@ class Maker:
 
 def candidate(job: Mapping[str, Any]) -> str:
     """Name of an image that is not proven yet."""
-    return f"{compose.LOCAL}{job['name']}:candidate"
+    return f"{names.LOCAL}{job['name']}:candidate"
 
 
 @contextmanager
@@ -399,7 +402,7 @@ def image_id(reference: str) -> str:
     """Id of an image, "" when it is not there."""
     if reference.startswith("sha256:"):
         return reference
-    return host.image_ids(docker_api.get("/images/json"), [reference]).get(reference, "")
+    return read_host.image_ids(docker_api.get("/images/json"), [reference]).get(reference, "")
 
 
 def names_here() -> set[str]:
@@ -408,7 +411,7 @@ def names_here() -> set[str]:
 
 
 def write_records(path: Path, records: Mapping[str, Any]) -> None:
-    """Keep what was made; see host.image_records."""
+    """Keep what was made; see image_records of host/read.py."""
     files.write(path, json.dumps(records, indent=1, sort_keys=True) + "\n")
 
 
@@ -419,7 +422,7 @@ def absent(module: AnsibleModule, maker: Maker) -> None:
     if found and not module.check_mode:
         maker.run(f"remove {ref}", ["docker", "image", "rm", ref])
         if maker.records:
-            records = {r: e for r, e in host.image_records(maker.records).items() if r != ref}
+            records = {r: e for r, e in read_host.image_records(maker.records).items() if r != ref}
             for entry in records.values():
                 entry["names"] = [n for n in entry["names"] if n != ref]
             write_records(maker.records, records)

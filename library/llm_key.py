@@ -69,7 +69,8 @@ import secrets
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import door_host, files
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.gateway import host as gateway_host
 
 
 def main() -> None:
@@ -94,12 +95,12 @@ def main() -> None:
     key = given or existing or f"sk-{secrets.token_urlsafe(32)}"
     module.no_log_values.add(key)
     # An engine that runs on does not read its file again: the gateway may not be told that it has newer ones.
-    door_keys = door_host.accepted(engine_file)[:-1]
+    door_keys = gateway_host.accepted(engine_file)[:-1]
     if module.params["engine_keys_file"]:
         folder = Path(module.params["engine_keys_file"]).parent
-        door_keys = door_host.engine_keys(folder)
+        door_keys = gateway_host.engine_keys(folder)
         if not door_keys and not module.check_mode:
-            door_keys = door_host.new_engine_key(folder)
+            door_keys = gateway_host.new_engine_key(folder)
         module.no_log_values.update(door_keys)
     options = json.dumps({"api-key": [*door_keys, key]}) + "\n"  # JSON is YAML; the engine reads it as such
     if module.check_mode:

@@ -74,7 +74,10 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, door, door_host, files
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.gateway import leaks
 
 
 def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -82,12 +85,12 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
     found, searched = [], []
     for entry in docker_api.get("/containers/json?all=1"):
         name = entry["Names"][0].lstrip("/")
-        if not set(compose.LABELS) & set(entry.get("Labels") or {}):
+        if not set(names.LABELS) & set(entry.get("Labels") or {}):
             continue
         settings = json.dumps(docker_api.get(f"/containers/{entry['Id']}/json"), indent=1)
-        found += [f"docker inspect {name}: {who}" for _, who in door.leaked(settings, known)]
+        found += [f"docker inspect {name}: {who}" for _, who in leaks.leaked(settings, known)]
         _, out, err = module.run_command(["docker", "logs", name])
-        found += [f"log of container {name}, line {line}: {who}" for line, who in door.leaked(out + err, known)]
+        found += [f"log of container {name}, line {line}: {who}" for line, who in leaks.leaked(out + err, known)]
         searched += [f"log and settings of {name}"]
     for process in Path("/proc").glob("[0-9]*"):
         for what in ("cmdline", "environ"):
@@ -95,7 +98,7 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
                 text = (process / what).read_bytes().replace(b"\0", b"\n").decode("utf-8", "replace")
             except OSError:  # it ended meanwhile
                 continue
-            if leaked := door.leaked(text, known):
+            if leaked := leaks.leaked(text, known):
                 name = files.read(process / "comm").strip() or "a process that has ended"
                 found += [f"{process}/{what} ({name}): {who}" for _, who in leaked]
     return found, [*searched, "command lines and environments of processes"]
@@ -115,14 +118,14 @@ def main() -> None:
     root = Path(module.params["root"])
     try:
         given = module.params["known"]
-        known = door_host.known_keys(root) if given is None else {str(k): str(v) for k, v in given.items()}
+        known = leaks.known_keys(root) if given is None else {str(k): str(v) for k, v in given.items()}
         found, searched = [], [str(f) for f in module.params["folders"]]
         for folder in module.params["folders"]:
-            found += door_host.leaks_in(Path(folder), known, root, module.params["skip"])
+            found += leaks.leaks_in(Path(folder), known, root, module.params["skip"])
         if module.params["containers"]:
             more, what = in_containers(module, known)
             found, searched = found + more, searched + what
-    except (door.Refused, docker_api.DockerError) as error:
+    except (gateway_keys.Refused, docker_api.DockerError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, found=found, known=known, searched=searched)
 

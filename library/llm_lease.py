@@ -28,7 +28,7 @@ options:
     type: str
     default: /opt/llm
   claim:
-    description: Who the run is; see C(claimant) in module_utils/llm/lease.py.
+    description: Who the run is; see C(claimant) in module_utils/llm/base/lease.py.
     type: dict
     default: {}
   generation:
@@ -75,7 +75,7 @@ ansible_facts:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import lease
+from ansible.module_utils.llm.base import lease
 
 
 def main() -> None:

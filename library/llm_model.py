@@ -166,8 +166,12 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, lock, spec, store, values
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.http import Answer, Unreachable
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare import values
+from ansible.module_utils.llm.models import artifacts, store
+from ansible.module_utils.llm.models.hub import HUB, refused_by_hub
 
 KINDS = ("hub", "package", "path", "archive")
 NETWORK = ("hub", "package")
@@ -372,7 +376,7 @@ class Fetcher:
         if declared and (found := artifacts.sha256(archive)) != declared:
             raise Failed(f"it has SHA-256 {found}, declared is {declared}. Bring the file anew")
         packed = _zip_size(archive)
-        expected = packed or int(self.module.params["size_gib"] * spec.GIB)
+        expected = packed or int(self.module.params["size_gib"] * GIB)
         self._room(max(archive.stat().st_size, expected))
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -416,7 +420,7 @@ class Fetcher:
         missing = [k for k in ("sha256", "gguf", "convert_with") if k not in source]
         if missing:
             raise Failed(f"the source lacks {', '.join(missing)}")
-        self._room(int(self.module.params["size_gib"] * spec.GIB))
+        self._room(int(self.module.params["size_gib"] * GIB))
         work = place.with_name(place.name.replace(".partial", ".work.partial"))
         for path in (place, work):
             shutil.rmtree(path, ignore_errors=True)
@@ -569,8 +573,8 @@ class Hub:
         answer = getattr(error, "response", None)
         if answer is not None:
             headers = {k.lower(): v for k, v in answer.headers.items()}
-            refused = lock.refused_by_hub(
-                lock.Answer(answer.status_code, headers), f"{self.endpoint}/{self.repo}", bool(self.token)
+            refused = refused_by_hub(
+                Answer(answer.status_code, headers), f"{self.endpoint}/{self.repo}", bool(self.token)
             )
             return Failed(f"{what}{refused.message}. {refused.remedy}")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -580,7 +584,7 @@ class Hub:
                 f"{what}the transfer broke off ({type(error).__name__}). Run it again: it goes on where it stopped"
             )
         why = re.sub(r"https?://\S+", "(address)", (str(error).strip().splitlines() or [""])[0])[:200]
-        away = lock.Unreachable(urlsplit(self.endpoint).netloc or self.endpoint, f"{type(error).__name__}: {why}")
+        away = Unreachable(urlsplit(self.endpoint).netloc or self.endpoint, f"{type(error).__name__}: {why}")
         return Failed(f"{away.message}. {away.remedy}")
 
 
@@ -762,7 +766,7 @@ def main() -> None:
             "size_gib": {"type": "float", "default": 0.0},
             "images": {"type": "dict", "default": {}},
             "converter": {"type": "path"},
-            "hub_endpoint": {"type": "str", "default": lock.HUB},
+            "hub_endpoint": {"type": "str", "default": HUB},
             "hub_token": {"type": "str", "no_log": True},
             "offline": {"type": "bool", "default": False},
             "engine_uid": {"type": "int", "default": 64000},

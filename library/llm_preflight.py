@@ -23,7 +23,7 @@ options:
   services:
     description:
       - Service to C(argv) (arguments after C(vllm serve)), C(env), C(files) (plugins, name to text) and C(model).
-      - C(model) has C(folder) (on the host) and C(digest), or C(config), or nothing; see module_utils/llm/preflight.py.
+      - C(model) has C(folder) (on the host) and C(digest), or C(config), or nothing; see module_utils/llm/engine/preflight.py.
     type: dict
     required: true
   program:
@@ -79,8 +79,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import files, images, preflight
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.engine import preflight
+from ansible.module_utils.llm.images import images
 
 
 def keep(folder: Path, names: dict[str, str], services: dict[str, Any], image: str) -> None:

@@ -147,8 +147,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, host, lock, quantize, store, texts
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.host import read as read_host
+from ansible.module_utils.llm.models import artifacts, dataset_files, quantize, store
+from ansible.module_utils.llm.models.hub import HUB
 
 LOOK_EVERY = 2.0  # seconds between two looks at what the container prints
 TAIL = 8192  # bytes of its output that are looked at
@@ -194,7 +196,7 @@ class Maker:
         config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
         if config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config"):
             raise Failed(f"its source {of} is quantized already. Declare the model in its full precision as the source")
-        need, free = quantize.memory_need(state["bytes"], config, self.recipe), host.memory()["available"] or 0
+        need, free = quantize.memory_need(state["bytes"], config, self.recipe), read_host.memory()["available"] or 0
         if need > free:
             raise Failed(f"{quantize.no_memory(need, free)}. {quantize.NO_MEMORY}")
         self.memory = free - quantize.SPARE // 2
@@ -205,7 +207,7 @@ class Maker:
 
     def _check_text(self) -> None:
         dataset = self.recipe["dataset"]
-        if (file := dataset.get("file")) and (problem := texts.look(Path(file))):
+        if (file := dataset.get("file")) and (problem := dataset_files.look(Path(file))):
             raise Failed(f"the text {file} {problem}. {self._where()}")
         if not file and self.module.params["offline"]:
             message = f"the data set {dataset['hub']} needs the network, and llm_offline is set"
@@ -267,7 +269,7 @@ class Maker:
             more: dict[str, Any] = {}
         else:
             file, more = self._from_hub(dataset)
-            if problem := texts.look(file):
+            if problem := dataset_files.look(file):
                 raise Failed(f"{file.name} of the data set {dataset['hub']} {problem}. {self._where()}")
         return {"file": file.name, "sha256": artifacts.sha256(self.place / "text" / file.name), **more}
 
@@ -495,7 +497,7 @@ def main() -> None:
             "image": {"type": "str", "required": True},
             "devices": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "path", "required": True},
-            "hub_endpoint": {"type": "str", "default": lock.HUB},
+            "hub_endpoint": {"type": "str", "default": HUB},
             "hub_token": {"type": "str", "no_log": True},
             "offline": {"type": "bool", "default": False},
             "engine_uid": {"type": "int", "default": 64000},

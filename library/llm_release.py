@@ -109,7 +109,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, door_host, files, host
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.host import read as read_host
 
 KEPT_RELEASES = 2
 
@@ -127,7 +130,7 @@ def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
     texts: dict[str, str] = dict(module.params["files"])
     sums = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in texts.items()}
     record = {"facts": module.params["facts"], "files": sums, "serving": module.params["serving"]}
-    texts_and_record = {**texts, host.RELEASE_FILE: json.dumps(record, indent=1, sort_keys=True) + "\n"}
+    texts_and_record = {**texts, read_host.RELEASE_FILE: json.dumps(record, indent=1, sort_keys=True) + "\n"}
     changed = any(files.read(place / n) != c for n, c in texts_and_record.items())
     before = current if current.is_dir() else place
     diff = files.diffs(before, place, texts) if changed else []
@@ -143,12 +146,12 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     found = container_state(name)
     runs = found is not None and found["State"]["Status"] == "running"  # not paused, not restarting
     if found and runs and not module.check_mode:
-        if not (place / host.STARTED_FILE).is_file():  # a run that started it was cut short
+        if not (place / read_host.STARTED_FILE).is_file():  # a run that started it was cut short
             note(place, found)
-        return {"changed": False, "ip": docker_api.container_ip(found, compose.NETWORK)}
+        return {"changed": False, "ip": docker_api.container_ip(found, names.NETWORK)}
     if module.check_mode:
         return {"changed": not runs, "ip": ""}
-    docker_api.ensure_network(compose.NETWORK, internal=compose.NETWORKS[compose.NETWORK])
+    docker_api.ensure_network(names.NETWORK, internal=names.NETWORKS[names.NETWORK])
     if module.params["cache"]:
         cache = Path(module.params["cache"])
         if module.params["cache_aside"] and cache.is_dir():
@@ -158,7 +161,7 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         cache.mkdir(parents=True, exist_ok=True)
         os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
     # What clients once got from this release says nothing about an engine that starts anew.
-    (place / host.VERDICT_FILE).unlink(missing_ok=True)
+    (place / read_host.VERDICT_FILE).unlink(missing_ok=True)
     argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml"), *pinned(place)]
     rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
     if rc != 0:
@@ -167,18 +170,18 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         )
     inspected = docker_api.inspect(name)
     note(place, inspected)
-    return {"changed": True, "ip": docker_api.container_ip(inspected, compose.NETWORK)}
+    return {"changed": True, "ip": docker_api.container_ip(inspected, names.NETWORK)}
 
 
 def note(place: Path, inspected: dict[str, Any]) -> None:
     """Write down what Compose made the container of."""
-    files.write(place / host.STARTED_FILE, inspected["Config"]["Labels"].get(host.COMPOSE_HASH, "") + "\n")
+    files.write(place / read_host.STARTED_FILE, inspected["Config"]["Labels"].get(read_host.COMPOSE_HASH, "") + "\n")
 
 
 def pinned(place: Path) -> list[str]:
     """Arguments that make Compose run the image of the release where the name of that image means another one by now."""
     try:
-        image = json.loads(files.read(place / host.RELEASE_FILE))["facts"]["image"]
+        image = json.loads(files.read(place / read_host.RELEASE_FILE))["facts"]["image"]
     except (ValueError, KeyError, TypeError):
         return []
     try:
@@ -195,7 +198,7 @@ def pinned(place: Path) -> list[str]:
 def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
     """Make the release the current one; then remove the folders that nothing returns to."""
     release = module.params["release"]
-    current = host.release(folder)["current"]
+    current = read_host.release(folder)["current"]
     key = files.read(folder / "releases" / release / "secrets" / "client-key")
     key_file = Path(module.params["key_file"]) if module.params["key_file"] and key else None
     changed = current != release or (key_file is not None and files.read(key_file) != key)
@@ -205,19 +208,19 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(key_file, key, 0o400)
-            door_host.refresh_keys(key_file.parent.parent)
+            gateway_host.refresh_keys(key_file.parent.parent)
         if current not in (None, release):
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")
         prune(folder)
-    # The link's time is when a deployment succeeded last, also one of the release that was current before (host.attempt).
+    # The link's time is when a deployment succeeded last, also one of the release that was current before (attempt of host/read.py).
     os.utime(folder / "current", follow_symlinks=False)
     return {"changed": changed}
 
 
 def prune(folder: Path) -> None:
     """Keep the folders of the current and the previous release."""
-    kept = {host.release(folder)["current"], host.release(folder)["previous"]}
+    kept = {read_host.release(folder)["current"], read_host.release(folder)["previous"]}
     others = [p for p in (folder / "releases").iterdir() if p.name not in kept]
     for place in others:
         shutil.rmtree(place)
@@ -259,7 +262,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if state == "stopped":
         return {"changed": found is not None and stop(name, found)}
     changed = remove(name)
-    if module.params["release"] not in (host.release(folder)["current"], host.release(folder)["previous"]):
+    if module.params["release"] not in (read_host.release(folder)["current"], read_host.release(folder)["previous"]):
         secrets = place / "secrets"
         changed |= secrets.is_dir()
         shutil.rmtree(secrets, ignore_errors=True)

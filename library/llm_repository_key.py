@@ -53,7 +53,8 @@ fingerprint:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import files, openpgp
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.docker import openpgp
 from ansible.module_utils.urls import fetch_url
 
 

@@ -91,8 +91,8 @@ options:
     type: path
   history_folder:
     description:
-      - Folder with the records of releases (see module_utils/llm/history.py). With it and O(release), the speed of a stream is held
-        against the median of what this release reached on this host, and recorded if every check passed.
+      - Folder with the records of releases (see module_utils/llm/engine/history.py). With it and O(release), the speed of a stream is
+        held against the median of what this release reached on this host, and recorded if every check passed.
     type: path
   release:
     description: The release that is asked, for its record.
@@ -207,9 +207,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import asking, client, engine, files, history, numbers, smoke
-from ansible.module_utils.llm.deadline import DeadlineExceeded, deadline
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base.deadline import DeadlineExceeded, deadline
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.base.redact import redact
+from ansible.module_utils.llm.declare.checks import Asked
+from ansible.module_utils.llm.engine import checks, history, judge, numbers, verdict
+from ansible.module_utils.llm.engine import sdk as engine_sdk
 
 try:
     import openai
@@ -223,8 +227,8 @@ NO_ANSWER = "no complete answer within"
 
 
 def make_service(
-    params: Mapping[str, Any], key: str, usual: smoke.Speed | None, before: numbers.Reading | None = None
-) -> asking.Service:
+    params: Mapping[str, Any], key: str, usual: judge.Speed | None, before: numbers.Reading | None = None
+) -> checks.Service:
     """The service with a client for it. Services run on this very host; a proxy that the environment names is for other places."""
     sdk = openai.OpenAI(
         base_url=params["base_url"],
@@ -234,10 +238,10 @@ def make_service(
         http_client=openai.DefaultHttpxClient(trust_env=False),
     )
 
-    return asking.Service(params, key, sdk, openai.Omit(), usual, before)
+    return checks.Service(params, key, sdk, openai.Omit(), usual, before)
 
 
-def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, hidden: list[str]) -> engine.Check:
+def judged(name: str, question: Callable[[], judge.Judgement], seconds: float, hidden: list[str]) -> verdict.Check:
     """Run one check inside its time limit; whatever goes wrong becomes its evidence."""
     start = time.perf_counter()
     try:
@@ -245,20 +249,20 @@ def judged(name: str, question: Callable[[], smoke.Judgement], seconds: float, h
             found = question()
     except DeadlineExceeded:
         remedy = "Raise `timeout` of the service's `smoke`, or look at the engine's log (`docker logs`)."
-        found = smoke.Judgement(False, f"{NO_ANSWER} {seconds:g} s", remedy)
+        found = judge.Judgement(False, f"{NO_ANSWER} {seconds:g} s", remedy)
     except Exception as error:  # noqa: BLE001 - one broken answer must not hide the other checks
-        found = smoke.Judgement(False, *client.failure(error, hidden))
+        found = judge.Judgement(False, *engine_sdk.failure(error, hidden))
     return made(name, found, round(time.perf_counter() - start, 3), hidden)
 
 
-def made(name: str, found: smoke.Judgement, seconds: float, hidden: list[str]) -> engine.Check:
+def made(name: str, found: judge.Judgement, seconds: float, hidden: list[str]) -> verdict.Check:
     """A check as the verdict has it."""
-    return engine.Check(
+    return verdict.Check(
         id=name,
         ok=found.ok,
         seconds=seconds,
-        evidence=engine.redact(found.evidence, hidden),
-        remedy=engine.redact(found.remedy, hidden),
+        evidence=redact(found.evidence, hidden),
+        remedy=redact(found.remedy, hidden),
     )
 
 
@@ -271,10 +275,10 @@ def read_before(path: Path, service: str) -> numbers.Reading | None:
     return numbers.held(found)
 
 
-def numbers_of(service: asking.Service) -> engine.Numbers:
+def numbers_of(service: checks.Service) -> verdict.Numbers:
     """What the log-probabilities told, as a verdict keeps it."""
     margin, now = service.margin, service.reading
-    return engine.Numbers(
+    return verdict.Numbers(
         question=service.params["question"],
         answer=service.params["answer"],
         margin=None if margin is None else round(margin, 3),
@@ -282,17 +286,17 @@ def numbers_of(service: asking.Service) -> engine.Numbers:
     )
 
 
-def write_verdict(path: Path, service: str, result: engine.ServiceVerdict) -> None:
+def write_verdict(path: Path, service: str, result: verdict.ServiceVerdict) -> None:
     """Put one service's result into the verdict file; one that cannot be read is replaced."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         held = None
-    merged = engine.merge_verdict(held, service, result)
+    merged = verdict.merge_verdict(held, service, result)
     files.write(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")
 
 
-def why_stop(checks: list[engine.Check], service: asking.Service) -> str:
+def why_stop(checks: list[verdict.Check], service: checks.Service) -> str:
     """Why it is no use to ask any more, "" while it is."""
     if service.unreachable:
         return "nobody answers there"
@@ -303,20 +307,20 @@ def why_stop(checks: list[engine.Check], service: asking.Service) -> str:
 
 
 def run(
-    service: asking.Service,
-    asked: list[smoke.Asked],
+    service: checks.Service,
+    asked: list[Asked],
     progress: Progress,
-    keep: Callable[[list[engine.Check]], None],
-) -> list[engine.Check]:
+    keep: Callable[[list[verdict.Check]], None],
+) -> list[verdict.Check]:
     """Put the checks to the service, one after the other; what is there is kept after each, in case this is killed."""
     hidden = [service.key, service.wrong_key]
-    checks: list[engine.Check] = []
+    checks: list[verdict.Check] = []
     useless = ""
     for number, one in enumerate(asked, 1):
         progress.say("smoke", f"{one.id} ({number} of {len(asked)})")
         useless = useless or why_stop(checks, service)
         if useless:
-            checks.append(made(one.id, smoke.not_asked(useless), 0.0, hidden))
+            checks.append(made(one.id, judge.not_asked(useless), 0.0, hidden))
             continue
         checks.append(judged(one.id, getattr(service, one.id), service.params["timeout"] * one.patience, hidden))
         if number < len(asked):
@@ -359,16 +363,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     if OPENAI_ERROR:
-        module.fail_json(msg=client.missing_sdk(OPENAI_ERROR))
-    params = {**module.params, "metrics_url": client.metrics_url(module.params), "needle": module.params["needle"] or 0}
+        module.fail_json(msg=engine_sdk.missing_sdk(OPENAI_ERROR))
+    params = {
+        **module.params,
+        "metrics_url": engine_sdk.metrics_url(module.params),
+        "needle": module.params["needle"] or 0,
+    }
     name, folder, release = params["service"], params["history_folder"], params["release"]
     try:
-        key = client.read_key(params)
+        key = engine_sdk.read_key(params)
     except ValueError as error:
         module.fail_json(msg=str(error))
     record = Path(folder) / history.file_name(name, release) if folder and release else None
     usual = history.usual_speed(history.read(record)) if record else None
-    applying = smoke.applying(
+    applying = judge.applying(
         params["args"],
         params["depth"],
         vision=params["vision"],
@@ -379,29 +387,29 @@ def main() -> None:
     left_out = {a.id: str(params["unable"][a.id]) for a in applying if a.id in params["unable"]}
     file = Path(params["verdict_file"]) if params["verdict_file"] and not module.check_mode else None
 
-    def keep(checks: list[engine.Check]) -> None:
+    def keep(checks: list[verdict.Check]) -> None:
         """What there is while more is asked; that it cannot be written is reported at the end."""
         if file is not None:
             try:
-                write_verdict(file, name, engine.ServiceVerdict(ok=False, checks=checks))
+                write_verdict(file, name, verdict.ServiceVerdict(ok=False, checks=checks))
             except OSError:
                 return
 
     before = read_before(Path(params["compare_file"] or params["verdict_file"] or "/"), name)
-    service = make_service(params, key, smoke.Speed(*usual) if usual else None, before)
+    service = make_service(params, key, judge.Speed(*usual) if usual else None, before)
     checks = run(service, [a for a in applying if a.id not in left_out], Progress(params["progress_file"]), keep)
-    own = engine.service_verdict(checks)
+    own = verdict.service_verdict(checks)
     if any(c["id"] == "answer" for c in checks):
         own["numbers"] = numbers_of(service)
-    for text in smoke.warnings(name, checks):
+    for text in judge.warnings(name, checks):
         module.warn(text)
     result: dict[str, Any] = {
         "changed": False,
         "ok": own["ok"],
         "slow": usual is not None and {c["id"] for c in checks if not c["ok"]} == {"speed"},
         "left_out": left_out,
-        "verdict": engine.verdict({name: own}),
-        "answer": engine.redact(service.text or "", [key]),
+        "verdict": verdict.verdict({name: own}),
+        "answer": redact(service.text or "", [key]),
         "ttft_ms": None if service.ttft is None else round(service.ttft * 1000, 1),
         "endpoint": params["base_url"],
     }
@@ -416,13 +424,13 @@ def main() -> None:
                 **result,
             )
         result["verdict_file"] = params["verdict_file"]
-    message = smoke.summary(name, checks, left_out)
+    message = judge.summary(name, checks, left_out)
     if not own["ok"]:
         module.fail_json(msg=message, **result)
     module.exit_json(msg=message, **result)
 
 
-def keep_speed(record: Path, found: smoke.Speed) -> None:
+def keep_speed(record: Path, found: judge.Speed) -> None:
     """Add a speed to the history of its release; no room for it is no failure."""
     entry = {
         "at": round(time.time(), 3),

@@ -60,7 +60,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, docker_api, files, host
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.host import read as read_host
 
 READY_WITHIN = 60.0
 
@@ -68,10 +70,10 @@ READY_WITHIN = 60.0
 def running() -> tuple[bool, str]:
     """Whether its container runs, and the label of what it was started with; ("absent") when there is none."""
     try:
-        found = docker_api.inspect(compose.SUPERVISOR)
+        found = docker_api.inspect(names.SUPERVISOR)
     except docker_api.NotFound:
         return False, "absent"
-    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get(compose.SUPERVISOR_LABEL, ""))
+    return bool(found["State"]["Running"]), str((found["Config"]["Labels"] or {}).get(names.SUPERVISOR_LABEL, ""))
 
 
 def remove(module: AnsibleModule, folder: Path) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def remove(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         return {"changed": False, "action": "none"}
     if not module.check_mode:
         if there:
-            docker_api.delete(f"/containers/{compose.SUPERVISOR}?force=1")
+            docker_api.delete(f"/containers/{names.SUPERVISOR}?force=1")
         shutil.rmtree(folder / "app", ignore_errors=True)
         for name in ("compose.yml", "config.json", "metrics.prom"):
             (folder / name).unlink(missing_ok=True)
@@ -94,27 +96,27 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if module.params["state"] == "absent":
         return remove(module, folder)
     diff = files.diffs(folder, folder, texts)
-    there = host.program(folder, [], "", "")["files"]
+    there = read_host.program(folder, [], "", "")["files"]
     old = sorted(set(there) - set(texts))
     if running() == (True, module.params["loaded"]) and not diff and not old:
         return {"changed": False, "action": "none"}
     if module.check_mode:
         return {"changed": True, "action": "started", "diff": diff}
-    docker_api.ensure_network(compose.NETWORK, internal=compose.NETWORKS[compose.NETWORK])
+    docker_api.ensure_network(names.NETWORK, internal=names.NETWORKS[names.NETWORK])
     for name in old:
         (folder / name).unlink()
     for name, text in texts.items():
         files.write(folder / name, text)
     seen = folder / "metrics.prom"
     seen.unlink(missing_ok=True)
-    argv = ["docker", "compose", "--project-name", compose.SUPERVISOR, "--file", str(folder / "compose.yml")]
+    argv = ["docker", "compose", "--project-name", names.SUPERVISOR, "--file", str(folder / "compose.yml")]
     rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
     if rc != 0:
         module.fail_json(msg=f"the supervisor does not start: {(err or out).strip()}", rc=rc)
     end = time.monotonic() + READY_WITHIN
     while not seen.exists():
         if time.monotonic() > end:
-            _, out, err = module.run_command(["docker", "logs", "--tail", "20", compose.SUPERVISOR])
+            _, out, err = module.run_command(["docker", "logs", "--tail", "20", names.SUPERVISOR])
             module.fail_json(msg=f"the supervisor does not look at the engines. Its last words: {out}{err}")
         time.sleep(0.2)
     return {"changed": True, "action": "started", "diff": diff}

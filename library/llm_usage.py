@@ -56,7 +56,9 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import compose, door_host, files, usage
+from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway import usage
 
 
 def main() -> None:
@@ -68,8 +70,8 @@ def main() -> None:
         start = usage.begin(module.params["since"], time.time())
     except ValueError as error:
         module.fail_json(msg=str(error))
-    kept = sorted((Path(module.params["root"]) / "gateway" / door_host.LOGS).glob("*.log"))
-    rc, out, err = module.run_command(["docker", "logs", compose.GATEWAY])
+    kept = sorted((Path(module.params["root"]) / "gateway" / gateway_host.LOGS).glob("*.log"))
+    rc, out, err = module.run_command(["docker", "logs", names.GATEWAY])
     if rc != 0 and not kept:
         module.fail_json(
             msg=f"there is no log of the gateway: {err.strip()}. Bring the host to its declaration with site.yml"

@@ -168,9 +168,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import client, engine, warmup
-from ansible.module_utils.llm.deadline import DeadlineExceeded, at_once, deadline
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.deadline import DeadlineExceeded, at_once, deadline
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.engine import sdk as engine_sdk
+from ansible.module_utils.llm.engine import warmup
+from ansible.module_utils.llm.engine.metrics import parse_metrics
 
 try:
     import openai
@@ -276,14 +278,14 @@ class Sender:
 
     def is_warm(self, sizes: list[warmup.Size]) -> bool:
         """Whether the engine's metrics say so; one that does not tell is cold."""
-        url = client.metrics_url(self.params)
+        url = engine_sdk.metrics_url(self.params)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with deadline(METRICS), opener.open(url, timeout=METRICS) as answer:
                 text = answer.read().decode("utf-8", "replace")
         except (OSError, ValueError, DeadlineExceeded):
             return False
-        return warmup.warm(engine.parse_metrics(text), [size.target for size in sizes if not size.skip])
+        return warmup.warm(parse_metrics(text), [size.target for size in sizes if not size.skip])
 
     @contextmanager
     def limit(self, what: str) -> Iterator[None]:
@@ -300,10 +302,10 @@ class Sender:
             ) from None
         except openai.APIConnectionError as error:
             self.silent += 1
-            raise WarmupError(f"{what}: {'. '.join(client.failure(error, [self.key]))}") from None
+            raise WarmupError(f"{what}: {'. '.join(engine_sdk.failure(error, [self.key]))}") from None
         except openai.OpenAIError as error:
             self.silent = 0
-            raise WarmupError(f"{what}: {'. '.join(client.failure(error, [self.key]))}") from None
+            raise WarmupError(f"{what}: {'. '.join(engine_sdk.failure(error, [self.key]))}") from None
         self.silent = 0
 
 
@@ -440,9 +442,9 @@ def main() -> None:
     )
     service = module.params["service"]
     if OPENAI_ERROR:
-        module.fail_json(msg=client.missing_sdk(OPENAI_ERROR))
+        module.fail_json(msg=engine_sdk.missing_sdk(OPENAI_ERROR))
     try:
-        key = client.read_key(module.params)
+        key = engine_sdk.read_key(module.params)
         result = run(module.params, key, Progress(module.params["progress_file"]), check_mode=module.check_mode)
     except (WarmupError, ValueError) as error:
         module.fail_json(msg=f"{service}: {error}", ok=False, sizes=[])

@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python scripts/docs.py [FOLDER]     (default: the project)
 
-Roles and modules come from ansible-doc, keys of the declaration from the tables of module_utils/llm/spec.py, rules from
+Roles and modules come from ansible-doc, keys of the declaration from the tables of module_utils/llm/declare/variables.py, rules from
 rulebook.py beside it, experiments from docs/experiments/*.yml, catalogs from group_vars/all, playbooks from their first
 comment, changes from changelogs/. The same input gives the same bytes.
 """
@@ -28,7 +28,12 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.llm import plan, renamed, rulebook, rules, spec, values  # noqa: E402 - found by the line above
+from ansible.module_utils.llm.declare import renamed, values  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.declare.objects import Gpu, Image, Model, Recipe, Service, Settings  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.declare.schema import Key, Keys, OneOf, Shape  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.declare.variables import OWNED_ENV, OWNED_FLAGS, SETTINGS, STATUSES, VARIABLES  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.fit import rulebook, rules  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.plan.selection import STAGES  # noqa: E402 - the path comes first
 
 NAMES = "docs/reference/names.txt"
 CITED = re.compile(r"experiment ([a-z0-9-]+)")  # as reasons of services do
@@ -38,11 +43,11 @@ EXPERIMENT = ("what", "engine", "version", "model", "flag", "hardware", "date", 
 SECTIONS = {"added": "Added", "changed": "Changed", "removed": "Removed", "fixed": "Fixed", "security": "Security"}
 # Where the defaults of a shape's keys are.
 CLASSES = {
-    "llm_images": spec.Image,
-    "llm_models": spec.Model,
-    "llm_recipes": spec.Recipe,
-    "llm_services": spec.Service,
-    "llm_host_gpus": spec.Gpu,
+    "llm_images": Image,
+    "llm_models": Model,
+    "llm_recipes": Recipe,
+    "llm_services": Service,
+    "llm_host_gpus": Gpu,
 }
 
 
@@ -71,11 +76,11 @@ def render() -> dict[str, str]:
             for module, entry in modules.items()
         },
         "sections": list(sections()),
-        "owned": {"args": spec.OWNED_FLAGS, "env": spec.OWNED_ENV},
+        "owned": {"args": OWNED_FLAGS, "env": OWNED_ENV},
         "catalogs": {kind: catalog(kind) for kind in ("images", "models", "recipes", "services")},
-        "statuses": spec.STATUSES,
+        "statuses": STATUSES,
         "playbooks": playbooks(),
-        "stages": plan.STAGES,
+        "stages": STAGES,
         "renamed": renamed.RENAMED,
         **faults(),
         "releases": releases(ROOT / "changelogs"),
@@ -278,23 +283,23 @@ def experiments(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sections() -> Iterator[dict[str, Any]]:
     """Tables of the declaration: {name, about, rows: [{name, accepts, below, required, default, about}]}."""
-    settings = {f"llm_{name}": key for name, key in spec.SETTINGS.items()}
-    defaults = {f"llm_{name}": value for name, value in _defaults(spec.Settings).items()}
-    yield {"name": "", "about": "", "rows": _rows("", {**spec.VARIABLES, **settings}, defaults)}
-    for variable, key in spec.VARIABLES.items():
+    settings = {f"llm_{name}": key for name, key in SETTINGS.items()}
+    defaults = {f"llm_{name}": value for name, value in _defaults(Settings).items()}
+    yield {"name": "", "about": "", "rows": _rows("", {**VARIABLES, **settings}, defaults)}
+    for variable, key in VARIABLES.items():
         if not variable.endswith("_custom"):
             yield from _below(variable, key, _defaults(CLASSES[variable]) if variable in CLASSES else {})
     for variable, key in settings.items():
         yield from _below(variable, key, {})
 
 
-def _below(name: str, key: spec.Key, defaults: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _below(name: str, key: Key, defaults: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     place, check = _inside(name, key.check)
-    if not isinstance(check, (spec.Keys, spec.OneOf)):
+    if not isinstance(check, (Keys, OneOf)):
         return
-    shape = check.shape if isinstance(check, spec.Keys) else {**check.kinds, **check.options}
-    kinds = list(check.kinds) if isinstance(check, spec.OneOf) else []
-    custom = f"{name}_custom" if f"{name}_custom" in spec.VARIABLES else ""
+    shape = check.shape if isinstance(check, Keys) else {**check.kinds, **check.options}
+    kinds = list(check.kinds) if isinstance(check, OneOf) else []
+    custom = f"{name}_custom" if f"{name}_custom" in VARIABLES else ""
     yield {"name": place, "about": key.about, "custom": custom, "kinds": kinds, "rows": _rows(place, shape, defaults)}
     for inner, entry in shape.items():
         yield from _below(f"{place}.{inner}", entry, {})
@@ -307,7 +312,7 @@ def _inside(name: str, check: values.Check) -> tuple[str, values.Check]:
     return name, check
 
 
-def _rows(place: str, shape: spec.Shape, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(place: str, shape: Shape, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, key in shape.items():
         below, check = _inside(f"{place}.{name}" if place else name, key.check)
@@ -315,7 +320,7 @@ def _rows(place: str, shape: spec.Shape, defaults: Mapping[str, Any]) -> list[di
             {
                 "name": name,
                 "accepts": accepts(key.check),
-                "below": below.replace("_custom", "") if isinstance(check, (spec.Keys, spec.OneOf)) else "",
+                "below": below.replace("_custom", "") if isinstance(check, (Keys, OneOf)) else "",
                 "required": key.required,
                 "default": defaults.get(name, key.default),
                 "about": key.about,
@@ -336,7 +341,7 @@ def accepts(check: values.Check) -> str:
         return f"list, each {accepts(check.item)}"
     if isinstance(check, values.MapOf):
         return f"mapping of {check.what} to {accepts(check.item)}"
-    if isinstance(check, (spec.Keys, spec.OneOf)):
+    if isinstance(check, (Keys, OneOf)):
         return "a mapping"
     if check is values.name:
         return "a name"
@@ -357,7 +362,7 @@ def forgotten(names: Iterable[str], before: Iterable[str]) -> None:
     if gone:
         sys.exit(
             f"docs: no longer known: {', '.join(gone)}. Inventories may use what {NAMES} lists: say in RENAMED of"
-            " module_utils/llm/renamed.py what became of it."
+            " module_utils/llm/declare/renamed.py what became of it."
         )
 
 

@@ -10,6 +10,7 @@ the roles and modules that these name, and what the modules import.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -40,7 +41,7 @@ SHARED = (
 _PATH = re.compile(r"[\w./-]+/[\w.*-]+|[\w-]+\.(?:yml|j2|sh|py)")
 _NAME = re.compile(r"\bllm_\w+")
 _ROLE = re.compile(r"(?:- |name: |role: )(\w+)\b")
-_IMPORT = re.compile(r"^\s*from ansible\.module_utils\.llm(?:\.(\w+))? import ([\w, ]+|\([^)]*\))", re.MULTILINE)
+_LIBRARY = "ansible.module_utils.llm"
 
 
 def scenarios(root: Path) -> list[str]:
@@ -69,10 +70,14 @@ def _plugins(root: Path, names: set[str]) -> Iterator[Path]:
 
 
 def _utils(root: Path, text: str) -> Iterator[Path]:
-    """Files of module_utils/llm that a Python text imports."""
-    for module, imported in _IMPORT.findall(text):
-        for name in [module] if module else re.findall(r"\w+", imported):
-            yield root / "module_utils" / "llm" / f"{name}.py"
+    """Files of module_utils/llm that a Python text imports: modules, and the packages that they are in."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith(f"{_LIBRARY}."):
+            continue
+        place = root / "module_utils" / (node.module or "").removeprefix("ansible.module_utils.").replace(".", "/")
+        for path in (place, *(place / name.name for name in node.names)):
+            yield path.with_suffix(".py")
+            yield path / "__init__.py"
 
 
 def _named(root: Path, path: Path) -> Iterator[Path]:

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.llm import quantize, spec
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.declare.variables import SETTINGS
+from ansible.module_utils.llm.plan import quantize as quantize_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTS = {"demo": "localhost", "rtx4090x3": "rtx4090x3"}
@@ -23,20 +26,20 @@ def raw(inventory: str, **host: Any) -> dict[str, Any]:
     variables = {**{k.removeprefix("llm_"): v for k, v in declared.items() if k.startswith("llm_")}, **host}
     found["host_services"] = variables.pop("host_services", [])
     found["gpus"] = variables.pop("host_gpus", [])
-    found["settings"] = {k: v for k, v in variables.items() if k in spec.SETTINGS}
+    found["settings"] = {k: v for k, v in variables.items() if k in SETTINGS}
     return found
 
 
-def declared(inventory: str, **host: Any) -> spec.Declared:
+def declared(inventory: str, **host: Any) -> Declared:
     """The typed declaration of an inventory's host; fails the test when it is refused."""
-    found, findings = spec.parse(raw(inventory, **host))
+    found, findings = parse.parse(raw(inventory, **host))
     assert found is not None, [f.text() for f in findings]
-    return quantize.settled(found)
+    return quantize_plan.settled(found)
 
 
-def made(declared: spec.Declared, model: str, **quality: float) -> dict[str, Any]:
+def made(declared: Declared, model: str, **quality: float) -> dict[str, Any]:
     """What the manifest of a model says that was made as declared; `quality` overrides its numbers."""
-    origin = quantize.made_of(declared.models[model])
+    origin = quantize_plan.made_of(declared.models[model])
     assert origin
     numbers = {"perplexity_source": 8.0, "perplexity": 8.2, "kl": 0.02, "same_top": 0.97, "tokens": 4096, **quality}
     counts = {"packed": 252, "untouched": 351, "scaled": 0}

@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
-from ansible.module_utils.llm import engine, fit, shapes, spec  # noqa: E402 - after the path
+from ansible.module_utils.llm.base.units import GIB  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.engine import boot, records  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.fit import architecture  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.fit import estimate as fit_estimate  # noqa: E402
+from ansible.module_utils.llm.fit.estimate import tokens_text  # noqa: E402 - the path comes first
 
 from tests import catalogs  # noqa: E402
 
@@ -30,7 +34,7 @@ class Row:
 
     name: str
     config: str
-    told: shapes.Flags
+    told: architecture.Flags
     harvest: dict[str, Any]
     booted: bool
     gpu: str
@@ -38,10 +42,10 @@ class Row:
     total: float
 
     @property
-    def known(self) -> fit.Known:
+    def known(self) -> fit_estimate.Known:
         """What the estimate knows of the model: its config.json alone."""
         config = json.loads((DATA / "configs" / f"{self.config}.json").read_text(encoding="utf-8"))
-        return fit.Known(config, digest=self.config)
+        return fit_estimate.Known(config, digest=self.config)
 
     @property
     def tokens(self) -> int:
@@ -51,27 +55,29 @@ class Row:
     @property
     def key(self) -> dict[str, Any]:
         """What a record of this boot is kept under."""
-        return fit.record_key(self.config, "sha256:image", self.gpu, self.engine, self.told)
+        return fit_estimate.record_key(self.config, "sha256:image", self.gpu, self.engine, self.told)
 
     def record(self) -> dict[str, Any]:
         """The record that this boot leaves."""
-        kept = fit.record(self.harvest, self.key)
+        kept = records.record(self.harvest, self.key)
         assert kept is not None
         return kept
 
-    def estimate(self, records: Iterable[dict[str, Any]] = (), image: str = "sha256:image") -> fit.Fit:
+    def estimate(self, records: Iterable[dict[str, Any]] = (), image: str = "sha256:image") -> fit_estimate.Fit:
         """The estimate, with the memory that CUDA offers of this GPU."""
-        memory = fit.Band(*[self.total * spec.GIB] * 3)
+        memory = fit_estimate.Band(*[self.total * GIB] * 3)
         known = self.known
-        return fit.estimate(known, self.told, memory, gpu=self.gpu, image=image, engine=self.engine, records=records)
+        return fit_estimate.estimate(
+            known, self.told, memory, gpu=self.gpu, image=image, engine=self.engine, records=records
+        )
 
     def gpustack(self) -> int:
         """Tokens that gpustack's rule of thumb leaves of what the engine may take."""
-        model = shapes.shape(self.known.config or {})
-        held = sum(t.elements * shapes.BYTES[t.dtype] for t in shapes.tensors(model)) / spec.GIB
+        model = architecture.shape(self.known.config or {})
+        held = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(model)) / GIB
         ranks = self.told.tp * self.told.pp
-        room = self.total * self.told.utilization - fit.gpustack_gib(held) / ranks
-        return int(room * spec.GIB / fit.kv_token_bytes(model, self.told))
+        room = self.total * self.told.utilization - fit_estimate.gpustack_gib(held) / ranks
+        return int(room * GIB / fit_estimate.kv_token_bytes(model, self.told))
 
 
 def rows() -> list[Row]:
@@ -80,13 +86,13 @@ def rows() -> list[Row]:
     found = []
     for raw in data["rows"]:
         gpu, total = raw.get("gpu", data["gpu"]), raw.get("total_gib", data["total_gib"])
-        told = shapes.flags(raw["args"], {}, int(total * spec.GIB), gpu)
+        told = architecture.flags(raw["args"], {}, int(total * GIB), gpu)
         if "log" in raw:
-            harvest = engine.harvest((DATA / raw["log"]).read_text(encoding="utf-8").splitlines())
+            harvest = boot.harvest((DATA / raw["log"]).read_text(encoding="utf-8").splitlines())
         else:
             harvest = dict(raw["measured"])
             config = json.loads((DATA / "configs" / f"{raw['config']}.json").read_text(encoding="utf-8"))
-            size = fit.kv_token_bytes(shapes.shape(config), told) * harvest["kv_cache_tokens"] / spec.GIB
+            size = fit_estimate.kv_token_bytes(architecture.shape(config), told) * harvest["kv_cache_tokens"] / GIB
             harvest |= {"kv_cache_gib": round(size, 2), "gpu_total_gib": total}
         booted = raw.get("booted", True)
         found.append(Row(raw["row"], raw["config"], told, harvest, booted, gpu, data["engine"], total))
@@ -102,19 +108,19 @@ class Judged:
     """A row with its estimates: likely tokens, None where there was nothing to calibrate with."""
 
     row: Row
-    before: fit.Fit
-    other: fit.Fit | None
-    same: fit.Fit | None
+    before: fit_estimate.Fit
+    other: fit_estimate.Fit | None
+    same: fit_estimate.Fit | None
 
     @property
     def off_gib(self) -> float:
         """GiB of KV cache a GPU by which the estimate before any boot is wrong."""
         tokens = self.before.tokens
         assert tokens is not None
-        return (tokens.likely - self.row.tokens) * self.before.token_bytes / spec.GIB
+        return (tokens.likely - self.row.tokens) * self.before.token_bytes / GIB
 
     @staticmethod
-    def likely(found: fit.Fit | None) -> float | None:
+    def likely(found: fit_estimate.Fit | None) -> float | None:
         """Tokens of an estimate."""
         return found.tokens.likely if found and found.tokens else None
 
@@ -179,8 +185,8 @@ def parts() -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for one in judged():
-        model = shapes.shape(one.row.known.config or {})
-        guesses = (one.before.weights.likely, one.before.activation.likely, fit.graphs(model, one.row.told))
+        model = architecture.shape(one.row.known.config or {})
+        guesses = (one.before.weights.likely, one.before.activation.likely, fit_estimate.graphs(model, one.row.told))
         cells = [one.row.name]
         for guess, key in zip(guesses, ("weights_gib", "activation_gib", "graph_gib"), strict=True):
             measured = one.row.harvest.get(key)
@@ -189,24 +195,26 @@ def parts() -> str:
     return "\n".join(lines)
 
 
-def box() -> dict[str, fit.Fit]:
+def box() -> dict[str, fit_estimate.Fit]:
     """The services of the three-GPU box, before any boot."""
     services = ["medium-glm", "mini-zwz", "medium", "medium-vl", "mini-solo", "micro", "medium-coder"]
     declared = catalogs.declared("rtx4090x3", host_services=services, force=["medium-coder"])
     known = {}
     for path in sorted((ROOT / "files" / "configs").glob("*.json")):
-        known[path.stem] = fit.Known(json.loads(path.read_text(encoding="utf-8"))["config"])
-    return {s: fit.for_service(declared, declared.services[s], known) for s in services}
+        known[path.stem] = fit_estimate.Known(json.loads(path.read_text(encoding="utf-8"))["config"])
+    return {s: fit_estimate.for_service(declared, declared.services[s], known) for s in services}
 
 
-def operator() -> fit.Fit:
+def operator() -> fit_estimate.Fit:
     """medium-glm with the memory that the operator's engine saw: 23.99 GiB a GPU."""
     declared = catalogs.declared("rtx4090x3")
     service = declared.services["medium-glm"]
     config = json.loads((ROOT / "files" / "configs" / "glm-4-7-flash-awq.json").read_text(encoding="utf-8"))["config"]
-    told = fit.service_flags(declared, service)
-    memory = fit.Band(*[BOX_TOTAL * spec.GIB] * 3)
-    return fit.estimate(fit.Known(config), told, memory, gpu="NVIDIA GeForce RTX 4090", engine="0.33.0")
+    told = fit_estimate.service_flags(declared, service)
+    memory = fit_estimate.Band(*[BOX_TOTAL * GIB] * 3)
+    return fit_estimate.estimate(
+        fit_estimate.Known(config), told, memory, gpu="NVIDIA GeForce RTX 4090", engine="0.33.0"
+    )
 
 
 def box_table() -> str:
@@ -220,7 +228,7 @@ def box_table() -> str:
         assert found.tokens and found.requests
         sizes = [getattr(found, k) for k in ("weights", "activation", "graphs", "other", "kv")]
         cells = [f"{s.low:.1f} to {s.high:.1f}" for s in sizes]
-        cells += [fit.tokens_text(found), f"{found.requests.low:.1f} to {found.requests.high:.1f}"]
+        cells += [tokens_text(found), f"{found.requests.low:.1f} to {found.requests.high:.1f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

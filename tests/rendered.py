@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
-from ansible.module_utils.llm import clients, door, spec
+from ansible.module_utils.llm.base import addresses
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.gateway import routes as gateway_routes
+from ansible.module_utils.llm.plan import gateway as gateway_plan
 
 from tests import catalogs
 
@@ -16,21 +19,21 @@ def template(role: str, name: str, **values: Any) -> str:
     strict = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    strict.filters |= {"llm_listing": door.listing, "llm_in_url": clients.in_url}
+    strict.filters |= {"llm_listing": gateway_routes.listing, "llm_in_url": addresses.in_url}
     return strict.get_template(name).render(values)
 
 
-def gateway(declared: spec.Declared, routes: list[dict[str, Any]], name: str, **values: Any) -> str:
+def gateway(declared: Declared, routes: list[dict[str, Any]], name: str, **values: Any) -> str:
     """A template of role gateway for the settings of a declaration and these routes; `values` are the role's variables."""
-    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), door.settings(declared)
+    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), gateway_plan.settings(declared)
     ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
     own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
     own |= {"_gateway_ports_address": settings["ports_address"]}
     own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
-    own |= {"_gateway_pools": door.pools(routes, settings["domain"]), "_gateway_ports": ports}
+    own |= {"_gateway_pools": gateway_routes.pools(routes, settings["domain"]), "_gateway_ports": ports}
     own |= {
-        "_gateway_buffer": door.BUFFER,
-        "_gateway_whole": door.WHOLE,
+        "_gateway_buffer": gateway_plan.BUFFER,
+        "_gateway_whole": gateway_plan.WHOLE,
         "_gateway_copies": 256,
         "_gateway_large": 1024,
         "_gateway_near": 8,

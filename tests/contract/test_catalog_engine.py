@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose, images
+from ansible.module_utils.llm.images import images
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.models import make

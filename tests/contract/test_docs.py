@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.llm import VERSION, images, renamed, spec
+from ansible.module_utils.llm import VERSION
+from ansible.module_utils.llm.declare import parse, renamed
+from ansible.module_utils.llm.declare.schema import Keys
+from ansible.module_utils.llm.declare.variables import VARIABLES
+from ansible.module_utils.llm.images import images
 from markdown_it import MarkdownIt
 
 from tests import catalogs
@@ -85,12 +89,12 @@ def test_generated_pages_are_current(tmp_path: Path) -> None:
 def test_defaults_of_nested_keys_are_those_of_the_code() -> None:
     """Where the code that has a default must not import the tables."""
     smoke = yaml.safe_load(importlib.import_module("llm_smoke").DOCUMENTATION)["options"]
-    service: Any = spec.VARIABLES["llm_services"].check
+    service: Any = VARIABLES["llm_services"].check
     for name, key in service.item.shape["smoke"].check.shape.items():
         if name == "margin":
             continue  # the plan's alone; the module measures it
         assert smoke[name].get("default") == key.default, name
-    sources: Any = spec.VARIABLES["llm_images"].check
+    sources: Any = VARIABLES["llm_images"].check
     build = sources.item.shape["sources"].check.item.kinds["build"].check.shape
     written = images.dockerfile({"pip": ["a"], "files": {"/b": {"content": ""}}}, "base", images.Lent())
     assert f"python3 -m venv {build['venv'].default}" in written
@@ -159,13 +163,13 @@ def test_the_example_shows_every_key_of_a_service_or_names_it() -> None:
     example = next(t.content for t in MARKDOWN.parse(section) if t.type == "fence" and t.info == "yaml")
     left_out = set(re.findall(r"`([a-z_.]+)`", section.partition("Left out")[2].partition("\n\n")[0]))
     services = yaml.safe_load(example)["llm_services_custom"]
-    _, findings = spec.parse({**catalogs.raw("rtx4090x3"), "services": services, "host_services": list(services)})
+    _, findings = parse.parse({**catalogs.raw("rtx4090x3"), "services": services, "host_services": list(services)})
     assert [f.text() for f in findings] == []
     known, shown = set(), set()
     (entry,) = services.values()
-    everything: Any = spec.VARIABLES["llm_services"].check
+    everything: Any = VARIABLES["llm_services"].check
     for name, key in everything.item.shape.items():
-        inner = key.check.shape if isinstance(key.check, spec.Keys) else {}
+        inner = key.check.shape if isinstance(key.check, Keys) else {}
         known |= {f"{name}.{below}" for below in inner} or {name}
         if name in entry:
             shown |= {f"{name}.{below}" for below in entry[name]} if inner else {name}
@@ -196,7 +200,7 @@ def test_the_table_of_renamed_names_is_right() -> None:
 
 def sources() -> list[Path]:
     """Files of the project that may name variables, without those that tell its past."""
-    past = {"CHANGELOG.md", "module_utils/llm/renamed.py", "docs/reference/renamed.md"}
+    past = {"CHANGELOG.md", "module_utils/llm/declare/renamed.py", "docs/reference/renamed.md"}
     listed = [ROOT / name for name in ran(["git", "ls-files"], ROOT).stdout.splitlines()]
     assert listed
     return [
@@ -233,7 +237,7 @@ def test_an_old_name_has_a_successor(name: str, message: str, remedy: str) -> No
 
 def test_an_inventory_with_old_names_is_refused_with_the_new_ones(project: Path) -> None:
     entries = "".join(f"    {entry!r},\n" for entry in TABLE)
-    table = project / "module_utils" / "llm" / "renamed.py"
+    table = project / "module_utils" / "llm" / "declare" / "renamed.py"
     replace(table, "RENAMED: tuple[Renamed, ...] = (", f"RENAMED: tuple[Renamed, ...] = (\n{entries}")
     (project / "inventory/demo/host_vars/localhost.yml").write_text(
         "---\n"
@@ -265,14 +269,19 @@ def test_an_inventory_with_old_names_is_refused_with_the_new_ones(project: Path)
     ("path", "old", "new", "name"),
     [
         ("roles/gateway/meta/argument_specs.yml", "gateway_memory:", "gateway_ram:", "gateway_memory"),
-        ("module_utils/llm/spec.py", '    "shm_size": Key', '    "shm": Key', "llm_services.*.limits.shm_size"),
+        (
+            "module_utils/llm/declare/variables.py",
+            '    "shm_size": Key',
+            '    "shm": Key',
+            "llm_services.*.limits.shm_size",
+        ),
     ],
 )
 def test_a_name_that_is_gone_without_a_word_is_noticed(project: Path, path: str, old: str, new: str, name: str) -> None:
     replace(project / path, old, new)
     done = ran(COMMAND, project)
     assert done.returncode == 1
-    assert f"no longer known: {name}." in done.stderr and "module_utils/llm/renamed.py" in done.stderr
+    assert f"no longer known: {name}." in done.stderr and "module_utils/llm/declare/renamed.py" in done.stderr
 
 
 def test_names_are_gone_for_good_once_the_table_has_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 

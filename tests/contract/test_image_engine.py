@@ -12,7 +12,7 @@ from typing import Any
 
 import llm_image
 import pytest
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 

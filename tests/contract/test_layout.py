@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import plan
+from ansible.module_utils.llm.plan.selection import STAGES
 
 from tests import catalogs
 
@@ -45,7 +45,7 @@ def test_names_that_belong_to_users_are_not_defined_for_everybody() -> None:
 
 def test_every_stage_is_a_playbook_in_order() -> None:
     imported = [Path(p["ansible.builtin.import_playbook"]).stem for p in catalogs.read("site.yml")]
-    assert tuple(imported) == plan.STAGES
+    assert tuple(imported) == STAGES
 
 
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda p: p.stem)

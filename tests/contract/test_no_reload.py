@@ -15,7 +15,7 @@ PLAYS = [
 ]
 PROGRAMS = [
     *sorted((catalogs.ROOT / "library").glob("*.py")),
-    *sorted((catalogs.ROOT / "module_utils" / "llm").glob("*.py")),
+    *sorted((catalogs.ROOT / "module_utils" / "llm").rglob("*.py")),
     *sorted((catalogs.ROOT / "roles").glob("*/files/**/*.py")),
 ]
 SERVICE_MODULES = {"systemd", "systemd_service", "service", "sysvinit"}

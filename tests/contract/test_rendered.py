@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.llm import acme, compose, placement, plan
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.gateway import acme
+from ansible.module_utils.llm.plan import changes, compose, placement
 
 from tests import catalogs
 from tests.rendered import gateway, template
@@ -63,7 +65,7 @@ def lint(path: Path) -> None:
 @pytest.mark.parametrize(("address", "written"), [("192.0.2.1", "192.0.2.1"), ("::", "[::]"), ("::1", "[::1]")])
 def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written: str) -> None:
     declared = catalogs.declared("demo", bind_address=address)
-    routes = plan.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, {"releases": {}})
     document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2", gateway_bind_address=address))
     assert f"{written}:5010:5010" in document["services"]["gateway"]["ports"]
     assert " localhost 127.0.0.1 [::1]" in gateway(declared, routes, "haproxy.cfg.j2"), "as a Host header has it"
@@ -71,7 +73,7 @@ def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written:
 
 def test_the_services_own_ports_are_published_where_they_are_to_be() -> None:
     declared = catalogs.declared("rtx4090x3", bind_address="192.0.2.1", gateway={"ports_address": "::1"})
-    routes = plan.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, {"releases": {}})
     text = gateway(declared, routes, "compose.yml.j2", gateway_bind_address="192.0.2.1")
     published = yaml.safe_load(text)["services"]["gateway"]["ports"]
     own = [f"[::1]:{r['port']}:{r['port']}" for r in routes]
@@ -81,7 +83,7 @@ def test_the_services_own_ports_are_published_where_they_are_to_be() -> None:
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
 def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
     declared = catalogs.declared(inventory)
-    routes = plan.routes(declared, {"releases": {placement.deployed(declared)[0]: {"current": "0123456789ab"}}})
+    routes = changes.routes(declared, {"releases": {placement.deployed(declared)[0]: {"current": "0123456789ab"}}})
     assert len(routes) == count
     config = gateway(declared, routes, "haproxy.cfg.j2")
     document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2"))
@@ -98,7 +100,7 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
 def test_the_log_counts_all_that_a_request_waits_for() -> None:
     """HAProxy's own `%Tw` and `%Tr` begin after its rules, which is where requests wait for an engine."""
     declared = catalogs.declared("demo")
-    config = gateway(declared, plan.routes(declared, {"releases": {}}), "haproxy.cfg.j2")
+    config = gateway(declared, changes.routes(declared, {"releases": {}}), "haproxy.cfg.j2")
     program = (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8")
     (form,) = [line for line in config.splitlines() if line.lstrip().startswith("log-format ")]
     for name in ("wait_ms", "queue_ms", "first_byte_ms", "total_ms"):
@@ -117,7 +119,7 @@ ACME = {"email": "ops@example.org", "terms_agreed": True}
 
 def test_by_acme_the_gateway_has_one_open_path_more_and_at_its_plain_port_alone() -> None:
     declared = catalogs.declared("rtx4090x3", domain="llm.example.org", gateway={"acme": ACME})
-    routes = plan.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, {"releases": {}})
     config = gateway(declared, routes, "haproxy.cfg.j2")
     (line,) = [text for text in config.splitlines() if "str(acme_challenge)" in text]
     assert "{ dst_port 80 } { method GET } { path_reg ^/\\.well-known/acme-challenge/[A-Za-z0-9_-]+$ }" in line
@@ -125,7 +127,7 @@ def test_by_acme_the_gateway_has_one_open_path_more_and_at_its_plain_port_alone(
     assert (
         config.partition(f"backend {backend}\n")[2]
         .partition("\n\n")[0]
-        .endswith(f"server {server} {compose.ACME}:{acme.LISTENER} resolvers docker init-addr none")
+        .endswith(f"server {server} {names.ACME}:{acme.LISTENER} resolvers docker init-addr none")
     )
     assert "acme" not in gateway(catalogs.declared("rtx4090x3"), routes, "haproxy.cfg.j2")
 
@@ -137,7 +139,7 @@ def test_compose_lint_knows_all_of_the_acme_client(ca_file: str, tmp_path: Path)
     )
     text = gateway(declared, [], "acme.yml.j2", gateway_acme_image="llm/acme:1")
     service = yaml.safe_load(text)["services"]["acme"]
-    assert service["networks"] == [compose.FRONT_NETWORK], "a way out, and none to the engines"
+    assert service["networks"] == [names.FRONT_NETWORK], "a way out, and none to the engines"
     assert ("LEGO_CA_CERTIFICATES" in service["environment"]) is bool(ca_file)
     path = tmp_path / "compose.yml"
     path.write_text(text)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import docker
 import openai
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 

@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.module_utils.llm import compose, door, files, haproxy
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base.names import GATEWAY_IMAGE
+from ansible.module_utils.llm.gateway import haproxy
+from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.gateway import routes as gateway_routes
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs, rendered
 
@@ -103,7 +108,7 @@ class Door:
 def standing(
     routes: Sequence[Mapping[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
-    keys: Sequence[door.Key] = (),
+    keys: Sequence[gateway_keys.Key] = (),
     stalled: int = 60,
     **values: Any,
 ) -> Iterator[Door]:
@@ -145,22 +150,22 @@ def _configure(
     name: str,
     routes: list[dict[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
-    keys: Sequence[door.Key],
+    keys: Sequence[gateway_keys.Key],
     values: Mapping[str, Any],
 ) -> Path:
     """Write what the gateway reads, and its compose file; returns that."""
     declared = catalogs.declared("demo", gateway={"https_port": HTTPS, "http_port": 0})
     given = {
         "gateway_root": str(found.root),
-        "gateway_image": image(compose.GATEWAY_IMAGE),
+        "gateway_image": image(GATEWAY_IMAGE),
         "gateway_uid": UID,
         **values,
     }
-    etc, pools = found.folder / "etc", door.pools(routes)
+    etc, pools = found.folder / "etc", gateway_routes.pools(routes)
     texts = {
         "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", **given),
         "door.lua": (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8"),
-        "maps/keys.map": door.key_map(keys, service_keys),
+        "maps/keys.map": gateway_keys.key_map(keys, service_keys),
         "maps/models.map": "".join(f"{model} {p['name']}\n" for p in pools for model in p["models"]),
         "maps/engines.map": "",
         "maps/returns.map": "",

@@ -23,7 +23,7 @@ from typing import Any
 
 import docker
 import pytest
-from ansible.module_utils.llm import clients
+from ansible.module_utils.llm.clients import programs as client_programs
 
 from tests import catalogs
 from tests.clients import weather
@@ -94,7 +94,10 @@ def engine(docker_client: docker.DockerClient) -> Iterator[Engine]:
             assert container.status == "running" and time.monotonic() < end, container.logs(tail=30).decode()
             time.sleep(1)
         yield Engine(
-            "127.0.0.1", port, KEY, clients.facts(MODEL, service["args"] | {"max-model-len": CONTEXT}, CONTEXT, False)
+            "127.0.0.1",
+            port,
+            KEY,
+            client_programs.facts(MODEL, service["args"] | {"max-model-len": CONTEXT}, CONTEXT, False),
         )
     finally:
         container.remove(force=True)
@@ -266,8 +269,8 @@ def run(program: Program, engine: Engine, programs: list[str], home: Path) -> Ra
     work.mkdir(parents=True)
     subprocess.run(["git", "init", "--quiet"], cwd=work, check=True)
     with Recorder(engine.host, engine.port, insist="get_weather" if program.tool else "") as recorder:
-        what = clients.served(SERVICE, recorder.url, engine.facts)
-        files = clients.CLIENTS[program.name](what)
+        what = client_programs.served(SERVICE, recorder.url, engine.facts)
+        files = client_programs.CLIENTS[program.name](what)
         for name, text in files.items():
             place = home / program.places[name]
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -311,7 +314,7 @@ def test_a_program_finds_path_model_and_key_and_takes_the_stream(
         assert asked.body["model"] == engine.facts["model"]
         assert asked.body["stream"] is True and asked.streamed and asked.pieces > 1
         most = asked.body.get("max_tokens") or asked.body.get("max_output_tokens") or 0
-        assert most <= clients.LARGEST_OUTPUT
+        assert most <= client_programs.LARGEST_OUTPUT
     assert {a.path.partition("?")[0] for a in ran.asked if a.method == "POST"} == {program.path}
     assert not any(engine.key in text for text in ran.files.values())
     assert "x-anthropic-billing-header" not in json.dumps(answered[0].body)
@@ -380,8 +383,8 @@ def test_open_webui_finds_path_model_and_key_and_passes_the_stream_on(
 ) -> None:
     """The server that its package installs; a person's browser is a client of the same API."""
     with Recorder(engine.host, engine.port) as recorder:
-        what = clients.served(SERVICE, recorder.url, engine.facts)
-        (file,) = clients.CLIENTS["open-webui"](what).values()
+        what = client_programs.served(SERVICE, recorder.url, engine.facts)
+        (file,) = client_programs.CLIENTS["open-webui"](what).values()
         assert engine.key not in file
         environment = filled_in(tmp_path, file, {what.key_variable: engine.key})
         environment |= {"DATA_DIR": str(tmp_path / "data"), "WEBUI_SECRET_KEY": "of-this-test-alone"}

@@ -10,7 +10,8 @@ from typing import Any
 import docker
 import llm_diagnose
 import pytest
-from ansible.module_utils.llm import compose, diagnostics
+from ansible.module_utils.llm.engine import diagnostics
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 

@@ -11,7 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import door, haproxy, usage
+from ansible.module_utils.llm.gateway import haproxy, routes, usage
+from ansible.module_utils.llm.gateway import keys as gateway_keys
 
 from tests.e2e import standalone
 from tests.e2e.wire import Http1, Sent
@@ -28,21 +29,37 @@ LARGE = 20  # requests of more than 64 KiB at once
 KEYS = {service: [f"sk-of-{service}"] for service in PORTS}
 CROWD, SINGLE, METERED = "sk-of-a-crowd", "sk-of-a-single-client", "sk-of-a-metered-client"
 CLIENTS = [
-    door.Key(id=name, client=name, sha256=door.sha256(key), services=("*",), created=0)
+    gateway_keys.Key(id=name, client=name, sha256=gateway_keys.sha256(key), services=("*",), created=0)
     for name, key in (("crowd", CROWD), ("single", SINGLE))
 ]
 EXPIRED, LIMITED = "sk-of-before", [f"sk-of-{n}-a-minute" for n in range(3)]
-CLIENTS.append(door.Key(id="k-old", client="old", sha256=door.sha256(EXPIRED), services=("*",), created=0, expires=1))
+CLIENTS.append(
+    gateway_keys.Key(
+        id="k-old", client="old", sha256=gateway_keys.sha256(EXPIRED), services=("*",), created=0, expires=1
+    )
+)
 NARROW = "sk-of-a-narrow-client"
 CLIENTS.append(
-    door.Key(id="k-narrow", client="narrow", sha256=door.sha256(NARROW), services=("*",), created=0, at_once=1, queue=1)
+    gateway_keys.Key(
+        id="k-narrow",
+        client="narrow",
+        sha256=gateway_keys.sha256(NARROW),
+        services=("*",),
+        created=0,
+        at_once=1,
+        queue=1,
+    )
 )
 CLIENTS += [
-    door.Key(id=f"k-{n}", client=f"limited-{n}", sha256=door.sha256(key), services=("*",), created=0, per_minute=1)
+    gateway_keys.Key(
+        id=f"k-{n}", client=f"limited-{n}", sha256=gateway_keys.sha256(key), services=("*",), created=0, per_minute=1
+    )
     for n, key in enumerate(LIMITED)
 ]
 CLIENTS.append(
-    door.Key(id="k-metered", client="metered", sha256=door.sha256(METERED), services=(LEFT,), created=0, per_minute=3)
+    gateway_keys.Key(
+        id="k-metered", client="metered", sha256=gateway_keys.sha256(METERED), services=(LEFT,), created=0, per_minute=3
+    )
 )
 
 
@@ -262,7 +279,7 @@ def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopp
             waiting = pool.submit(ask)
             await_waiting()
             assert not waiting.done()
-            returns(f"{ONE} {door.STOPPED}\n")
+            returns(f"{ONE} {routes.STOPPED}\n")
             assert waiting.result() == ask() == stopped, "who waits is told as well"
             returns(f"{ONE} {int(time.time()) + 90}\n")
             waiting = pool.submit(ask)
@@ -298,7 +315,7 @@ def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gat
         assert ("retry-after" in headers) == retry, headers
 
     paths = ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"]
-    replaced, stopped = f"{RIGHT} {int(time.time()) + 900}\n", f"{LEFT} {door.STOPPED}\n"
+    replaced, stopped = f"{RIGHT} {int(time.time()) + 900}\n", f"{LEFT} {routes.STOPPED}\n"
     with ThreadPoolExecutor(len(paths)) as pool:
         try:
             for service in (LEFT, RIGHT):
@@ -365,7 +382,7 @@ def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.
     assert found["total_ms"]["p95"] >= 150, "the stream's three pauses"
     assert 0 <= found["first_byte_ms"]["p50"] <= found["total_ms"]["p95"]
     keys = (CROWD, SINGLE, METERED, "sk-wrong-but-logged", "sk-in-a-query", secret, *(k for (k,) in KEYS.values()))
-    assert [k for k in (*keys, *map(door.sha256, keys)) if k in log] == []
+    assert [k for k in (*keys, *map(gateway_keys.sha256, keys)) if k in log] == []
     nobody = usage.summary(usage.entries(log.splitlines()))[usage.NOBODY]
     assert nobody["refused"] >= 2 and not nobody["failed"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import door_host
+from ansible.module_utils.llm.gateway import host as gateway_host
 
 from tests.e2e.demo import ROOT, SERVICE, Machine, Playbook, Run
 
@@ -114,7 +114,7 @@ def test_keys_that_make_no_sense(playbook: Playbook) -> None:
 @pytest.fixture
 def clients(machine: Machine) -> Iterator[Path]:  # noqa: ARG001 - deployed
     """The file of the clients' keys, which is put back as it was."""
-    path = ROOT / "gateway" / door_host.CLIENTS
+    path = ROOT / "gateway" / gateway_host.CLIENTS
     before = path.read_bytes() if path.exists() else None
     yield path
     path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import history
+from ansible.module_utils.llm.engine import history
 
 from tests.e2e.demo import CHECKOUT, POSITIONS, QUESTION, ROOT, SERVICE, WORD, Machine, Playbook, Run, declare, steady
 

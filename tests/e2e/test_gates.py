@@ -15,7 +15,8 @@ from pathlib import Path
 import docker
 import pytest
 import yaml
-from ansible.module_utils.llm import compose, history
+from ansible.module_utils.llm.engine import history
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, Playbook, Run

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from ansible.module_utils.llm import door_host
+from ansible.module_utils.llm.gateway import host as gateway_host
 
 from tests.e2e.demo import CHECKOUT, KEY_SHAPE, MODEL, ROOT, SERVICE, Machine, Playbook
 from tests.e2e.wire import Http1, Sent
@@ -61,10 +61,10 @@ class Load:
 def known(machine: Machine) -> Iterator[None]:
     """The clients of before, whatever a test made."""
     machine.await_door()
-    before = door_host.clients(ROOT / "gateway")
+    before = gateway_host.clients(ROOT / "gateway")
     yield
-    door_host.keep_clients(ROOT / "gateway", before)
-    door_host.refresh_keys(ROOT)
+    gateway_host.keep_clients(ROOT / "gateway", before)
+    gateway_host.refresh_keys(ROOT)
 
 
 def key_of(text: str) -> str:
@@ -117,7 +117,7 @@ def test_a_client_s_key_is_rotated_under_load(playbook: Playbook, machine: Machi
 @pytest.mark.fault(26, "the key between gateway and engine, on the real engine")
 def test_the_engine_s_key_is_rotated_under_load(playbook: Playbook, machine: Machine) -> None:
     release, gateway = machine.release, machine.gateway().attrs["State"]["StartedAt"]
-    before = door_host.engine_keys(ROOT / "gateway")
+    before = gateway_host.engine_keys(ROOT / "gateway")
     try:
         with Load(machine.key, machine.key) as load:
             load.await_more(machine.key)
@@ -125,7 +125,7 @@ def test_the_engine_s_key_is_rotated_under_load(playbook: Playbook, machine: Mac
             load.await_more(machine.key)
             playbook("site.yml").passed().says("key between door and engine")
             load.await_more(machine.key)
-        newest = door_host.engine_keys(ROOT / "gateway")[0]
+        newest = gateway_host.engine_keys(ROOT / "gateway")[0]
         print(f"\nrotation of the engine's key: {sum(load.statuses.values())} requests, {load.failed()} failed")
         assert load.failed() == {}
         assert newest not in before and machine.release != release
@@ -143,7 +143,7 @@ def test_a_leaked_key_is_found_and_named_without_being_shown(playbook: Playbook,
     assert clean.rc == 0 or not re.search(r"(/\S+:\d+|docker inspect \S+|line \d+): key", clean.text), clean.text
     made = playbook(BOOK, "-e", "llm_key_do=create", "-e", "llm_key_client=leaky", "-e", "llm_key_services=*").passed()
     own, key = machine.key, key_of(made.stdout)
-    engine = door_host.engine_keys(ROOT / "gateway")[0]
+    engine = gateway_host.engine_keys(ROOT / "gateway")[0]
     places = {
         ROOT / "state" / "leak.txt": f"Authorization: Bearer {own}\n",
         ROOT / "services" / SERVICE / "leak.yml": f"key: {engine}\n",

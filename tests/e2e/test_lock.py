@@ -22,7 +22,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from ansible.module_utils.llm import shapes
+from ansible.module_utils.llm.fit import architecture
 
 from tests.e2e.demo import CHECKOUT, Playbook, stand_in_hub
 
@@ -338,11 +338,11 @@ llm_models_custom:
 def files_hub(tmp_path: Path) -> Iterator[str]:
     """Address of the stand-in of scenario model_store_alternative, with a model of SmolLM2's shape whose weights are a hole."""
     kept = json.loads((CHECKOUT / "files/configs/smollm2-135m-instruct.json").read_text(encoding="utf-8"))
-    model = shapes.shape(kept["config"])
+    model = architecture.shape(kept["config"])
     header, at = {}, 0
-    for tensor in shapes.tensors(model):
+    for tensor in architecture.tensors(model):
         for number in range(tensor.times):
-            size = int(math.prod(tensor.shape) * shapes.BYTES[tensor.dtype])
+            size = int(math.prod(tensor.shape) * architecture.BYTES[tensor.dtype])
             header[re.sub(r"\.\d+\.", f".{number}.", tensor.name)] = {
                 "dtype": tensor.dtype,
                 "shape": list(tensor.shape),

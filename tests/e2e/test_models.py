@@ -13,7 +13,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from ansible.module_utils.llm import smoke
+from ansible.module_utils.llm.declare.checks import CHECKS
 
 from tests import catalogs
 from tests.e2e.demo import ROOT, Machine, Playbook
@@ -280,5 +280,5 @@ def test_every_check_passes_through_the_gateway(playbook: Playbook) -> None:
         print("\n".join([f"{name}, {sum(c['seconds'] for c in checks):.1f} s", *(str(c) for c in checks)]))
         lacking = {*MODELS[service["model"]]["smoke"]["unable"]}
         lacking |= set() if service["args"].get("enable-prefix-caching", True) else {"shared_prefix"}
-        assert {c["id"] for c in checks} == {asked.id for asked in smoke.TABLE} - absent - lacking
+        assert {c["id"] for c in checks} == {asked.id for asked in CHECKS} - absent - lacking
         assert all(c["ok"] and c["evidence"] and not c["remedy"] for c in checks) and f'id="{name}"' in page

@@ -19,8 +19,10 @@ from typing import Any
 import docker
 import llm_smoke
 import pytest
-from ansible.module_utils.llm import compose, engine, smoke
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.engine import judge, verdict
+from ansible.module_utils.llm.engine.judge import known
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.e2e.demo import POSITIONS, model_folder, request
@@ -108,12 +110,12 @@ def served(name: str) -> Served:
     if name == "micro-cpu":
         demo = catalogs.declared("demo")
         service, model = demo.services[name], demo.models[demo.services[name].model]
-        asked = smoke.known(model.smoke, service.smoke, service.args, context=model.context, vision=False)
+        asked = known(model.smoke, service.smoke, service.args, context=model.context, vision=False)
         return Served(service.served_model_name, dict(service.args), model_folder(), asked)
     declared = DECLARED["llm_services_custom"][name]
     model = DECLARED["llm_models_custom"][declared["model"]]
     folder = make.models()[declared["model"].removeprefix("test-")]
-    asked = smoke.known(
+    asked = known(
         model.get("smoke", {}), declared.get("smoke", {}), declared["args"], context=model["context"], vision=False
     )
     return Served(declared.get("served_model_name", declared["model"]), dict(declared["args"]), folder, asked)
@@ -200,15 +202,15 @@ def parameters(address: str, name: str, of: Served, told: dict[str, Any]) -> dic
     }
 
 
-def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[engine.Check]:
+def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[verdict.Check]:
     """The checks that apply to a service of these flags, asked as the module does."""
     params = parameters(address, name, of, told)
-    asked = smoke.applying(params["args"], depth, room=params["context"], needle=params["needle"])
+    asked = judge.applying(params["args"], depth, room=params["context"], needle=params["needle"])
     chosen = [a for a in asked if a.id not in params["unable"]]
     return llm_smoke.run(llm_smoke.make_service(params, KEY, None), chosen, Progress(None), lambda _checks: None)
 
 
-def told(checks: list[engine.Check]) -> str:
+def told(checks: list[verdict.Check]) -> str:
     return "\n".join(f"{'ok ' if c['ok'] else 'BAD'} {c['id']} {c['seconds']} {c['evidence']}" for c in checks)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import engine, report
+from ansible.module_utils.llm.engine import verdict
+from ansible.module_utils.llm.report import results
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 360)]
@@ -60,8 +61,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with all that pages show: a failure with its remedy, a service that was not asked, markup and long words."""
     history: Any = ([], {})
     about = {name: {"model": f"{name}-model", "description": "For the help desk"} for name in ("chat", "small")}
-    for run in range(report.KEPT):
-        services, newest = {}, run == report.KEPT - 1
+    for run in range(results.KEPT):
+        services, newest = {}, run == results.KEPT - 1
         for name in about if not newest else ["chat"]:
             checks = [
                 {"id": "answer", "ok": True, "seconds": 0.3 + run % 5 / 10, "evidence": "“<b>Paris</b>”"},
@@ -73,16 +74,16 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 },
             ]
             checks[1]["remedy"] = "" if checks[1]["ok"] else "Set `tool-call-parser` of the service"
-            services[name] = engine.service_verdict([engine.Check(**check) for check in checks])  # type: ignore[typeddict-item]
+            services[name] = verdict.service_verdict([verdict.Check(**check) for check in checks])  # type: ignore[typeddict-item]
         noted = {name: {"ttft_ms": 90.0 + run % 4, "endpoint": "http://127.0.0.1:5010/v1"} for name in services}
-        history = report.add_run(history, engine.verdict(services), noted, about, 1795610000.0 + 3600 * run)
+        history = results.add_run(history, verdict.verdict(services), noted, about, 1795610000.0 + 3600 * run)
     file = tmp_path_factory.mktemp("page") / "report.html"
     features = (
         "fma f16c avx2 avx_vnni avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile".split()
     )
     machine = {"processor": {"model": "Intel(R) Xeon(R) Platinum 8481C", "cores": 44, "features": features}}
     runs, last = history
-    file.write_text(report.page("rtx4090x3", runs, last, machine), encoding="utf-8")
+    file.write_text(results.page("rtx4090x3", runs, last, machine), encoding="utf-8")
     return file
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import artifacts, compose, store
+from ansible.module_utils.llm.models import artifacts, store
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, ROOT, SERVICE, Machine, Playbook, stand_in_hub

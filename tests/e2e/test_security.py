@@ -15,7 +15,8 @@ from typing import Any
 
 import llm_client_key
 import pytest
-from ansible.module_utils.llm import door, door_host
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway import keys as gateway_keys
 
 from tests.e2e.demo import ROOT, SERVICE, Machine, request
 from tests.e2e.wire import NONE, Headers, Http1, Http2, Sent
@@ -173,13 +174,13 @@ class Keys:
     """A key in every state, by the functions of the verb that users call; none is left afterwards."""
 
     def __init__(self) -> None:
-        self.clients = door_host.clients(ROOT / "gateway")
+        self.clients = gateway_host.clients(ROOT / "gateway")
         try:
             revoked = self.act("create", "matrix-revoked")
             self.act("revoke", "matrix-revoked")
             expired = self.act("create", "matrix-expired")
             self.act("rotate", "matrix-expired", overlap="0h")
-            engine_key = door_host.engine_keys(ROOT / "gateway")[0]
+            engine_key = gateway_host.engine_keys(ROOT / "gateway")[0]
             self.good = self.act("create", "matrix-good")
             self.bad = {
                 "none": "",
@@ -188,7 +189,14 @@ class Keys:
                 "expired": expired,
                 "out of scope": self.act("create", "matrix-elsewhere", services=["micro"]),
             }
-            self.false = [" ", self.good[:-1], f"{self.good}x", door.sha256(self.good), engine_key, f"{self.good},x"]
+            self.false = [
+                " ",
+                self.good[:-1],
+                f"{self.good}x",
+                gateway_keys.sha256(self.good),
+                engine_key,
+                f"{self.good},x",
+            ]
         except BaseException:
             self.forget()
             raise
@@ -204,8 +212,8 @@ class Keys:
 
     def forget(self) -> None:
         """The clients of before, on disk and in the running gateway."""
-        door_host.keep_clients(ROOT / "gateway", self.clients)
-        door_host.refresh_keys(ROOT)
+        gateway_host.keep_clients(ROOT / "gateway", self.clients)
+        gateway_host.refresh_keys(ROOT)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from ansible.module_utils.llm import engine, warmup
+from ansible.module_utils.llm.engine import warmup
+from ansible.module_utils.llm.engine.metrics import parse_metrics
 
 from tests.e2e.demo import Machine, Playbook, Run, declare, request
 
@@ -26,7 +27,7 @@ def address(machine: Machine) -> str:
 
 def computed(machine: Machine) -> tuple[int, Mapping[float, float]]:
     """What the engine counts: finished requests, and by upper edge those of whose prompts so many tokens were computed."""
-    samples = engine.parse_metrics(request(f"{address(machine)}/metrics")[1])
+    samples = parse_metrics(request(f"{address(machine)}/metrics")[1])
     edges = {float(s.labels["le"].replace("+Inf", "inf")): s.value for s in samples if s.name == warmup.HISTOGRAM}
     below, counts = 0.0, {}
     for edge in sorted(edges):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import plan
+from ansible.module_utils.llm.plan.selection import STAGES
 
 from tests import catalogs
 
@@ -103,7 +103,7 @@ def renamed(tmp_path: Path) -> Path:
 def test_every_playbook_that_runs_alone_judges_the_declaration_first() -> None:
     books = {f"{path.stem}": catalogs.read(f"playbooks/{path.name}") for path in PLAYBOOKS}
     first = {book: Path(plays[0].get("ansible.builtin.import_playbook", "")).stem for book, plays in books.items()}
-    verbs = {book for book in first if book not in plan.STAGES}
+    verbs = {book for book in first if book not in STAGES}
     assert {first[book] for book in verbs - {"demo"}} == {"validate"} and first["demo"] == "site"
 
 

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import acme, compose, door_host
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.base.names import ACME_IMAGE
+from ansible.module_utils.llm.gateway import acme
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, Run
@@ -37,7 +41,7 @@ class Pebble:
 
     def __init__(self, host: StubHost, folder: Path, image: str) -> None:
         self.host, self.folder = host, folder
-        network = host.client.networks.create(compose.FRONT_NETWORK, driver="bridge")
+        network = host.client.networks.create(names.FRONT_NETWORK, driver="bridge")
         network.reload()
         self.address = network.attrs["IPAM"]["Config"][0]["Gateway"]  # the host, as containers see it
         self._certificates()
@@ -61,7 +65,7 @@ class Pebble:
             ],
             entrypoint="",
             name="pebble",
-            network=compose.FRONT_NETWORK,
+            network=names.FRONT_NETWORK,
             environment={"PEBBLE_VA_NOSLEEP": "1"},
             volumes={
                 str(folder): {"bind": "/pebble", "mode": "ro"},
@@ -165,7 +169,7 @@ def image(folder: Path) -> str:
         own = {"name": name, "ref": compose.image_ref(images[name]), "sources": list(images[name].sources)}
         return {**own, "proofs": {}, "services": {}, "bases": [job(b) for b in bases]}
 
-    found = job(compose.ACME_IMAGE)
+    found = job(ACME_IMAGE)
     if subprocess.run(["docker", "image", "inspect", found["ref"]], capture_output=True, check=False).returncode:
         given = {"vllm_image_root": str(folder), "vllm_image_wanted": [found]}
         given["vllm_image_ca_bundle"] = os.environ.get("SSL_CERT_FILE", "")
@@ -295,7 +299,7 @@ def test_a_certificate_is_renewed_while_nobody_runs_anything_and_connections_sta
 
 @pytest.mark.fault(31, "an ACME server that is down: the gateway keeps its certificate, and the plan says so")
 def test_without_the_server_the_gateway_keeps_what_it_has(deployed: Pebble) -> None:
-    door = deployed.host.root / "gateway" / door_host.PEM
+    door = deployed.host.root / "gateway" / gateway_host.PEM
     with client(deployed) as one:
         deployed.container.stop()
         try:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.base import names
 
 from tests.e2e.demo import Run
 from tests.faults.stub.host import DECLARED, KEY, PORT, SERVICE, RealHost, StubHost, differences
@@ -124,7 +124,7 @@ def test_a_tag_that_means_another_image_is_a_new_release(served: RealHost) -> No
 @pytest.mark.slow
 @pytest.mark.fault(47, "its container is listed, kept, and with llm_prune let finish and removed")
 def test_an_orphan_goes_only_when_asked(served: RealHost) -> None:
-    gateway = served.client.containers.get(compose.GATEWAY).id
+    gateway = served.client.containers.get(names.GATEWAY).id
     clients = served.root / "gateway/clients.json"
     served.run("playbooks/keys.yml", "-e", "llm_key_do=create", "-e", "llm_key_client=x", "-e", "llm_key_services=*")
     asked = [served.status() for _ in range(3)]
@@ -138,17 +138,17 @@ def test_an_orphan_goes_only_when_asked(served: RealHost) -> None:
     assert differences(before, served.state()) == {}
 
     run = served.run("site.yml", "--check", "--diff", *nothing, "-e", "llm_prune=true").passed()
-    run.says(f"--- before: container {compose.GATEWAY}", f"-running, ports 80, 443, {PORT}\n")
+    run.says(f"--- before: container {names.GATEWAY}", f"-running, ports 80, 443, {PORT}\n")
     assert engine(served).status == "running"
     let_finish(served, lambda: served.run("site.yml", *nothing, "-e", "llm_prune=true"))
-    assert not served.client.containers.list(all=True, filters={"name": f"^{compose.GATEWAY}$"})
+    assert not served.client.containers.list(all=True, filters={"name": f"^{names.GATEWAY}$"})
     assert not engines(served)
     assert served.status() == 0, "a door that leads nowhere is none"
     assert served.run("site.yml", *nothing).passed().changed == 0
     served.run("site.yml").passed()
     asked += [served.status()]
     assert asked == [200] * 5 and clients.exists()
-    assert served.client.containers.get(compose.GATEWAY).id != gateway
+    assert served.client.containers.get(names.GATEWAY).id != gateway
 
     # What the gateway of before was asked counts as well.
     usage = served.run("playbooks/usage.yml").passed()

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import files
+from ansible.module_utils.llm.base import files
 
 SIZE = 256 * 2**20  # large enough to be met in the middle
 WRITER = """
 import sys, ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[1])
 from pathlib import Path
-from ansible.module_utils.llm import files
+from ansible.module_utils.llm.base import files
 files.write(Path(sys.argv[2]), "n" * int(sys.argv[3]))
 """
 
@@ -24,7 +24,7 @@ files.write(Path(sys.argv[2]), "n" * int(sys.argv[3]))
 def test_the_old_content_stays_whole_and_the_next_writer_clears_up(tmp_path: Path) -> None:
     target = tmp_path / "compose.yml"
     files.write(target, "old")
-    command = [sys.executable, "-c", WRITER, str(Path(files.__file__).parents[1]), str(target), str(SIZE)]
+    command = [sys.executable, "-c", WRITER, str(Path(files.__file__).parents[2]), str(target), str(SIZE)]
     writer = subprocess.Popen(command)
     end = time.monotonic() + 60
     while not [p for p in tmp_path.glob(".compose.yml.*") if p.stat().st_size]:

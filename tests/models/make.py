@@ -18,7 +18,7 @@ from pathlib import Path
 import tests.conftest  # noqa: F401 - makes our module_utils importable
 
 # isort: split
-from ansible.module_utils.llm import compose
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import acme, certificates, door, door_host, haproxy, plan, spec
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.gateway import acme, certificates, haproxy
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.plan import gateway as gateway_plan
+from ansible.module_utils.llm.plan import needs
 
 from tests import catalogs
 
@@ -25,7 +29,7 @@ def found(acme_of: dict[str, Any] | None = None, **host: Any) -> list[tuple[str,
     acme_of = ACME if acme_of is None else acme_of
     gateway = {"acme": acme_of, "ports_address": "127.0.0.1", **host.pop("gateway", {})}
     declared = catalogs.declared("rtx4090x3", **{**OPEN, **host}, gateway=gateway)
-    return [(f.severity, f.key, f.message) for f in door.findings(declared)[""]]
+    return [(f.severity, f.key, f.message) for f in gateway_plan.findings(declared)[""]]
 
 
 def refused(*words: str, **host: Any) -> None:
@@ -41,9 +45,9 @@ def test_names_come_from_the_services_and_addresses_are_not_asked_for() -> None:
     declared = catalogs.declared("rtx4090x3", **OPEN, gateway={"acme": ACME, "names": ["LLM.example.org"]})
     names = ["api.llm.example.org", "llm.example.org", "api.medium.llm.example.org", "api.mini.llm.example.org"]
     told = {"server": "https://acme-v02.api.letsencrypt.org/directory", "email": "ops@example.org", "ca_file": ""}
-    assert door.settings(declared)["acme"] == {**told, "names": names}
+    assert gateway_plan.settings(declared)["acme"] == {**told, "names": names}
     assert found() == []
-    assert door.settings(catalogs.declared("demo"))["acme"] == {}
+    assert gateway_plan.settings(catalogs.declared("demo"))["acme"] == {}
 
 
 def test_what_no_server_would_give_is_refused() -> None:
@@ -83,7 +87,7 @@ def test_what_something_in_front_may_put_right_is_warned_of() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(gateway: dict[str, Any], says: str) -> None:
-    declared, findings = spec.parse(catalogs.raw("rtx4090x3", **OPEN, gateway=gateway))
+    declared, findings = parse.parse(catalogs.raw("rtx4090x3", **OPEN, gateway=gateway))
     assert declared is None and all(f.key.startswith("llm_gateway") for f in findings)
     assert says in " ".join(f.text() for f in findings)
 
@@ -97,8 +101,8 @@ def test_names_of_no_public_server(name: str, private: bool) -> None:
 
 
 def test_the_client_s_image_is_made_where_there_is_a_client() -> None:
-    assert plan.door_images(catalogs.declared("rtx4090x3", **OPEN, gateway={"acme": ACME})) == ["haproxy", "acme"]
-    assert plan.door_images(catalogs.declared("demo")) == ["haproxy"]
+    assert needs.door_images(catalogs.declared("rtx4090x3", **OPEN, gateway={"acme": ACME})) == ["haproxy", "acme"]
+    assert needs.door_images(catalogs.declared("demo")) == ["haproxy"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> 
     good = certificate(NOW - 65 * DAY, NOW + 25 * DAY)
 
     def said(base: dict[str, Any] = good, **more: Any) -> list[tuple[str, str, str]]:
-        findings = door.host_findings(declared, {**base, "acme": {**state, **more}}, NOW)
+        findings = gateway_plan.host_findings(declared, {**base, "acme": {**state, **more}}, NOW)
         return [(f.severity, f.key, f.message) for f in findings]
 
     assert said() == []
@@ -166,7 +170,7 @@ def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> 
     assert severity == "warn" and "not renewed in time" in message
     assert said(missing="there is none", error="refused", failures=1) == [], "the run tries, and says what came of it"
     assert said(ca_problem="/etc/ca.pem: No such file")[0][:2] == ("error", "llm_gateway.acme.ca_file")
-    assert door.host_findings(declared, {}, NOW) == []
+    assert gateway_plan.host_findings(declared, {}, NOW) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,21 +221,21 @@ def attempt(folder: Path) -> dict[str, Any]:
 
 def test_it_asks_once_and_has_haproxy_use_what_it_got(client: Any, folder: Path) -> None:
     client.look()
-    pem = (folder / door_host.PEM).read_text()
+    pem = (folder / gateway_host.PEM).read_text()
     assert (client.asked, client.told) == (1, [certificates.fingerprint(pem)]) and attempt(folder)["error"] == ""
-    assert door_host.acme_certificate(folder, {**CONFIG, "ca_file": ""})["acme"]["missing"] == ""
+    assert gateway_host.acme_certificate(folder, {**CONFIG, "ca_file": ""})["acme"]["missing"] == ""
     client.look()
     assert (client.asked, len(client.told)) == (1, 1)
 
 
 def test_what_another_put_in_its_place_is_put_right(client: Any, folder: Path) -> None:
     client.look()
-    pem = (folder / door_host.PEM).read_text()
-    (folder / door_host.PEM).chmod(0o600)
-    (folder / door_host.PEM).write_text("other")
+    pem = (folder / gateway_host.PEM).read_text()
+    (folder / gateway_host.PEM).chmod(0o600)
+    (folder / gateway_host.PEM).write_text("other")
     client.told.append("other")
     client.look()
-    assert (folder / door_host.PEM).read_text() == pem and client.told[-1] == certificates.fingerprint(pem)
+    assert (folder / gateway_host.PEM).read_text() == pem and client.told[-1] == certificates.fingerprint(pem)
 
 
 def test_a_failure_is_told_and_not_repeated_at_once(client: Any, folder: Path) -> None:
@@ -240,7 +244,7 @@ def test_a_failure_is_told_and_not_repeated_at_once(client: Any, folder: Path) -
     client.look()
     told = attempt(folder)
     assert client.asked == 1 and (told["error"], told["failures"]) == ("Could not", 1) and "asking" not in told
-    assert not (folder / door_host.PEM).exists() and client.told == []
+    assert not (folder / gateway_host.PEM).exists() and client.told == []
     (folder / acme.DATA / acme.ATTEMPT).unlink()  # what a run does
     client.fails = ""
     client.look()

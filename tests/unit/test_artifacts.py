@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import artifacts
+from ansible.module_utils.llm.models import artifacts
 
 
 def weights(path: Path, data: bytes = b"\0" * 16) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 
 import llm_engine
 import pytest
-from ansible.module_utils.llm import docker_api, engine, gpu_host, host, spec
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import boot
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.host import read as read_host
 
 from tests import catalogs, fit_rows
 from tests.unit import test_plan
@@ -15,7 +19,7 @@ from tests.unit.test_llm_engine import Script
 from tests.unit.test_mutations import judge
 
 LOG = (fit_rows.DATA / "q32-tp1.log").read_text(encoding="utf-8")  # vLLM 0.26 on an H100
-MEASURED = engine.harvest(LOG.splitlines())
+MEASURED = boot.harvest(LOG.splitlines())
 ROW = next(row for row in fit_rows.rows() if row.name == "qwen3-32b AWQ")
 
 
@@ -58,11 +62,11 @@ def plan(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def planned(records: Path, **args: Any) -> dict[str, Any]:
         variables = declared(**args)
         raw = {kind: variables[f"llm_{kind}"] for kind in ("images", "models", "services")}
-        typed, findings = spec.parse({**raw, "host_services": ["q32"], "gpus": variables["llm_host_gpus"]})
+        typed, findings = parse.parse({**raw, "host_services": ["q32"], "gpus": variables["llm_host_gpus"]})
         assert typed is not None, findings
         gpu = {"index": 0, "uuid": "GPU-0", "name": ROW.gpu, "memory": 80 * 2**30, "free": 79 * 2**30, "processes": []}
         facts = test_plan.host(typed) | {
-            "calibration": host.records(records),
+            "calibration": read_host.records(records),
             "gpu": {**gpu_host.nothing(), "devices": ["0000:01:00.0"], "tool": "/x", "gpus": [gpu]},
         }
         facts["docker"]["version"] = "28.5.2"

@@ -12,12 +12,12 @@ import llm_client_config
 import pytest
 import tomllib
 import yaml
-from ansible.module_utils.llm import clients
+from ansible.module_utils.llm.clients import programs
 
 from tests import catalogs
 
 DECLARED = {"model": "glm-4.7-flash", "context": 131072, "vision": False, "tools": True, "thinking": True}
-WHAT = clients.served("medium-glm", "http://192.168.1.20:5002/", DECLARED)
+WHAT = programs.served("medium-glm", "http://192.168.1.20:5002/", DECLARED)
 URL = "http://192.168.1.20:5002"
 
 
@@ -37,21 +37,21 @@ def read(name: str, text: str) -> Any:
 
 @pytest.mark.parametrize("model", ["glm-4.7-flash", "org/model name", "odd\"'$`\\name", "ünï"])
 def test_every_file_is_well_formed_whatever_the_model_is_called(model: str) -> None:
-    found = clients.files(clients.served("a-1", URL, {**DECLARED, "model": model}))
-    assert {name.partition("/")[0] for name in found} == set(clients.CLIENTS)
+    found = programs.files(programs.served("a-1", URL, {**DECLARED, "model": model}))
+    assert {name.partition("/")[0] for name in found} == set(programs.CLIENTS)
     for name, text in found.items():
         assert text.endswith("\n") and read(name, text)
 
 
 def test_every_client_is_told_path_model_and_key_variable() -> None:
-    for client in clients.CLIENTS:
-        text = "".join(t for n, t in clients.files(WHAT).items() if n.startswith(f"{client}/"))
+    for client in programs.CLIENTS:
+        text = "".join(t for n, t in programs.files(WHAT).items() if n.startswith(f"{client}/"))
         assert URL in text and "LLM_MEDIUM_GLM_KEY" in text, client
         assert "glm-4.7-flash" in text or client == "sdks", client
 
 
 def test_limits_are_those_of_the_declaration() -> None:
-    found = {name: read(name, text) for name, text in clients.files(WHAT).items()}
+    found = {name: read(name, text) for name, text in programs.files(WHAT).items()}
     model = found["opencode/opencode.json"]["provider"]["medium-glm"]["models"]["glm-4.7-flash"]
     assert (model["limit"], model["tool_call"], model["reasoning"], model["attachment"]) == (
         {"context": 131072, "output": 32768},
@@ -74,7 +74,7 @@ def test_limits_are_those_of_the_declaration() -> None:
 
 @pytest.mark.parametrize(("context", "output"), [(131072, 32768), (1_000_000, 32768), (2048, 512), (3, 1)])
 def test_prompt_and_answer_fit_into_the_context(context: int, output: int) -> None:
-    assert clients.served("a", URL, {**DECLARED, "context": context}).output == output
+    assert programs.served("a", URL, {**DECLARED, "context": context}).output == output
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_prompt_and_answer_fit_into_the_context(context: int, output: int) -> No
     ],
 )
 def test_the_context_is_the_shorter_of_engine_and_model(args: Any, context: int, expected: int) -> None:
-    assert clients.facts("m", args, context, False)["context"] == expected
+    assert programs.facts("m", args, context, False)["context"] == expected
 
 
 def test_what_a_service_can_do_follows_from_its_flags() -> None:
     flags = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes", "reasoning-parser": "qwen3"}
-    assert clients.facts("m", flags, 1, True) == {
+    assert programs.facts("m", flags, 1, True) == {
         "model": "m",
         "context": 1,
         "vision": True,
         "tools": True,
         "thinking": True,
     }
-    told = clients.facts("m", {"tool-call-parser": "hermes", "limit-mm-per-prompt": {"image": 0}}, 1, True)
+    told = programs.facts("m", {"tool-call-parser": "hermes", "limit-mm-per-prompt": {"image": 0}}, 1, True)
     assert (told["vision"], told["tools"], told["thinking"]) == (False, False, False)
 
 
@@ -116,12 +116,12 @@ def test_what_a_service_can_do_follows_from_its_flags() -> None:
     ],
 )
 def test_the_address_is_the_one_that_clients_reach(bind: str, expected: str) -> None:
-    assert clients.url(clients.Door(bind, "box.example.org"), "medium", 5002) == expected
+    assert programs.url(programs.Door(bind, "box.example.org"), "medium", 5002) == expected
 
 
 def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
     def url(https_port: int, name: str = "api.medium.example.org") -> str:
-        return clients.url(clients.Door("0.0.0.0", "box", https_port), "medium", 5002, name)
+        return programs.url(programs.Door("0.0.0.0", "box", https_port), "medium", 5002, name)
 
     assert url(443) == "https://api.medium.example.org"
     assert url(8443) == "https://api.medium.example.org:8443"
@@ -142,12 +142,12 @@ def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
     ],
 )
 def test_a_port_for_the_host_alone_is_no_address_for_clients_elsewhere(place: Any, expected: str) -> None:
-    assert clients.url(clients.Door(*place), "medium", 5002) == expected
+    assert programs.url(programs.Door(*place), "medium", 5002) == expected
 
 
 def test_the_page_lists_every_client_and_its_files() -> None:
     page = (catalogs.ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
-    assert [n for n in clients.files(WHAT) if f"`{n}`" not in page] == []
+    assert [n for n in programs.files(WHAT) if f"`{n}`" not in page] == []
 
 
 # -- the module ---------------------------------------------------------------------------------------------------------

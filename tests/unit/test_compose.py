@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose, spec
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.objects import Image, Service
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 
@@ -17,7 +20,7 @@ def rendered(inventory: str, service: str, **host: Any) -> tuple[dict[str, Any],
 
 
 def test_flags_become_arguments_as_the_engine_writes_them() -> None:
-    service = spec.Service(
+    service = Service(
         "s",
         "i",
         "m",
@@ -42,7 +45,7 @@ def test_flags_become_arguments_as_the_engine_writes_them() -> None:
 
 def test_plugins_are_files_in_the_container() -> None:
     plugins = {"tool_parser": "my/p.py", "chat_template": "t.jinja", "middleware": ["m.py:Log"]}
-    service = spec.Service("s", "i", "m", 1, "n", plugins=plugins)
+    service = Service("s", "i", "m", 1, "n", plugins=plugins)
     text = " ".join(compose.engine_argv(service))
     assert "--tool-parser-plugin /plugins/p.py" in text
     assert "--chat-template /plugins/t.jinja" in text
@@ -59,7 +62,7 @@ def test_every_service_is_hardened(service: str) -> None:
     uid, _, gid = engine["user"].partition(":")
     assert int(uid) > 0 and uid == gid
     assert not {"ports", "privileged", "ipc", "network_mode"} & set(engine)
-    assert engine["networks"] == [compose.NETWORK]
+    assert engine["networks"] == [names.NETWORK]
     assert engine["pids_limit"] and engine["stop_grace_period"] and engine["logging"]["options"]["max-size"]
     assert engine["restart"].startswith("on-failure:")
     mounts = {v["target"]: v for v in engine["volumes"] if isinstance(v, dict)}
@@ -127,25 +130,25 @@ def test_reasons_name_each_change_with_old_and_new() -> None:
 
 
 def test_a_built_image_is_named_after_its_recipe() -> None:
-    pulled = spec.Image("a", ({"pull": "x/y@sha256:1"},))
-    built = spec.Image("a", ({"pull": "x/y:1"}, {"build": {"base": "b", "packages": ["p"]}}), engine={"version": "1"})
-    other = spec.Image("a", ({"pull": "x/y:1"}, {"build": {"base": "b", "packages": ["q"]}}), engine={"version": "1"})
+    pulled = Image("a", ({"pull": "x/y@sha256:1"},))
+    built = Image("a", ({"pull": "x/y:1"}, {"build": {"base": "b", "packages": ["p"]}}), engine={"version": "1"})
+    other = Image("a", ({"pull": "x/y:1"}, {"build": {"base": "b", "packages": ["q"]}}), engine={"version": "1"})
     assert compose.image_ref(pulled) == "x/y@sha256:1"
     assert compose.image_ref(built).startswith("llm/a:1-") and compose.image_ref(built) != compose.image_ref(other)
 
 
-def built_on(base: str, **changes: Any) -> spec.Image:
+def built_on(base: str, **changes: Any) -> Image:
     """An image that patches its base, whose only source is a pull of `base`."""
     build = {"base": "stock", "require": ["x>=1"]}
     images = {"stock": {"sources": [{"pull": base}]}, "own": {"sources": [{"build": build}], **changes}}
-    declared, findings = spec.parse({"images": images})
+    declared, findings = parse.parse({"images": images})
     assert declared is not None, [f.text() for f in findings]
     return declared.images["own"]
 
 
 def test_an_image_with_proofs_has_a_name_of_its_own_that_covers_them() -> None:
-    pulled = spec.Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["vllm"]})
-    other = spec.Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["torch"]})
+    pulled = Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["vllm"]})
+    other = Image("a", ({"pull": "x/y:1"},), proofs={"imports": ["torch"]})
     assert compose.image_ref(pulled).startswith("llm/a:0-") and compose.image_ref(pulled) != compose.image_ref(other)
 
 
@@ -156,5 +159,5 @@ def test_an_image_that_takes_its_base_over_changes_with_it() -> None:
 
 def test_names_of_images_without_proofs_stay_what_they_were() -> None:
     """They cover the sources alone: what hosts have built does not have to be built again."""
-    image = spec.Image("a", ({"build": {"base": "b", "pip": ["x"]}},), engine={"name": "vllm", "version": "1"})
-    assert compose.image_ref(image) == "llm/a:1-" + compose.digest([{"build": {"base": "b", "pip": ["x"]}}])[:8]
+    image = Image("a", ({"build": {"base": "b", "pip": ["x"]}},), engine={"name": "vllm", "version": "1"})
+    assert compose.image_ref(image) == "llm/a:1-" + names.digest([{"build": {"base": "b", "pip": ["x"]}}])[:8]

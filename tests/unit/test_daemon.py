@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import daemon
+from ansible.module_utils.llm.docker import daemon
 
 OPTIONS: dict[str, Any] = {
     "live_restore": True,

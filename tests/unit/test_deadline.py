@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import smoke
-from ansible.module_utils.llm.deadline import DeadlineExceeded, at_once, deadline
+from ansible.module_utils.llm.base.deadline import DeadlineExceeded, at_once, deadline
+from ansible.module_utils.llm.declare.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 HARD = 300  # seconds after which a module counts as one that does not end: it declares 8 s, and a busy machine starts it late
@@ -88,7 +88,7 @@ def started(stub_engines: Start) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """Modules at work, each a process of its own: each waits most of the time, so they do it together."""
     wanted = {}
     for what, asked in TRICKLES.items():
-        others = {a.id: "not of interest" for a in smoke.TABLE if asked and a.id not in asked}
+        others = {a.id: "not of interest" for a in CHECKS if asked and a.id not in asked}
         more = {"depth": "full", "timeout": 2, "unable": others, "max_tokens": 100}
         wanted[what] = ("llm_smoke", {**stub_engines("trickles"), **more})
     more = {"prompt_tokens": [50], "concurrency": [4], "timeout": 2, "again": True}

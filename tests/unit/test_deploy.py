@@ -6,7 +6,9 @@ import dataclasses
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import deploy, placement, plan
+from ansible.module_utils.llm.engine import load
+from ansible.module_utils.llm.gpu import memory
+from ansible.module_utils.llm.plan import changes, deploy, placement
 
 from tests import catalogs
 from tests.unit.test_plan import converged, work
@@ -45,7 +47,7 @@ def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> Non
     [(METRICS.format(0, 0), True), (METRICS.format(1, 0), False), (METRICS.format(0, 2), False), ("up 1\n", False)],
 )
 def test_an_engine_is_idle_only_when_it_says_so(metrics: str, idle: bool) -> None:
-    assert deploy.load(metrics).idle is idle and deploy.load(metrics).text()
+    assert load.load(metrics).idle is idle and load.load(metrics).text()
 
 
 def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> dict[str, Any]:
@@ -65,9 +67,9 @@ def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> dict[str, 
     ],
 )
 def test_memory_is_free_when_process_and_bytes_are_gone(after: dict[str, Any], waits: bool) -> None:
-    before = deploy.held([gpu(40, (7, "ours", 50))], ["ours"])
-    assert bool(deploy.still_held(before, [after])) is waits
-    assert deploy.held([gpu(40, (7, "ours", 50))], ["another"]) == {} and deploy.still_held(before, []) == []
+    before = memory.held([gpu(40, (7, "ours", 50))], ["ours"])
+    assert bool(memory.still_held(before, [after])) is waits
+    assert memory.held([gpu(40, (7, "ours", 50))], ["another"]) == {} and memory.still_held(before, []) == []
 
 
 def test_an_edited_compose_file_restarts_nothing_and_a_plugin_does() -> None:
@@ -103,7 +105,7 @@ def test_strays_are_of_releases_that_are_not_current() -> None:
 def test_a_rollback_names_what_it_needs() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    rendered = plan.releases(declared, facts, {})
+    rendered = changes.releases(declared, facts, {})
     entry = facts["releases"]["micro-cpu"]
     older = {**entry["facts"], "command": [*entry["facts"]["command"], "--seed", "1"]}
 

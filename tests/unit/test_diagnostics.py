@@ -8,7 +8,8 @@ from typing import Any
 
 import llm_diagnose
 import pytest
-from ansible.module_utils.llm import diagnostics, docker_api
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import diagnostics
 
 Run = Callable[..., dict[str, Any]]
 CANARY = "canary-7f3a9c"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from ansible.module_utils.llm import docker_api
+from ansible.module_utils.llm.docker import api as docker_api
 
 
 def frame(stream: int, text: str) -> bytes:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import daemon, docker_host, docker_setup, host
+from ansible.module_utils.llm.docker import daemon
+from ansible.module_utils.llm.docker import host as docker_host
+from ansible.module_utils.llm.docker import packages as docker_packages
+from ansible.module_utils.llm.host import read as read_host
 
 from tests import catalogs
 
@@ -38,7 +41,7 @@ def options(**change: Any) -> dict[str, Any]:
 
 
 def system(name: str) -> dict[str, Any]:
-    return {**host.system_of((RELEASES / name).read_text()), "systemd": True, "wsl": False}
+    return {**read_host.system_of((RELEASES / name).read_text()), "systemd": True, "wsl": False}
 
 
 def facts(name: str = "debian-12", **docker: Any) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def facts(name: str = "debian-12", **docker: Any) -> dict[str, Any]:
 def settled(source: str = "distribution", version: str = "26.1.5", **docker: Any) -> dict[str, Any]:
     """A host with an engine on which nothing is to be done."""
     name = {"distribution": "debian-13", "docker": "debian-12"}[source]
-    names = docker_setup.packages(system(name), source)
+    names = docker_packages.packages(system(name), source)
     installed = {
         n: {"version": f"{version}-1", "held": True} for n in names["engine"] + names["containerd"] + names["compose"]
     }
@@ -67,9 +70,9 @@ def settled(source: str = "distribution", version: str = "26.1.5", **docker: Any
         name, installed=True, running=True, version=version, compose_version="2.26.1", process=7, live_restore=True
     )
     seen["docker"]["packages"] = installed
-    seen["docker"]["daemon"]["settings"] = daemon.declared(docker_setup.settings_options(options()), {}, version)
+    seen["docker"]["daemon"]["settings"] = daemon.declared(docker_packages.settings_options(options()), {}, version)
     seen["docker"]["repositories"] = {
-        docker_setup.SOURCES_FILE: {"urls": ["https://download.docker.com/linux/debian"], "suites": ["bookworm"]}
+        docker_packages.SOURCES_FILE: {"urls": ["https://download.docker.com/linux/debian"], "suites": ["bookworm"]}
     }
     seen["docker"]["repository_key"] = {"sha256": "", "fingerprints": ["9DC858229FC7DD38854AE2D88D81803C0EBFCD88"]}
     seen["docker"].update(docker)
@@ -79,26 +82,26 @@ def settled(source: str = "distribution", version: str = "26.1.5", **docker: Any
 @pytest.mark.parametrize("name", CHOSEN)
 def test_packages_and_repository_of_each_distribution(name: str) -> None:
     engine, compose, line = CHOSEN[name]
-    chosen = docker_setup.packages(system(name), "distribution")
+    chosen = docker_packages.packages(system(name), "distribution")
     assert (" ".join(chosen["engine"]), " ".join(chosen["compose"])) == (engine, compose)
-    work = docker_setup.work(facts(name), options(source="docker"))
+    work = docker_packages.work(facts(name), options(source="docker"))
     assert work["install"][:3] == ["docker-ce", "docker-ce-cli", "containerd.io"]
     assert "docker-compose-plugin" in work["install"] and "docker-buildx-plugin" in work["install"]
     assert work["steps"]["repository"] == line and work["refuse"] == ""
-    where = docker_setup.repository(system(name), options())
+    where = docker_packages.repository(system(name), options())
     assert where["key_url"] == line.split()[0] + "/gpg"
 
 
 @pytest.mark.parametrize("name", ["debian-11", "fedora-43"])
 def test_other_distributions_are_refused_unless_they_have_an_engine(name: str) -> None:
-    assert "packages are known for" in docker_setup.work(facts(name), options())["refuse"]
+    assert "packages are known for" in docker_packages.work(facts(name), options())["refuse"]
     seen = settled()
     seen["system"] = system(name)
-    assert docker_setup.work(seen, options())["steps"] == {}
+    assert docker_packages.work(seen, options())["steps"] == {}
 
 
 def test_a_mirror_takes_the_place_of_the_repository() -> None:
-    where = docker_setup.repository(system("ubuntu-24.04"), options(repository_url="https://mirror.example/docker/"))
+    where = docker_packages.repository(system("ubuntu-24.04"), options(repository_url="https://mirror.example/docker/"))
     assert where == {
         "url": "https://mirror.example/docker",
         "suite": "noble",
@@ -108,11 +111,11 @@ def test_a_mirror_takes_the_place_of_the_repository() -> None:
 
 @pytest.mark.parametrize("source", ["distribution", "docker"])
 def test_a_host_as_declared_has_nothing_to_do(source: str) -> None:
-    assert docker_setup.work(settled(source), options(source=source))["steps"] == {}
+    assert docker_packages.work(settled(source), options(source=source))["steps"] == {}
 
 
 def test_a_fresh_host() -> None:
-    work = docker_setup.work(facts("debian-13"), options(version="26.1"))
+    work = docker_packages.work(facts("debian-13"), options(version="26.1"))
     assert work["install"] == ["docker.io", "docker-cli", "containerd", "iptables", "docker-compose"]
     assert work["pins"] == {"docker.io": "26.1", "docker-cli": "26.1"}
     assert work["hold"] == ["docker.io", "docker-cli", "containerd", "docker-compose"]
@@ -153,7 +156,7 @@ def test_what_is_to_be_done(name: str) -> None:
     if docker.get("daemon", 0) is None:
         docker = {**docker, "daemon": facts()["docker"]["daemon"]}
     seen["docker"].update(docker)
-    work = docker_setup.work(seen, options(**change))
+    work = docker_packages.work(seen, options(**change))
     assert (set(work["steps"]), work["refuse"]) == (steps, "")
 
 
@@ -161,24 +164,24 @@ def test_a_setting_that_waits_for_a_start_is_said_once() -> None:
     """Written while containers run; the next run finds it written, and not loaded, and nothing that it may do."""
     declared = options(daemon={"mtu": 1400})
     seen = settled(running_containers=3)
-    assert docker_setup.work(seen, declared)["steps"]["daemon"] == "mtu (they wait for the engine's next start)"
+    assert docker_packages.work(seen, declared)["steps"]["daemon"] == "mtu (they wait for the engine's next start)"
     state = seen["docker"]["daemon"]
     state["loaded"] = {"settings": copy.deepcopy(state["settings"]), "environment": {}}
     state["settings"]["mtu"] = 1400
-    assert docker_setup.work(seen, declared)["steps"] == {}
-    assert "restart" in docker_setup.work(seen, {**declared, "may_restart": True})["steps"]["daemon"]
+    assert docker_packages.work(seen, declared)["steps"] == {}
+    assert "restart" in docker_packages.work(seen, {**declared, "may_restart": True})["steps"]["daemon"]
     seen["docker"]["running_containers"] = 0
-    assert "restart" in docker_setup.work(seen, declared)["steps"]["daemon"]
+    assert "restart" in docker_packages.work(seen, declared)["steps"]["daemon"]
 
 
 def test_passwords_in_facts_are_compared_by_their_hash() -> None:
     declared = options(proxy={"https": "http://clerk:s3cret@proxy:3128"})
     seen = settled()
-    raw = daemon.declared(docker_setup.settings_options(declared), {}, "26.1.5")
+    raw = daemon.declared(docker_packages.settings_options(declared), {}, "26.1.5")
     seen["docker"]["daemon"]["settings"] = daemon.comparable(raw)
-    assert docker_setup.work(seen, declared)["steps"] == {}
+    assert docker_packages.work(seen, declared)["steps"] == {}
     other = options(proxy={"https": "http://clerk:other@proxy:3128"})
-    assert set(docker_setup.work(seen, other)["steps"]) == {"daemon"}
+    assert set(docker_packages.work(seen, other)["steps"]) == {"daemon"}
 
 
 # options, docker -> what the refusal says
@@ -222,7 +225,7 @@ def test_what_is_refused(name: str) -> None:
         seen["system"] = system(docker.pop("system"))
         seen["docker"]["packages"] = {"docker.io": {"version": "20.10", "held": False}}
     seen["docker"].update(docker)
-    assert says in docker_setup.work(seen, options(**change))["refuse"]
+    assert says in docker_packages.work(seen, options(**change))["refuse"]
 
 
 @pytest.mark.parametrize(
@@ -237,23 +240,23 @@ def test_what_is_refused(name: str) -> None:
 def test_upgrades_that_are_carried_out(change: dict[str, Any], docker: dict[str, Any]) -> None:
     seen = settled()
     seen["docker"].update(docker)
-    work = docker_setup.work(seen, options(**change))
+    work = docker_packages.work(seen, options(**change))
     assert work["refuse"] == "" and "upgrade" in work["steps"] and work["may_restart"]
 
 
 def test_somebody_elses_engine_is_left_alone_but_for_settings() -> None:
     seen = settled(packages={"docker-ce": {"version": "5:28.2.2-1", "held": False}}, version="28.2.2")
-    assert docker_setup.work(seen, options())["steps"] == {}
+    assert docker_packages.work(seen, options())["steps"] == {}
     seen["docker"]["daemon"]["settings"] = {"log-driver": "journald"}
     seen["docker"]["outdated"] = True
-    assert docker_setup.work(seen, options())["steps"] == {"daemon": "live-restore (reload)"}
+    assert docker_packages.work(seen, options())["steps"] == {"daemon": "live-restore (reload)"}
 
 
 @pytest.mark.parametrize(
     ("have", "reason"),
     [
         ({}, "https://download.docker.com/linux/debian bookworm"),
-        ({docker_setup.SOURCES_FILE: {"urls": ["https://old"], "suites": ["bookworm"]}}, "https://old bookworm -> "),
+        ({docker_packages.SOURCES_FILE: {"urls": ["https://old"], "suites": ["bookworm"]}}, "https://old bookworm -> "),
         (
             {
                 "/etc/apt/sources.list.d/docker.list": {
@@ -266,21 +269,21 @@ def test_somebody_elses_engine_is_left_alone_but_for_settings() -> None:
     ],
 )
 def test_the_repository_is_set_up_unless_somebody_did(have: dict[str, Any], reason: str) -> None:
-    found = docker_setup.work(settled("docker", repositories=have), options(source="docker"))["steps"]
+    found = docker_packages.work(settled("docker", repositories=have), options(source="docker"))["steps"]
     assert (reason in found["repository"]) if reason else found == {}
 
 
 def test_another_key_sets_the_repository_up_anew() -> None:
     seen = settled("docker", repository_key={"sha256": "a", "fingerprints": ["0" * 40]})
-    assert "key" in docker_setup.work(seen, options(source="docker"))["steps"]["repository"]
-    assert docker_setup.work(seen, options(source="docker", repository_key_sha256="a"))["steps"] == {}
+    assert "key" in docker_packages.work(seen, options(source="docker"))["steps"]["repository"]
+    assert docker_packages.work(seen, options(source="docker", repository_key_sha256="a"))["steps"] == {}
 
 
 def test_apt_sources_in_both_formats() -> None:
     line = "# deb http://no x\ndeb [arch=amd64 signed-by=/k] https://d/linux/debian/ bookworm stable\n"
-    assert docker_setup.sources(line) == {"urls": ["https://d/linux/debian"], "suites": ["bookworm"]}
+    assert docker_packages.sources(line) == {"urls": ["https://d/linux/debian"], "suites": ["bookworm"]}
     fields = "Types: deb\nURIs: https://d/linux/debian\nSuites: bookworm\nComponents: stable\n"
-    assert docker_setup.sources(fields) == docker_setup.sources(line)
+    assert docker_packages.sources(fields) == docker_packages.sources(line)
 
 
 @pytest.mark.parametrize(
@@ -298,18 +301,18 @@ def test_apt_sources_in_both_formats() -> None:
     ],
 )
 def test_versions_are_declared_whole_or_by_their_beginning(version: str, wanted: str, matches: bool) -> None:
-    assert docker_setup.matches(version, wanted) is matches
+    assert docker_packages.matches(version, wanted) is matches
 
 
 def test_the_newest_version_that_fits_is_chosen() -> None:
     pins = {"docker-ce": "28.2", "containerd.io": "1.7.2", "docker.io": "20.10"}
-    assert docker_setup.choose(MADISON, pins) == {
+    assert docker_packages.choose(MADISON, pins) == {
         "docker-ce": "5:28.2.2-1~debian.12~bookworm",
         "containerd.io": "1.7.2-1",
         "docker.io": "20.10.24+dfsg1-1+deb12u1+b6",
     }
     with pytest.raises(ValueError, match=r"docker-ce 29 is in none .* there are: 5:28\.2\.2-1"):
-        docker_setup.choose(MADISON, {"docker-ce": "29"})
+        docker_packages.choose(MADISON, {"docker-ce": "29"})
 
 
 def test_reading_a_host(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ import llm_client_key
 import llm_key_leaks
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import certificates, compose, docker_api, door, door_host, haproxy, spec
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.declare.findings import Finding
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.gateway import certificates, haproxy, leaks
+from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.gateway import routes as gateway_routes
+from ansible.module_utils.llm.plan import gateway as gateway_plan
 
 from tests import catalogs
 
@@ -40,7 +47,7 @@ def route(service: str, port: int, container: str = "c", model: str = "", hostna
 
 
 def test_every_service_has_a_port_a_prefix_a_host_name_and_its_model() -> None:
-    (pool,) = door.pools([route("micro", 5000, "llm-micro-1", "qwen", "small")], "example.org")
+    (pool,) = gateway_routes.pools([route("micro", 5000, "llm-micro-1", "qwen", "small")], "example.org")
     assert pool["ports"] == [5000] and pool["prefixes"] == ["micro"] and pool["models"] == ["qwen"]
     assert pool["hosts"] == ["api.small.example.org"]
     assert pool["servers"] == [{"name": "micro", "container": "llm-micro-1", "at_once": 0}]
@@ -48,7 +55,7 @@ def test_every_service_has_a_port_a_prefix_a_host_name_and_its_model() -> None:
 
 def test_services_of_one_model_share_what_names_the_model_and_keep_what_names_them() -> None:
     routes = [route("a", 1, "ca", "m", "x"), route("b", 2, "cb", "m", "x"), route("c", 3, "cc", "n", "y")]
-    pools = {p["name"]: p for p in door.pools(routes, "d")}
+    pools = {p["name"]: p for p in gateway_routes.pools(routes, "d")}
     assert list(pools) == ["a", "b", "c", "all-a"]
     assert pools["all-a"]["models"] == ["m"] and pools["all-a"]["hosts"] == ["api.x.d"]
     assert [s["container"] for s in pools["all-a"]["servers"]] == ["ca", "cb"]
@@ -57,25 +64,32 @@ def test_services_of_one_model_share_what_names_the_model_and_keep_what_names_th
 
 
 def test_without_a_domain_there_are_no_host_names() -> None:
-    assert door.pools([route("a", 1, hostname="x")])[0]["hosts"] == []
+    assert gateway_routes.pools([route("a", 1, hostname="x")])[0]["hosts"] == []
 
 
 def test_a_pool_is_back_with_its_first_and_stopped_with_its_last() -> None:
     open_, closed = route("a", 1, "ca", "m"), {**route("a", 1, "", "m"), "returns_in": 90}
     unknown, stopped = route("b", 2, "", "m"), {**route("b", 2, "", "m"), "stopped": True}
-    assert door.returns([open_, stopped]) == {"b": door.STOPPED}
-    assert door.returns([closed, unknown]) == {"a": 90, "all-a": 90}
-    assert door.returns([closed, stopped]) == {"a": 90, "b": door.STOPPED, "all-a": 90}
-    assert door.returns([{**closed, "stopped": True}, stopped]) == dict.fromkeys(("a", "b", "all-a"), door.STOPPED)
-    assert door.returns([route("a", 1, "", "m"), stopped]) == {"b": door.STOPPED}, "nobody knows of a"
+    assert gateway_routes.returns([open_, stopped]) == {"b": gateway_routes.STOPPED}
+    assert gateway_routes.returns([closed, unknown]) == {"a": 90, "all-a": 90}
+    assert gateway_routes.returns([closed, stopped]) == {"a": 90, "b": gateway_routes.STOPPED, "all-a": 90}
+    assert gateway_routes.returns([{**closed, "stopped": True}, stopped]) == dict.fromkeys(
+        ("a", "b", "all-a"), gateway_routes.STOPPED
+    )
+    assert gateway_routes.returns([route("a", 1, "", "m"), stopped]) == {"b": gateway_routes.STOPPED}, (
+        "nobody knows of a"
+    )
 
 
 def test_the_running_door_is_asked_who_was_stopped() -> None:
-    assert door.stopped(f"a {door.STOPPED}\nb 1790000000\nc {door.STOPPED}\n\nd\n") == ["a", "c"]
+    assert gateway_routes.stopped(f"a {gateway_routes.STOPPED}\nb 1790000000\nc {gateway_routes.STOPPED}\n\nd\n") == [
+        "a",
+        "c",
+    ]
 
 
 def test_a_model_s_name_cannot_leave_its_place_in_the_configuration() -> None:
-    assert door.listing("a'b%\"c") == (
+    assert gateway_routes.listing("a'b%\"c") == (
         """'%[var(txn.models)],{"id":"a'\\''b%%\\"c","object":"model","created":0,"owned_by":"llm"}'"""
     )
 
@@ -101,7 +115,9 @@ backend all-a
 def test_another_engine_behind_a_service_needs_no_reload(before: str, after: str, changes: tuple[str, str]) -> None:
     old, new = (CONFIG.format(a="").replace("old:8000 check inter 2s", text) for text in (before, after))
     was, now = changes
-    assert door.switched(old, new) == [{"server": f"{b}/a", "before": was, "after": now} for b in ("a", "all-a")]
+    assert gateway_routes.switched(old, new) == [
+        {"server": f"{b}/a", "before": was, "after": now} for b in ("a", "all-a")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,7 @@ def test_another_engine_behind_a_service_needs_no_reload(before: str, after: str
 )
 def test_anything_else_does(change: tuple[str, str]) -> None:
     text = CONFIG.format(a="")
-    assert door.switched(text, text.replace(*change)) is None
+    assert gateway_routes.switched(text, text.replace(*change)) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +133,7 @@ def test_anything_else_does(change: tuple[str, str]) -> None:
 
 
 def found(inventory: str = "rtx4090x3", **changed: Any) -> list[tuple[str, str]]:
-    findings = door.findings(catalogs.declared(inventory, **changed))
+    findings = gateway_plan.findings(catalogs.declared(inventory, **changed))
     return [(f.id, f.key) for entries in findings.values() for f in entries]
 
 
@@ -148,7 +164,7 @@ def test_plain_ports_that_others_reach_are_told_where_there_is_tls(changed: dict
 
 def test_the_door_is_named_to_clients_as_it_answers_and_certifies() -> None:
     def known(reached: str, **changed: Any) -> str:
-        return door.known_as(catalogs.declared("demo", **changed), reached)
+        return gateway_plan.known_as(catalogs.declared("demo", **changed), reached)
 
     assert known("box", bind_address="192.0.2.1") == "192.0.2.1"
     assert known("box", bind_address="0.0.0.0", domain="x.org") == "api.x.org"
@@ -163,18 +179,18 @@ def test_the_door_is_named_to_clients_as_it_answers_and_certifies() -> None:
 KNOWN = ["micro", "mini"]
 
 
-def made(**given: Any) -> tuple[list[door.Key], door.Key, str]:
+def made(**given: Any) -> tuple[list[gateway_keys.Key], gateway_keys.Key, str]:
     given = {"client": "alice", "services": ["micro"], **given}
-    return door.create([], door.wanted_key(given, KNOWN, NOW), NOW)
+    return gateway_keys.create([], gateway_keys.wanted_key(given, KNOWN, NOW), NOW)
 
 
 def test_a_new_key_is_kept_as_its_hash_alone() -> None:
     keys, key, text = made(per_minute=60, at_once=2, queue=1, expires="90d")
-    kept = json.dumps(door.document(keys))
-    assert text.startswith("sk-") and len(text) > 40 and text not in kept and door.sha256(text) in kept
-    assert door.keys_of(json.loads(kept)) == [key]
-    assert door.key_map(keys, {}, NOW) == (
-        f"{door.sha256(text)} alice|{key.id}|{int(NOW) + 90 * 86400}|60|2|1|,micro,\n"
+    kept = json.dumps(gateway_keys.document(keys))
+    assert text.startswith("sk-") and len(text) > 40 and text not in kept and gateway_keys.sha256(text) in kept
+    assert gateway_keys.keys_of(json.loads(kept)) == [key]
+    assert gateway_keys.key_map(keys, {}, NOW) == (
+        f"{gateway_keys.sha256(text)} alice|{key.id}|{int(NOW) + 90 * 86400}|60|2|1|,micro,\n"
     )
 
 
@@ -193,51 +209,53 @@ def test_a_new_key_is_kept_as_its_hash_alone() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(door.Refused, match=says.replace("|", r"\|").replace("?", r"\?")):
+    with pytest.raises(gateway_keys.Refused, match=says.replace("|", r"\|").replace("?", r"\?")):
         made(**given)
 
 
 def test_a_client_has_one_key_until_it_is_rotated() -> None:
     keys, first, text = made(per_minute=5)
-    with pytest.raises(door.Refused, match="has a key already"):
-        door.create(keys, door.wanted_key({"client": "alice", "services": ["mini"]}, KNOWN, NOW), NOW)
-    keys, second, new = door.rotate(keys, "alice", "24h", NOW + 10)
+    with pytest.raises(gateway_keys.Refused, match="has a key already"):
+        gateway_keys.create(keys, gateway_keys.wanted_key({"client": "alice", "services": ["mini"]}, KNOWN, NOW), NOW)
+    keys, second, new = gateway_keys.rotate(keys, "alice", "24h", NOW + 10)
     assert (second.services, second.per_minute) == (first.services, 5) and new != text
     assert [k.state(NOW + 20) for k in keys] == ["valid", "valid"]
     assert [k.state(NOW + 10 + 86400) for k in keys] == ["expired", "valid"]
-    keys, _, _ = door.rotate(keys, "alice", "0h", NOW + 30)
+    keys, _, _ = gateway_keys.rotate(keys, "alice", "0h", NOW + 30)
     assert [k.state(NOW + 30) for k in keys] == ["expired", "expired", "valid"]
 
 
 def test_a_revoked_key_is_as_unknown_as_any_other() -> None:
     keys, key, _ = made()
     for named in ("alice", key.id):
-        assert door.key_map(door.revoke(keys, named, NOW), {}, NOW) == ""
-    with pytest.raises(door.Refused, match="Clients here: alice"):
-        door.revoke(keys, "bob", NOW)
+        assert gateway_keys.key_map(gateway_keys.revoke(keys, named, NOW), {}, NOW) == ""
+    with pytest.raises(gateway_keys.Refused, match="Clients here: alice"):
+        gateway_keys.revoke(keys, "bob", NOW)
 
 
 def test_a_service_s_own_key_is_for_that_service_alone() -> None:
-    line = door.key_map([], {"micro": ["sk-own"]})
-    assert line == f"{door.sha256('sk-own')} micro|micro|{door.NEVER}|0|0|0|,micro,\n"
+    line = gateway_keys.key_map([], {"micro": ["sk-own"]})
+    assert line == f"{gateway_keys.sha256('sk-own')} micro|micro|{gateway_keys.NEVER}|0|0|0|,micro,\n"
 
 
 def test_the_door_uses_the_newest_key_that_all_engines_of_a_pool_know() -> None:
-    assert door.front_key([["new", "old", "own"], ["old", "older", "own"]]) == "old"
-    assert door.front_key([["new", "old"], ["new", "old"]]) == "new"
-    assert door.front_key([]) == door.front_key([["a"], ["b"]]) == ""
-    assert door.engine_key_is_old(["old", "own"], ["new", "old"])
-    assert not door.engine_key_is_old(["own"], ["new", "old"]) and not door.engine_key_is_old(["new"], ["new"])
+    assert gateway_keys.front_key([["new", "old", "own"], ["old", "older", "own"]]) == "old"
+    assert gateway_keys.front_key([["new", "old"], ["new", "old"]]) == "new"
+    assert gateway_keys.front_key([]) == gateway_keys.front_key([["a"], ["b"]]) == ""
+    assert gateway_keys.engine_key_is_old(["old", "own"], ["new", "old"])
+    assert not gateway_keys.engine_key_is_old(["own"], ["new", "old"]) and not gateway_keys.engine_key_is_old(
+        ["new"], ["new"]
+    )
 
 
 def test_leaks_name_the_line_and_never_the_key() -> None:
     key = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
     text = f"fine\nkey={key}\nBearer {key}.\n"
-    assert door.leaked(text, {door.sha256(key): "key of alice"}) == [(2, "key of alice"), (3, "key of alice")]
+    assert leaks.leaked(text, {gateway_keys.sha256(key): "key of alice"}) == [(2, "key of alice"), (3, "key of alice")]
 
 
 KEY = "sk-AbCdEfGhIjKlMnOpQrStUvWx"
-KNOWN_KEY = {door.sha256(KEY): "key of alice"}
+KNOWN_KEY = {gateway_keys.sha256(KEY): "key of alice"}
 
 
 @pytest.mark.parametrize(
@@ -253,13 +271,13 @@ KNOWN_KEY = {door.sha256(KEY): "key of alice"}
     ],
 )
 def test_a_key_is_found_as_a_url_has_it(line: str) -> None:
-    assert door.leaked(f"\n{line}\n", KNOWN_KEY) == [(2, "key of alice")]
+    assert leaks.leaked(f"\n{line}\n", KNOWN_KEY) == [(2, "key of alice")]
 
 
 @pytest.mark.parametrize("key", ["base64/of+a-key/with==", "a/b/c/d/e/f/g/h/i/j"])
 def test_a_key_with_slashes_is_found_whole(key: str) -> None:
     for form in (key, key.replace("/", "%2F")):
-        assert door.leaked(f"key: {form}", {door.sha256(key): "x"}) == [(1, "x")]
+        assert leaks.leaked(f"key: {form}", {gateway_keys.sha256(key): "x"}) == [(1, "x")]
 
 
 def test_only_the_files_that_keep_keys_are_left_out_of_the_search(tmp_path: Path) -> None:
@@ -270,9 +288,9 @@ def test_only_the_files_that_keep_keys_are_left_out_of_the_search(tmp_path: Path
     for place in (*(root / p for p in (*homes, *places)), checkout / "secrets/x", checkout / "keys/x"):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(f"{KEY}\n")
-    found = door_host.leaks_in(root, KNOWN_KEY, root)
+    found = leaks.leaks_in(root, KNOWN_KEY, root)
     assert sorted(found) == sorted(f"{root / p}:1: key of alice" for p in places)
-    assert len(door_host.leaks_in(checkout, KNOWN_KEY, root)) == 2
+    assert len(leaks.leaks_in(checkout, KNOWN_KEY, root)) == 2
 
 
 def test_logs_that_were_packed_are_searched_as_far_as_they_can_be_read(tmp_path: Path) -> None:
@@ -280,19 +298,19 @@ def test_logs_that_were_packed_are_searched_as_far_as_they_can_be_read(tmp_path:
     (tmp_path / "syslog.2.gz").write_bytes(packed)
     (tmp_path / "cut.gz").write_bytes(packed[:-6])
     (tmp_path / "none.gz").write_text("no gzip")
-    found = door_host.leaks_in(tmp_path, KNOWN_KEY, tmp_path / "llm")
+    found = leaks.leaks_in(tmp_path, KNOWN_KEY, tmp_path / "llm")
     assert sorted(found) == [f"{tmp_path / n}:2: key of alice" for n in ("cut.gz", "syslog.2.gz")]
 
 
 def test_what_is_packed_is_read_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_host, "LARGEST", 2**20)
+    monkeypatch.setattr(leaks, "LARGEST", 2**20)
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(bytes(2**26)))
-    assert 2**20 <= len(door_host.text_of(path)) <= 2**21
+    assert 2**20 <= len(leaks.text_of(path)) <= 2**21
 
 
 def test_every_container_of_the_project_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    labels = [*compose.LABELS, "other"]
+    labels = [*names.LABELS, "other"]
     entries = [{"Id": n, "Names": [f"/{n}"], "Labels": {n: "1"}} for n in labels]
     monkeypatch.setattr(docker_api, "get", lambda path: entries if "all=1" in path else {"Env": [KEY]})
     monkeypatch.setattr(llm_key_leaks, "Path", lambda _: tmp_path)  # without processes
@@ -300,7 +318,7 @@ def test_every_container_of_the_project_is_searched(monkeypatch: pytest.MonkeyPa
     found, _ = llm_key_leaks.in_containers(cast("AnsibleModule", module), KNOWN_KEY)
     assert found == [
         text
-        for n in compose.LABELS
+        for n in names.LABELS
         for text in (f"docker inspect {n}: key of alice", f"log of container {n}, line 1: key of alice")
     ]
 
@@ -324,30 +342,30 @@ def test_an_edited_file_of_keys_is_refused_by_the_plan_and_by_the_verb(
     tmp_path: Path, changed: dict[str, Any], says: str
 ) -> None:
     keys, _, _ = made()
-    door_host.keep_clients(tmp_path / "gateway", keys)
-    path = tmp_path / "gateway" / door_host.CLIENTS
-    assert door_host.clients(path.parent) == keys
+    gateway_host.keep_clients(tmp_path / "gateway", keys)
+    path = tmp_path / "gateway" / gateway_host.CLIENTS
+    assert gateway_host.clients(path.parent) == keys
     content = json.loads(path.read_text())
     content["keys"][0].update(changed)
     path.write_text(json.dumps(content))
-    found = door_host.facts(tmp_path, {}, NOW)["clients"]
-    (finding,) = door.key_findings(catalogs.declared("demo"), found)
+    found = gateway_host.facts(tmp_path, {}, NOW)["clients"]
+    (finding,) = gateway_plan.key_findings(catalogs.declared("demo"), found)
     assert (finding.id, finding.severity) == ("client-keys", "error") and says in finding.message
-    with pytest.raises(door.Refused, match="all clients then need new keys"):
-        door_host.clients(path.parent)
+    with pytest.raises(gateway_keys.Refused, match="all clients then need new keys"):
+        gateway_host.clients(path.parent)
 
 
 def test_a_key_for_a_service_that_is_gone_is_told_and_stops_nothing(tmp_path: Path) -> None:
     _, key, _ = made()
     keys = [dataclasses.replace(key, services=("micr",)), dataclasses.replace(key, id="k2", services=("*",))]
 
-    def told(keys: Sequence[door.Key]) -> list[spec.Finding]:
-        door_host.keep_clients(tmp_path / "gateway", keys)
-        return door.key_findings(catalogs.declared("demo"), door_host.facts(tmp_path, {}, NOW)["clients"])
+    def told(keys: Sequence[gateway_keys.Key]) -> list[Finding]:
+        gateway_host.keep_clients(tmp_path / "gateway", keys)
+        return gateway_plan.key_findings(catalogs.declared("demo"), gateway_host.facts(tmp_path, {}, NOW)["clients"])
 
     (finding,) = told(keys)
     assert (finding.id, finding.severity) == ("client-scope", "warn") and "Did you mean `micro`?" in finding.remedy
-    assert told(door.revoke(keys, key.id, NOW)) == []
+    assert told(gateway_keys.revoke(keys, key.id, NOW)) == []
 
 
 class Socket:
@@ -388,12 +406,12 @@ class Socket:
 def haproxy_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Socket]:
     """A gateway with a client's key, whose HAProxy takes nothing until it is let."""
     folder = tmp_path / "gateway"
-    door_host.keep_clients(folder, made()[0])
-    monkeypatch.setattr(door_host, "service_keys", lambda *_: {})
-    (folder / door_host.MAPS).mkdir(parents=True)
-    text = door.key_map(door_host.clients(folder), {})
-    (folder / door_host.MAPS / "keys.map").write_text(text)
-    (folder / "loaded").write_text(f"compose config container {door_host.digest(text)} certificate\n")
+    gateway_host.keep_clients(folder, made()[0])
+    monkeypatch.setattr(gateway_host, "service_keys", lambda *_: {})
+    (folder / gateway_host.MAPS).mkdir(parents=True)
+    text = gateway_keys.key_map(gateway_host.clients(folder), {})
+    (folder / gateway_host.MAPS / "keys.map").write_text(text)
+    (folder / "loaded").write_text(f"compose config container {gateway_host.digest(text)} certificate\n")
     monkeypatch.chdir(folder)  # the path of a socket may have 108 characters
     served = Socket(Path())
     yield served
@@ -420,28 +438,28 @@ def test_a_change_of_keys_that_haproxy_did_not_take_is_due_until_it_did(
     haproxy_socket.refuses = (refused,)
     if refused == "dead":
         haproxy_socket.end()
-    before = door_host.clients(tmp_path / "gateway")
+    before = gateway_host.clients(tmp_path / "gateway")
     found = key_verb(tmp_path, do)
     assert not found["told"] and "Run site.yml" in found["problem"]
     assert ("key" in found) is (do == "rotate"), "it is kept nowhere"
-    changed = door_host.clients(tmp_path / "gateway")
+    changed = gateway_host.clients(tmp_path / "gateway")
     assert changed != before and found["changed"]
     due = ["keys: others are to pass than those that do"]
-    assert door_host.facts(tmp_path, {}, NOW)["due"] == due
-    door_host.keep_clients(tmp_path / "gateway", before)
-    assert door_host.facts(tmp_path, {}, NOW)["due"] == due, "nobody knows what it has"
-    door_host.keep_clients(tmp_path / "gateway", changed)
+    assert gateway_host.facts(tmp_path, {}, NOW)["due"] == due
+    gateway_host.keep_clients(tmp_path / "gateway", before)
+    assert gateway_host.facts(tmp_path, {}, NOW)["due"] == due, "nobody knows what it has"
+    gateway_host.keep_clients(tmp_path / "gateway", changed)
     if refused != "dead":
         haproxy_socket.refuses = ("nothing",)
-        assert door_host.refresh_keys(tmp_path) == "told"
-        assert door_host.facts(tmp_path, {}, NOW)["due"] == [] and door_host.refresh_keys(tmp_path) == ""
+        assert gateway_host.refresh_keys(tmp_path) == "told"
+        assert gateway_host.facts(tmp_path, {}, NOW)["due"] == [] and gateway_host.refresh_keys(tmp_path) == ""
 
 
 def test_a_change_of_keys_that_haproxy_took_is_told(haproxy_socket: Socket, tmp_path: Path) -> None:
     haproxy_socket.refuses = ("nothing",)
     found = key_verb(tmp_path, "rotate")
-    assert found["told"] and found["problem"] == "" and door_host.facts(tmp_path, {}, NOW)["due"] == []
-    assert door.sha256(found["key"]) in next(c for c in haproxy_socket.asked if c.startswith("add map @1"))
+    assert found["told"] and found["problem"] == "" and gateway_host.facts(tmp_path, {}, NOW)["due"] == []
+    assert gateway_keys.sha256(found["key"]) in next(c for c in haproxy_socket.asked if c.startswith("add map @1"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -490,7 +508,7 @@ def test_the_plan_refuses_one_that_is_not_for_these_names_and_warns_before_it_en
     good = {"names": names, "expires": NOW + 90 * 86400, "problem": ""}
 
     def said(**found: Any) -> list[tuple[str, str]]:
-        return [(f.id, f.severity) for f in door.host_findings(declared, {**good, **found}, NOW)]
+        return [(f.id, f.severity) for f in gateway_plan.host_findings(declared, {**good, **found}, NOW)]
 
     assert said() == []
     assert said(names=["api.example.org"]) == [("certificate-names", "error")]

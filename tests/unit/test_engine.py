@@ -6,7 +6,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import docker_api, engine
+from ansible.module_utils.llm.base.redact import redact
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import boot, log, verdict
+from ansible.module_utils.llm.engine.metrics import metric_sum, parse_metrics
 
 DATA = Path(__file__).parent / "data" / "engine"
 
@@ -32,10 +35,10 @@ def texts(name: str) -> list[str]:
     return [line for _at, line in recorded(name)]
 
 
-def boot(name: str, before: float = 10.0) -> tuple[engine.BootProgress, float]:
+def booted(name: str, before: float = 10.0) -> tuple[boot.BootProgress, float]:
     lines = [(at, line) for at, line in recorded(name)]
     first = next(at for at, _line in lines if at)
-    return engine.BootProgress(started=first - before).feed_all(lines), lines[-1][0]
+    return boot.BootProgress(started=first - before).feed_all(lines), lines[-1][0]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def boot(name: str, before: float = 10.0) -> tuple[engine.BootProgress, float]:
     ],
 )
 def test_strip_prefix(line: str, expected: tuple[str, str]) -> None:
-    assert engine.strip_prefix(line) == expected
+    assert log.strip_prefix(line) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_strip_prefix(line: str, expected: tuple[str, str]) -> None:
     ],
 )
 def test_phases_in_order(name: str, phases: list[str]) -> None:
-    progress, end = boot(name)
+    progress, end = booted(name)
     assert [phase for phase, _at in progress.marks] == phases
     assert progress.phase == "ready"
     rows = progress.phases(end)
@@ -80,14 +83,14 @@ def test_phases_in_order(name: str, phases: list[str]) -> None:
 
 
 def test_phase_seconds_of_a_compiled_boot() -> None:
-    progress, end = boot("boot-cpu-compiled.log", before=0)
+    progress, end = booted("boot-cpu-compiled.log", before=0)
     seconds = {row["phase"]: row["seconds"] for row in progress.phases(end)}
     assert seconds["compile"] == pytest.approx(64.3, abs=0.1)
     assert seconds["weights"] == pytest.approx(2.3, abs=0.1)
 
 
 def test_phases_never_go_back() -> None:
-    progress = engine.BootProgress(started=0.0)
+    progress = boot.BootProgress(started=0.0)
     progress = progress.feed(1, "Model loading took 8.75 GiB memory and 20.1 seconds")
     progress = progress.feed(2, "Loading safetensors checkpoint shards:  44% Completed | 4/9 [00:08<00:10,  2.02s/it]")
     assert progress.phase == "compile"
@@ -111,17 +114,17 @@ def test_phases_never_go_back() -> None:
     ],
 )
 def test_describe(line: str, said: str) -> None:
-    assert said in engine.BootProgress(started=0.0).feed(1, line).describe()
+    assert said in boot.BootProgress(started=0.0).feed(1, line).describe()
 
 
 def test_progress_keeps_no_secret() -> None:
-    progress = engine.BootProgress(started=0.0).feed(1, "non-default args: {'api_key': ['k-verysecret'], 'model': 'x'}")
+    progress = boot.BootProgress(started=0.0).feed(1, "non-default args: {'api_key': ['k-verysecret'], 'model': 'x'}")
     assert "verysecret" not in progress.last_line
     assert "model" in progress.last_line
 
 
 def test_nothing_said_yet() -> None:
-    progress = engine.BootProgress(started=100.0)
+    progress = boot.BootProgress(started=100.0)
     assert progress.phase == "import"
     assert progress.phases(103.0) == [{"phase": "import", "seconds": 3.0}]
     assert progress.ready_at() is None
@@ -129,7 +132,7 @@ def test_nothing_said_yet() -> None:
 
 
 def test_harvest_cpu() -> None:
-    assert engine.harvest(texts("boot-cpu-eager.log")) == {
+    assert boot.harvest(texts("boot-cpu-eager.log")) == {
         "architecture": "LlamaForCausalLM",
         "max_model_len": 2048,
         "version": "0.32.0",
@@ -143,7 +146,7 @@ def test_harvest_cpu() -> None:
 
 
 def test_harvest_gpu_takes_the_worst_worker() -> None:
-    found = engine.harvest(texts("boot-gpu-format.log"))
+    found = boot.harvest(texts("boot-gpu-format.log"))
     assert found["weights_gib"] == 8.93
     assert found["load_seconds"] == 21.654321
     assert found["kv_cache_gib"] == 11.3
@@ -171,7 +174,7 @@ def test_harvest_gpu_takes_the_worst_worker() -> None:
     ],
 )
 def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:
-    found = engine.likely_cause(texts(f"fail-{name}.log"), exit_code=1)
+    found = boot.likely_cause(texts(f"fail-{name}.log"), exit_code=1)
     assert found is not None
     assert found.id == cause
     assert words in found.cause
@@ -219,7 +222,7 @@ def test_cause_of_recorded_failures(name: str, cause: str, words: str) -> None:
     ],
 )
 def test_cause_of_single_lines(line: str, cause: str, words: str) -> None:
-    found = engine.likely_cause(
+    found = boot.likely_cause(
         ["INFO 11-23 06:00:00 [a.py:1] fine", f"(EngineCore pid=9) ERROR 11-23 06:00:01 [a.py:2] {line}"]
     )
     assert found is not None
@@ -228,15 +231,15 @@ def test_cause_of_single_lines(line: str, cause: str, words: str) -> None:
 
 def test_consequences_are_no_causes() -> None:
     lines = ["ValueError: the real reason", "RuntimeError: Engine core initialization failed. See root cause above."]
-    found = engine.likely_cause(lines)
+    found = boot.likely_cause(lines)
     assert found is not None
     assert "the real reason" in found.cause
 
 
 def test_a_warning_is_no_cause() -> None:
-    assert engine.likely_cause(texts("boot-cpu-eager.log")) is None
+    assert boot.likely_cause(texts("boot-cpu-eager.log")) is None
     line = "WARNING 11-23 06:29:31 [s.py:1] can cause errors like `OSError: [Errno 28] No space left on device`"
-    assert engine.likely_cause([line]) is None
+    assert boot.likely_cause([line]) is None
 
 
 @pytest.mark.parametrize(
@@ -244,13 +247,13 @@ def test_a_warning_is_no_cause() -> None:
     [(137, True, "out_of_memory"), (137, False, "killed"), (139, False, "crashed")],
 )
 def test_cause_from_the_exit(exit_code: int, oom: bool, cause: str) -> None:
-    found = engine.likely_cause(texts("fail-oom.log"), exit_code=exit_code, oom_killed=oom)
+    found = boot.likely_cause(texts("fail-oom.log"), exit_code=exit_code, oom_killed=oom)
     assert found is not None
     assert found.id == cause
 
 
 def test_cause_hides_secrets() -> None:
-    found = engine.likely_cause(["ValueError: bad token hf_abcdefghijklmnop in --api-key k-secret99"])
+    found = boot.likely_cause(["ValueError: bad token hf_abcdefghijklmnop in --api-key k-secret99"])
     assert found is not None
     assert "abcdefgh" not in found.cause + found.line
     assert "k-secret99" not in found.cause + found.line
@@ -269,12 +272,12 @@ def test_cause_hides_secrets() -> None:
     ],
 )
 def test_redact(text: str) -> None:
-    assert "abcd1234" not in engine.redact(text, ["abcd1234efgh"] if "own" in text else [])
+    assert "abcd1234" not in redact(text, ["abcd1234efgh"] if "own" in text else [])
 
 
 def test_redact_leaves_words_alone() -> None:
     text = "max_tokens=5, prompt_tokens: 7, api_key=None"
-    assert engine.redact(text, ["a", ""]) == text
+    assert redact(text, ["a", ""]) == text
 
 
 def test_tail_drops_noise() -> None:
@@ -282,24 +285,24 @@ def test_tail_drops_noise() -> None:
         "",
         "Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:01<00:00,  1.48s/it]",
     ]
-    kept = engine.tail(lines, 3)
+    kept = log.tail(lines, 3)
     assert kept[-1].endswith("error: unrecognized arguments: --swap-space")
     assert len(kept) == 3
     assert not any("[--" in line for line in kept)
-    assert engine.tail(["x" * 500])[0] == "x" * 399 + "…"
+    assert log.tail(["x" * 500])[0] == "x" * 399 + "…"
 
 
 def test_metrics_recorded() -> None:
-    samples = engine.parse_metrics((DATA / "metrics.txt").read_text(encoding="utf-8"))
-    assert engine.metric_sum(samples, "vllm:num_requests_running", model_name="smol") == 0.0
-    assert engine.metric_sum(samples, "vllm:request_success_total", finished_reason="stop") == 2.0
-    assert (engine.metric_sum(samples, "vllm:iteration_tokens_total_count") or 0) > 0
-    assert engine.metric_sum(samples, "no_such_metric") is None
+    samples = parse_metrics((DATA / "metrics.txt").read_text(encoding="utf-8"))
+    assert metric_sum(samples, "vllm:num_requests_running", model_name="smol") == 0.0
+    assert metric_sum(samples, "vllm:request_success_total", finished_reason="stop") == 2.0
+    assert (metric_sum(samples, "vllm:iteration_tokens_total_count") or 0) > 0
+    assert metric_sum(samples, "no_such_metric") is None
 
 
 def test_metrics_format() -> None:
     text = '# HELP a b\na 1\nb{x="p\\"q\\n,{}",y="2"} +Inf 1712\nc NaN\nbroken{ 1\nd one\n'
-    samples = {sample.name: sample for sample in engine.parse_metrics(text)}
+    samples = {sample.name: sample for sample in parse_metrics(text)}
     assert samples["a"].value == 1
     assert samples["b"].labels == {"x": 'p"q\n,{}', "y": "2"}
     assert samples["b"].value == float("inf")
@@ -307,29 +310,29 @@ def test_metrics_format() -> None:
     assert set(samples) == {"a", "b", "c"}
 
 
-def check(ok: bool) -> engine.Check:
-    return engine.Check(id="health", ok=ok, seconds=0.1, evidence="e", remedy="")
+def check(ok: bool) -> verdict.Check:
+    return verdict.Check(id="health", ok=ok, seconds=0.1, evidence="e", remedy="")
 
 
 @pytest.mark.parametrize(("checks", "ok"), [([True], True), ([True, False], False), ([], False)])
 def test_service_verdict(checks: list[bool], ok: bool) -> None:
-    assert engine.service_verdict([check(item) for item in checks])["ok"] is ok
+    assert verdict.service_verdict([check(item) for item in checks])["ok"] is ok
 
 
 def test_verdict_needs_every_service() -> None:
-    good, bad = engine.service_verdict([check(True)]), engine.service_verdict([check(False)])
-    assert engine.verdict({"b": good, "a": good}) == {"ok": True, "services": {"a": good, "b": good}}
-    assert engine.verdict({"b": good, "a": bad})["ok"] is False
-    assert engine.verdict({})["ok"] is False
+    good, bad = verdict.service_verdict([check(True)]), verdict.service_verdict([check(False)])
+    assert verdict.verdict({"b": good, "a": good}) == {"ok": True, "services": {"a": good, "b": good}}
+    assert verdict.verdict({"b": good, "a": bad})["ok"] is False
+    assert verdict.verdict({})["ok"] is False
 
 
 @pytest.mark.parametrize("held", [None, [], {"services": 3}, {"services": {"old": {"ok": "yes"}, "odd": 1}}, "text"])
 def test_merge_verdict_drops_what_is_none(held: object) -> None:
-    good = engine.service_verdict([check(True)])
-    assert engine.merge_verdict(held, "new", good) == {"ok": True, "services": {"new": good}}
+    good = verdict.service_verdict([check(True)])
+    assert verdict.merge_verdict(held, "new", good) == {"ok": True, "services": {"new": good}}
 
 
 def test_merge_verdict_keeps_others() -> None:
-    good, bad = engine.service_verdict([check(True)]), engine.service_verdict([check(False)])
-    merged = engine.merge_verdict(engine.verdict({"a": bad, "b": bad}), "a", good)
+    good, bad = verdict.service_verdict([check(True)]), verdict.service_verdict([check(False)])
+    merged = verdict.merge_verdict(verdict.verdict({"a": bad, "b": bad}), "a", good)
     assert merged == {"ok": False, "services": {"a": good, "b": bad}}

@@ -9,13 +9,20 @@ from typing import Any
 
 import llm_engine
 import pytest
-from ansible.module_utils.llm import artifacts, engine, fit, host, plan, shapes, spec
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.objects import Service
+from ansible.module_utils.llm.engine import boot, records
+from ansible.module_utils.llm.fit import architecture, estimate
+from ansible.module_utils.llm.host import read as read_host
+from ansible.module_utils.llm.models import artifacts
+from ansible.module_utils.llm.plan import declaration
 
 from tests import catalogs, fit_rows
 
 ROWS = fit_rows.rows()
 JUDGED = fit_rows.judged()
-GIB = spec.GIB
+GIB = GIB
 RTX4090 = "NVIDIA GeForce RTX 4090"
 ENGINE_LOGS = Path(__file__).parent / "data" / "engine"
 
@@ -25,8 +32,8 @@ def config(name: str) -> dict[str, Any]:
     return found
 
 
-def card(gib: float) -> fit.Band:
-    return fit.Band(gib * GIB, gib * GIB, gib * GIB)
+def card(gib: float) -> estimate.Band:
+    return estimate.Band(gib * GIB, gib * GIB, gib * GIB)
 
 
 # -- measured boots -----------------------------------------------------------------------------------------------------
@@ -61,7 +68,7 @@ def test_each_part_is_near_what_was_measured(one: fit_rows.Judged) -> None:
     if "activation_gib" in measured:
         assert one.before.activation.likely == pytest.approx(measured["activation_gib"], abs=0.2)
     if "graph_gib" in measured:
-        assert fit.graphs(shapes.shape(one.row.known.config or {}), told) == pytest.approx(
+        assert estimate.graphs(architecture.shape(one.row.known.config or {}), told) == pytest.approx(
             measured["graph_gib"], abs=0.25
         )
 
@@ -89,25 +96,27 @@ def test_the_box_gives_the_main_service_what_the_operator_measured() -> None:
 def test_the_demo_engine_has_the_cache_that_the_plan_says() -> None:
     """In bfloat16 as its recorded log says; in float32, half of it, as the engine said of the demo on 2026-12-01."""
     kept = json.loads((catalogs.ROOT / "files" / "configs" / "smollm2-135m-instruct.json").read_text())
-    known = {"smollm2-135m-instruct": fit.Known(kept["config"])}
-    logged = engine.harvest((ENGINE_LOGS / "boot-cpu-eager.log").read_text().splitlines())["kv_cache_tokens"]
+    known = {"smollm2-135m-instruct": estimate.Known(kept["config"])}
+    logged = boot.harvest((ENGINE_LOGS / "boot-cpu-eager.log").read_text().splitlines())["kv_cache_tokens"]
     assert logged == 46592
     for dtype, tokens in (("bfloat16", logged), ("float32", 23296)):
         raw = catalogs.raw("demo")
         raw["services"]["micro-cpu"]["args"]["dtype"] = dtype
-        declared, _ = spec.parse(raw)
+        declared, _ = parse.parse(raw)
         assert declared is not None
-        shown = plan.document(declared, {}, plan.estimates(declared, known, None))["services"]["micro-cpu"]["kv_tokens"]
+        shown = declaration.document(declared, {}, declaration.estimates(declared, known, None))["services"][
+            "micro-cpu"
+        ]["kv_tokens"]
         assert shown == {"low": tokens, "high": tokens}, dtype
 
 
 def test_every_catalog_model_has_a_readable_shape_near_its_size() -> None:
     for name, model in catalogs.declared("rtx4090x3").models.items():
         kept = json.loads((catalogs.ROOT / "files" / "configs" / f"{name}.json").read_text())
-        found = shapes.shape(kept["config"])
+        found = architecture.shape(kept["config"])
         assert kept["source"] and found.architecture == model.architecture and found.context == model.context
         if found.vision is None or found.vision.known:
-            size = sum(t.elements * shapes.BYTES[t.dtype] for t in shapes.tensors(found)) / GIB
+            size = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(found)) / GIB
             # Qwen3-1.7B's files hold its tied embedding twice, GLM's a draft layer.
             assert size == pytest.approx(model.size_gib, rel=0.17), name
 
@@ -121,8 +130,8 @@ def test_a_utilization_that_leaves_no_room_for_the_driver_is_told(utilization: f
         catalogs.declared("rtx4090x3").services["medium-glm"],
         args={"tensor-parallel-size": 2, "gpu-memory-utilization": utilization, "max-model-len": 32768},
     )
-    told = shapes.flags(service.args, {}, 24 * GIB, RTX4090)
-    found = fit.findings(service, fit.estimate(fit.Known(config("glm")), told, card(23.99), gpu=RTX4090))
+    told = architecture.flags(service.args, {}, 24 * GIB, RTX4090)
+    found = estimate.findings(service, estimate.estimate(estimate.Known(config("glm")), told, card(23.99), gpu=RTX4090))
     assert (not found) == starts
     if not starts:
         assert found[0].id == "utilization-too-high" and "0.93 or less" in found[0].remedy
@@ -131,13 +140,13 @@ def test_a_utilization_that_leaves_no_room_for_the_driver_is_told(utilization: f
 def test_a_memory_limit_below_the_cache_of_a_cpu_engine_is_told() -> None:
     declared = catalogs.declared("demo")
     kept = json.loads((catalogs.ROOT / "files" / "configs" / "smollm2-135m-instruct.json").read_text())
-    known = {"smollm2-135m-instruct": fit.Known(kept["config"])}
+    known = {"smollm2-135m-instruct": estimate.Known(kept["config"])}
     for space, ids in (("1", []), ("40", ["memory-limit"])):
         service = dataclasses.replace(declared.services["micro-cpu"], env={"VLLM_CPU_KVCACHE_SPACE": space})
-        found = fit.findings(service, fit.for_service(declared, service, known))
+        found = estimate.findings(service, estimate.for_service(declared, service, known))
         assert [f.id for f in found] == ids
     small = dataclasses.replace(declared.services["micro-cpu"], env={"VLLM_CPU_KVCACHE_SPACE": "0.02"})
-    refused = fit.findings(small, fit.for_service(declared, small, known))
+    refused = estimate.findings(small, estimate.for_service(declared, small, known))
     assert [f.id for f in refused] == ["does-not-fit"] and "raise VLLM_CPU_KVCACHE_SPACE" in refused[0].remedy
 
 
@@ -161,55 +170,61 @@ HYBRID: dict[str, Any] = json.loads((catalogs.ROOT / "files" / "configs" / "qwen
     ],
 )
 def test_kv_bytes_of_a_token(model: str, args: dict[str, Any], size: int) -> None:
-    found = shapes.shape(HYBRID["config"] if model == "next" else config(model))
-    assert fit.kv_token_bytes(found, shapes.flags(args, {})) == size
+    found = architecture.shape(HYBRID["config"] if model == "next" else config(model))
+    assert estimate.kv_token_bytes(found, architecture.flags(args, {})) == size
 
 
 def test_a_state_layer_takes_a_block_whatever_the_length() -> None:
-    model = shapes.shape(HYBRID["config"])
+    model = architecture.shape(HYBRID["config"])
     assert model.linear and (model.linear.layers, model.attention_layers) == (36, 12)
     assert model.linear.state_bytes(1, 2) == (8192 * 3 + 32 * 128 * 128) * 2
-    short = fit.kv_tokens(model, shapes.Flags(max_len=4096), 4 * GIB)
-    long = fit.kv_tokens(model, shapes.Flags(max_len=262144), 4 * GIB)
-    assert 0 < short < long < 4 * GIB / fit.kv_token_bytes(model, shapes.Flags())
+    short = estimate.kv_tokens(model, architecture.Flags(max_len=4096), 4 * GIB)
+    long = estimate.kv_tokens(model, architecture.Flags(max_len=262144), 4 * GIB)
+    assert 0 < short < long < 4 * GIB / estimate.kv_token_bytes(model, architecture.Flags())
 
 
 def test_sliding_windows_leave_more_room() -> None:
     base = {**config("q32"), "sliding_window": 1024, "use_sliding_window": True}
     kinds = (["sliding_attention"] * 3 + ["full_attention"]) * 16
-    mixed = shapes.shape({**base, "layer_types": kinds})
-    assert mixed.window_layers == 48 and shapes.shape(config("q32")).window_layers == 0
-    told = shapes.Flags(max_len=40960, batched=2048)
-    assert fit.kv_tokens(mixed, told, 20 * GIB) > 2 * fit.kv_tokens(shapes.shape(config("q32")), told, 20 * GIB)
+    mixed = architecture.shape({**base, "layer_types": kinds})
+    assert mixed.window_layers == 48 and architecture.shape(config("q32")).window_layers == 0
+    told = architecture.Flags(max_len=40960, batched=2048)
+    assert estimate.kv_tokens(mixed, told, 20 * GIB) > 2 * estimate.kv_tokens(
+        architecture.shape(config("q32")), told, 20 * GIB
+    )
 
 
 def test_stages_get_their_layers() -> None:
-    assert shapes.stage_layers(48, 3) == [16, 16, 16]
-    assert shapes.stage_layers(47, 3) == [16, 16, 15]
-    assert shapes.stage_layers(50, 4) == [12, 13, 13, 12]
-    model = shapes.shape(HYBRID["config"])
-    one, three = (shapes.weights(shapes.tensors(model), model, shapes.Flags(pp=n)) for n in (1, 3))
+    assert architecture.stage_layers(48, 3) == [16, 16, 16]
+    assert architecture.stage_layers(47, 3) == [16, 16, 15]
+    assert architecture.stage_layers(50, 4) == [12, 13, 13, 12]
+    model = architecture.shape(HYBRID["config"])
+    one, three = (architecture.weights(architecture.tensors(model), model, architecture.Flags(pp=n)) for n in (1, 3))
     assert sum(three) == pytest.approx(one[0])
 
 
 def test_experts_are_spread_and_routers_are_not() -> None:
-    model = shapes.shape(config("glm"))
+    model = architecture.shape(config("glm"))
     listed = [
-        shapes.Tensor("model.layers.#.mlp.experts.#.up_proj.qweight", "I32", (1024, 1024), 64),
-        shapes.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
-        shapes.Tensor("model.layers.draft.eh_proj.weight", "BF16", (1024, 1024), 64),
+        architecture.Tensor("model.layers.#.mlp.experts.#.up_proj.qweight", "I32", (1024, 1024), 64),
+        architecture.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
+        architecture.Tensor("model.layers.draft.eh_proj.weight", "BF16", (1024, 1024), 64),
     ]
-    for told, experts in ((shapes.Flags(), 1.0), (shapes.Flags(tp=2), 0.5), (shapes.Flags(tp=2, dp=2, ep=True), 0.25)):
-        assert shapes.weights(listed[:1], model, told)[0] == pytest.approx(0.25 * experts)
-        assert shapes.weights(listed[1:2], model, told)[0] == pytest.approx(0.125)
-    assert shapes.weights(listed[2:], model, shapes.Flags())[0] == 0
-    assert shapes.weights(listed[2:], model, shapes.Flags(draft_tokens=1))[0] > 0
+    for told, experts in (
+        (architecture.Flags(), 1.0),
+        (architecture.Flags(tp=2), 0.5),
+        (architecture.Flags(tp=2, dp=2, ep=True), 0.25),
+    ):
+        assert architecture.weights(listed[:1], model, told)[0] == pytest.approx(0.25 * experts)
+        assert architecture.weights(listed[1:2], model, told)[0] == pytest.approx(0.125)
+    assert architecture.weights(listed[2:], model, architecture.Flags())[0] == 0
+    assert architecture.weights(listed[2:], model, architecture.Flags(draft_tokens=1))[0] > 0
 
 
 def test_files_and_configuration_give_the_same_weights() -> None:
     known = ROWS[0].known
-    listed = [list(t) for t in shapes.tensors(shapes.shape(known.config or {}))]
-    files = fit.estimate(fit.Known(known.config, listed), ROWS[0].told, card(79.18), engine="0.26.0")
+    listed = [list(t) for t in architecture.tensors(architecture.shape(known.config or {}))]
+    files = estimate.estimate(estimate.Known(known.config, listed), ROWS[0].told, card(79.18), engine="0.26.0")
     assert files.basis == "checkpoint"
     assert files.weights.likely == pytest.approx(ROWS[0].estimate().weights.likely)
     assert files.weights.high - files.weights.low < 0.4
@@ -220,15 +235,15 @@ def test_files_and_configuration_give_the_same_weights() -> None:
     [(131072, 131072), ("131072", 131072), ("128k", 128000), ("128K", 131072), ("-1", -1), ("much", 7), ([1], 7)],
 )
 def test_lengths_are_read_as_the_engine_reads_them(value: Any, tokens: int) -> None:
-    assert shapes.count(value, 7) == tokens
+    assert architecture.count(value, 7) == tokens
 
 
 def test_defaults_follow_the_gpu() -> None:
-    large = shapes.flags({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
-    small = shapes.flags({}, {}, 24 * GIB, RTX4090)
+    large = architecture.flags({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
+    small = architecture.flags({}, {}, 24 * GIB, RTX4090)
     assert (large.batched, large.seqs) == (8192, 1024) and (small.batched, small.seqs) == (2048, 256)
-    assert not shapes.flags({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
-    assert shapes.flags({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
+    assert not architecture.flags({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
+    assert architecture.flags({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
 
 
 # -- records --------------------------------------------------------------------------------------------------------------
@@ -265,7 +280,7 @@ def test_the_line_of_newer_engines_is_read_too() -> None:
         "GPU memory utilization is (0.9, 21.28 GiB). Actual usage is 9.5 GiB for consumed memory (weights + non-torch), "
         "2.1 GiB for peak activation, and 0.3 GiB for CUDAGraph memory. Current kv cache memory in use is 9.4 GiB."
     )
-    assert engine.harvest([line]) == {
+    assert boot.harvest([line]) == {
         "gpu_free_gib": 22.26,
         "gpu_total_gib": 23.64,
         "requested_gib": 21.28,
@@ -277,8 +292,8 @@ def test_the_line_of_newer_engines_is_read_too() -> None:
 def test_a_record_has_one_place_for_each_set_of_flags() -> None:
     row = named("qwen3-32b AWQ")
     again = {**row.record(), "utilization": 0.8, "measured": {}}
-    assert fit.record_name(again) == fit.record_name(row.record()) != fit.record_name(ROWS[0].record())
-    assert fit.record({"kv_cache_tokens": 5}, row.key) is None
+    assert records.record_name(again) == records.record_name(row.record()) != records.record_name(ROWS[0].record())
+    assert records.record({"kv_cache_tokens": 5}, row.key) is None
 
 
 def test_a_boot_leaves_its_record_and_the_host_reads_it(tmp_path: Path) -> None:
@@ -286,7 +301,7 @@ def test_a_boot_leaves_its_record_and_the_host_reads_it(tmp_path: Path) -> None:
     first = llm_engine.keep_record(row.harvest, str(tmp_path / "new"), row.key)
     assert first["changed"] and not llm_engine.keep_record(row.harvest, str(tmp_path / "new"), row.key)["changed"]
     (tmp_path / "new" / "torn.json").write_text("{")
-    assert host.records(tmp_path / "new") == [row.record()] and host.records(tmp_path / "none") == []
+    assert read_host.records(tmp_path / "new") == [row.record()] and read_host.records(tmp_path / "none") == []
     assert llm_engine.keep_record(row.harvest, str(tmp_path / "new"), {}) == {}
     assert llm_engine.keep_record({}, str(tmp_path / "new"), row.key) == {}
 
@@ -294,7 +309,7 @@ def test_a_boot_leaves_its_record_and_the_host_reads_it(tmp_path: Path) -> None:
 def test_a_host_with_a_record_plans_by_it() -> None:
     declared = catalogs.declared("rtx4090x3")
     service = declared.services["medium"]
-    key = fit.service_key(declared, service, "sha256:image", "digest")
+    key = estimate.service_key(declared, service, "sha256:image", "digest")
     measured = {
         "kv_cache_tokens": 90112,
         "kv_cache_gib": 11.0,
@@ -304,65 +319,67 @@ def test_a_host_with_a_record_plans_by_it() -> None:
     }
     facts = {
         "images": {declared.images[service.image].sources[0]["pull"]: "sha256:image"},
-        "calibration": [fit.record(measured, key)],
+        "calibration": [records.record(measured, key)],
     }
     kept = json.loads((catalogs.ROOT / "files" / "configs" / "qwen3-32b-awq.json").read_text())
-    found = plan.estimates(declared, {service.model: fit.Known(kept["config"], digest="digest")}, facts)["medium"]
+    found = declaration.estimates(declared, {service.model: estimate.Known(kept["config"], digest="digest")}, facts)[
+        "medium"
+    ]
     assert found.basis == "calibrated" and found.tokens and found.tokens.likely == pytest.approx(90112, rel=0.001)
-    assert fit.service_key(declared, service, None, "digest") == {}
+    assert estimate.service_key(declared, service, None, "digest") == {}
 
 
 # -- findings ---------------------------------------------------------------------------------------------------------------
 
 
-def asked(known: fit.Known, gib: float = 23.99, **args: Any) -> tuple[spec.Service, fit.Fit]:
+def asked(known: estimate.Known, gib: float = 23.99, **args: Any) -> tuple[Service, estimate.Fit]:
     values = {k.replace("_", "-"): v for k, v in args.items()}
     service = dataclasses.replace(catalogs.declared("rtx4090x3").services["medium"], args=values)
-    told = shapes.flags(values, {}, int(gib * GIB), RTX4090)
-    return service, fit.estimate(known, told, card(gib), gpu=RTX4090, engine="0.33.0")
+    told = architecture.flags(values, {}, int(gib * GIB), RTX4090)
+    return service, estimate.estimate(known, told, card(gib), gpu=RTX4090, engine="0.33.0")
 
 
 def test_what_cannot_fit_is_refused_when_the_files_say_so_and_told_when_a_guess_does() -> None:
-    listed = [list(t) for t in shapes.tensors(shapes.shape(config("q32")))]
-    for known, severity in ((fit.Known(config("q32"), listed), "error"), (fit.Known(config("q32")), "warn")):
-        found = fit.findings(*asked(known, max_model_len=40960, gpu_memory_utilization=0.9, max_num_seqs=32))
+    listed = [list(t) for t in architecture.tensors(architecture.shape(config("q32")))]
+    for known, severity in ((estimate.Known(config("q32"), listed), "error"), (estimate.Known(config("q32")), "warn")):
+        found = estimate.findings(*asked(known, max_model_len=40960, gpu_memory_utilization=0.9, max_num_seqs=32))
         assert [(f.id, f.severity) for f in found] == [("does-not-fit", severity)]
         assert "40,960 tokens does not fit" in found[0].message and "Set max-model-len to" in found[0].remedy
 
 
 def test_the_remedies_work() -> None:
-    known = fit.Known(config("q32"))
+    known = estimate.Known(config("q32"))
     service, found = asked(known, tensor_parallel_size=2, max_model_len=40960, gpu_memory_utilization=0.55)
-    text = fit.findings(service, found)[0].remedy
+    text = estimate.findings(service, found)[0].remedy
     assert f"max-model-len to {found.longest}" in text and f"gpu-memory-utilization to {found.utilization:g}" in text
     for change in ({"max_model_len": found.longest}, {"gpu_memory_utilization": found.utilization}):
         flags = {"tensor_parallel_size": 2, "max_model_len": 40960, "gpu_memory_utilization": 0.55, **change}
-        assert fit.findings(*asked(known, **flags)) == []
+        assert estimate.findings(*asked(known, **flags)) == []
 
 
 def test_a_length_that_the_engine_chooses_itself_needs_one_token() -> None:
-    known = fit.Known(config("q32"))
-    assert fit.findings(*asked(known, tensor_parallel_size=2, max_model_len=-1, gpu_memory_utilization=0.55)) == []
+    known = estimate.Known(config("q32"))
+    assert estimate.findings(*asked(known, tensor_parallel_size=2, max_model_len=-1, gpu_memory_utilization=0.55)) == []
 
 
 @pytest.mark.parametrize(
     ("known", "basis"),
     [
-        (fit.Known(), "unknown"),
-        (fit.Known(size_gib=18), "size"),
-        (fit.Known({"architectures": ["X"]}, size_gib=18), "size"),
-        (fit.Known({"hidden_size": "wide"}), "unknown"),
+        (estimate.Known(), "unknown"),
+        (estimate.Known(size_gib=18), "size"),
+        (estimate.Known({"architectures": ["X"]}, size_gib=18), "size"),
+        (estimate.Known({"hidden_size": "wide"}), "unknown"),
     ],
 )
-def test_what_is_not_known_is_no_error(known: fit.Known, basis: str) -> None:
+def test_what_is_not_known_is_no_error(known: estimate.Known, basis: str) -> None:
     service, found = asked(known, tensor_parallel_size=2)
     assert (found.basis, found.tokens) == (basis, None) and found.note
-    assert fit.findings(service, found) == []
+    assert estimate.findings(service, found) == []
     json.dumps(found.as_dict())
 
 
 def test_weights_larger_than_the_gpu_are_told_by_their_size_alone() -> None:
-    found = fit.findings(*asked(fit.Known(size_gib=40)))
+    found = estimate.findings(*asked(estimate.Known(size_gib=40)))
     assert [(f.id, f.severity) for f in found] == [("does-not-fit", "warn")] and "weights alone" in found[0].message
 
 
@@ -400,14 +417,14 @@ BETTER: list[tuple[str, Any, Any]] = [
 def test_more_room_never_gives_fewer_tokens(what: tuple[str, Any, Any], seed: int) -> None:
     chance = random.Random(seed)
     args, gib = some_flags(chance), chance.choice([16.0, 24.0, 80.0])
-    known = fit.Known(chance.choice(MODELS))
+    known = estimate.Known(chance.choice(MODELS))
     if what[0] == "enforce-eager":  # it saves graphs and costs activations: worth it for small steps only
         args["max-num-batched-tokens"] = 512
     found = []
     for value in what[1:]:
         size = value if what[0] == "memory" else gib
-        told = shapes.flags(args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100")
-        found.append(fit.estimate(known, told, card(size), engine="0.33.0").tokens)
+        told = architecture.flags(args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100")
+        found.append(estimate.estimate(known, told, card(size), engine="0.33.0").tokens)
     worse, better = found
     assert worse and better
     for low, high in zip(worse, better, strict=True):
@@ -419,15 +436,17 @@ def test_more_room_never_gives_fewer_tokens(what: tuple[str, Any, Any], seed: in
 def test_bands_are_in_order_and_the_longest_length_fits(seed: int) -> None:
     chance = random.Random(seed)
     args = some_flags(chance)
-    known = fit.Known(chance.choice(MODELS))
-    found = fit.estimate(known, shapes.flags(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0")
+    known = estimate.Known(chance.choice(MODELS))
+    found = estimate.estimate(
+        known, architecture.flags(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0"
+    )
     for name in ("total", "requested", "weights", "activation", "graphs", "other", "kv", "tokens", "ram"):
         low, likely, high = getattr(found, name)
         assert low <= likely <= high, name
     if found.longest:
-        model = shapes.shape(known.config or {})
-        told = dataclasses.replace(shapes.flags(args, {}), max_len=found.longest)
-        assert fit.kv_tokens(model, told, found.kv.low * GIB) >= found.longest
+        model = architecture.shape(known.config or {})
+        told = dataclasses.replace(architecture.flags(args, {}), max_len=found.longest)
+        assert estimate.kv_tokens(model, told, found.kv.low * GIB) >= found.longest
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -440,7 +459,9 @@ def test_a_strange_configuration_is_unknown_and_no_crash(seed: int) -> None:
     args = some_flags(chance) | {
         chance.choice(list(some_flags(chance))): chance.choice([None, -1, "x", [], {}, True, 10**12])
     }
-    found = fit.estimate(fit.Known(strange, size_gib=9), shapes.flags(args, {}), card(24), engine="nightly")
+    found = estimate.estimate(
+        estimate.Known(strange, size_gib=9), architecture.flags(args, {}), card(24), engine="nightly"
+    )
     assert found.basis in ("shape", "size", "unknown")
     json.dumps(found.as_dict())
 

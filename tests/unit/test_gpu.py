@@ -7,7 +7,11 @@ from typing import Any
 
 import llm_gpu_facts
 import pytest
-from ansible.module_utils.llm import gpu, gpu_host, spec, values
+from ansible.module_utils.llm.base import dpkg
+from ansible.module_utils.llm.declare import values
+from ansible.module_utils.llm.declare.objects import Gpu
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.gpu import nvidia
 
 DATA = Path(__file__).parent / "data" / "nvidia-smi"
 GIB = 2**30
@@ -22,31 +26,31 @@ def said(name: str) -> str:
 
 
 def test_a_recording_is_read() -> None:
-    found = gpu.parse(said("h100x2.xml"))
+    found = nvidia.parse(said("h100x2.xml"))
     assert (found["driver"], found["cuda"]) == ("580.159.04", "13.0")
     first, second = found["gpus"]
     assert (first["index"], first["uuid"], first["name"]) == (0, ONE, "NVIDIA H100 80GB HBM3")
     assert (second["index"], second["uuid"]) == (1, TWO)
-    assert first["memory"] == 81559 * gpu.MIB
+    assert first["memory"] == 81559 * nvidia.MIB
     assert first["architecture"] == "Hopper"
     assert first["pcie"] == {"generation": 5, "generation_max": 5, "width": 16, "width_max": 16}
     assert (first["persistence"], first["mig"], first["ecc"], first["processes"]) == (True, False, True, [])
 
 
 def test_processes_are_read() -> None:
-    first, second = gpu.parse(said("h100x2-busy.xml"))["gpus"]
-    assert first["processes"] == [{"pid": 725, "name": "python3", "memory": 2658 * gpu.MIB}]
-    assert first["free"] == 78413 * gpu.MIB
+    first, second = nvidia.parse(said("h100x2-busy.xml"))["gpus"]
+    assert first["processes"] == [{"pid": 725, "name": "python3", "memory": 2658 * nvidia.MIB}]
+    assert first["free"] == 78413 * nvidia.MIB
     assert second["processes"] == []
 
 
 def test_a_lost_gpu_moves_the_others_and_keeps_their_uuid() -> None:
-    (left,) = gpu.parse(said("h100x2-lost-0.xml"))["gpus"]
+    (left,) = nvidia.parse(said("h100x2-lost-0.xml"))["gpus"]
     assert (left["index"], left["uuid"]) == (0, TWO)
 
 
 def test_what_a_card_does_not_have_is_none() -> None:
-    cards = gpu.parse(said("rtx4090x3-made.xml"))["gpus"]
+    cards = nvidia.parse(said("rtx4090x3-made.xml"))["gpus"]
     assert [(c["ecc"], c["mig"], c["persistence"], c["pcie"]["width"]) for c in cards] == [
         (None, None, False, 16),
         (None, None, False, 16),
@@ -57,21 +61,21 @@ def test_what_a_card_does_not_have_is_none() -> None:
 @pytest.mark.parametrize("text", ["", "No devices were found", "<other/>", said("list.txt")])
 def test_anything_else_is_no_reading(text: str) -> None:
     with pytest.raises(ValueError, match=r"XML|nvidia-smi"):
-        gpu.parse(text)
+        nvidia.parse(text)
 
 
 def test_connections_are_read() -> None:
-    assert gpu.parse_matrix(said("topo-m.txt")) == {"GPU0": {"GPU1": "NV18"}, "GPU1": {"GPU0": "NV18"}}
-    assert gpu.parse_matrix(said("topo-p2p-r.txt"))["GPU0"] == {"GPU1": "OK"}
-    assert gpu.parse_matrix(said("topo-p2p-p.txt"))["GPU1"] == {"GPU0": "NS"}
-    assert gpu.parse_matrix("") == {}
+    assert nvidia.parse_matrix(said("topo-m.txt")) == {"GPU0": {"GPU1": "NV18"}, "GPU1": {"GPU0": "NV18"}}
+    assert nvidia.parse_matrix(said("topo-p2p-r.txt"))["GPU0"] == {"GPU1": "OK"}
+    assert nvidia.parse_matrix(said("topo-p2p-p.txt"))["GPU1"] == {"GPU0": "NS"}
+    assert nvidia.parse_matrix("") == {}
 
 
 def test_lists_and_capabilities_are_read() -> None:
-    assert gpu.parse_list(said("list.txt")) == [ONE, TWO]
-    assert gpu.parse_list(said("fail-18-mismatch.txt")) == []
-    assert gpu.parse_capabilities(f"{ONE}, 9.0\n{TWO}, 9.0\n") == {ONE: "9.0", TWO: "9.0"}
-    assert gpu.parse_capabilities("") == {}
+    assert nvidia.parse_list(said("list.txt")) == [ONE, TWO]
+    assert nvidia.parse_list(said("fail-18-mismatch.txt")) == []
+    assert nvidia.parse_capabilities(f"{ONE}, 9.0\n{TWO}, 9.0\n") == {ONE: "9.0", TWO: "9.0"}
+    assert nvidia.parse_capabilities("") == {}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_lists_and_capabilities_are_read() -> None:
     ],
 )
 def test_the_loaded_module_is_read(text: str, version: str) -> None:
-    assert gpu.module_version(text) == version
+    assert nvidia.module_version(text) == version
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------
@@ -110,15 +114,15 @@ def test_the_loaded_module_is_read(text: str, version: str) -> None:
     ],
 )
 def test_a_failure_says_what_to_do(name: str, rc: int, text: str) -> None:
-    found = gpu.failure(rc, text)
+    found = nvidia.failure(rc, text)
     assert found is not None
     assert found["id"] == name
     assert found["message"] and found["remedy"]
 
 
 def test_a_good_answer_is_no_failure() -> None:
-    assert gpu.failure(0, said("list.txt")) is None
-    assert gpu.failure(0, said("h100x2.xml")) is None
+    assert nvidia.failure(0, said("list.txt")) is None
+    assert nvidia.failure(0, said("h100x2.xml")) is None
 
 
 @pytest.mark.parametrize(
@@ -135,21 +139,21 @@ def test_a_good_answer_is_no_failure() -> None:
 @pytest.mark.fault(43, "kernel module and library are compared, and both versions said", by="recorded")
 def test_a_host_without_usable_gpus(devices: list[str], tool: str, wsl: bool, name: str, word: str) -> None:
     output = said("fail-18-mismatch.txt") if tool else ""
-    found = gpu.trouble(devices, tool, wsl=wsl, module="580.100", rc=18 if tool else 0, output=output)
+    found = nvidia.trouble(devices, tool, wsl=wsl, module="580.100", rc=18 if tool else 0, output=output)
     assert found is not None
     assert found["id"] == name
     assert word in found["message"]
 
 
 def test_nothing_is_to_be_installed_inside_wsl() -> None:
-    absent = gpu.trouble([], "", wsl=True)
-    broken = gpu.trouble([], "/usr/lib/wsl/lib/nvidia-smi", wsl=True, rc=18, output=said("fail-18-mismatch.txt"))
+    absent = nvidia.trouble([], "", wsl=True)
+    broken = nvidia.trouble([], "/usr/lib/wsl/lib/nvidia-smi", wsl=True, rc=18, output=said("fail-18-mismatch.txt"))
     assert absent and broken
     assert "in Windows" in absent["remedy"] and "in Windows" in broken["remedy"]
 
 
 def test_a_good_host_has_no_trouble() -> None:
-    assert gpu.trouble(["0000:00:06.0"], "/usr/bin/nvidia-smi", wsl=False, output=said("h100x2.xml")) is None
+    assert nvidia.trouble(["0000:00:06.0"], "/usr/bin/nvidia-smi", wsl=False, output=said("h100x2.xml")) is None
 
 
 # -- what the toolkit left --------------------------------------------------------------------------------------------
@@ -175,11 +179,11 @@ Version: 1.20.1-1
 
 
 def test_packages_are_read() -> None:
-    assert gpu.packages(STATUS, gpu.TOOLKIT) == {
+    assert dpkg.packages(STATUS, nvidia.TOOLKIT) == {
         "nvidia-container-toolkit": {"version": "1.20.1-1", "held": True},
         "nvidia-container-toolkit-base": {"version": "1.20.1-1", "held": False},
     }
-    assert gpu.packages("", gpu.TOOLKIT) == {}
+    assert dpkg.packages("", nvidia.TOOLKIT) == {}
 
 
 @pytest.mark.parametrize(
@@ -190,12 +194,12 @@ def test_packages_are_read() -> None:
     ],
 )
 def test_file_names_say_what_is_in_them(file: str, name: tuple[str, str]) -> None:
-    assert gpu.package_of(file) == name
+    assert dpkg.package_of(file) == name
 
 
 def test_other_file_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"toolkit\.deb is not named"):
-        gpu.package_of("toolkit.deb")
+        dpkg.package_of("toolkit.deb")
 
 
 # As nvidia-ctk 1.20 writes it (its own tests), and what WSL2's looks like.
@@ -223,10 +227,10 @@ containerEdits:
 
 
 def test_a_cdi_specification_is_read() -> None:
-    assert gpu.cdi(CDI) == {"driver": "580.159.04", "devices": ["0", ONE, "all"]}
+    assert nvidia.cdi(CDI) == {"driver": "580.159.04", "devices": ["0", ONE, "all"]}
     older = 'devices:\n  - containerEdits:\n      deviceNodes: []\n    name: "0"\n'
-    assert gpu.cdi(older) == {"driver": "", "devices": ["0"]}
-    assert gpu.cdi("") == {"driver": "", "devices": []}
+    assert nvidia.cdi(older) == {"driver": "", "devices": ["0"]}
+    assert nvidia.cdi("") == {"driver": "", "devices": []}
 
 
 @pytest.mark.parametrize(
@@ -242,38 +246,38 @@ def test_a_cdi_specification_is_read() -> None:
     ],
 )
 def test_settings_that_would_be_lost_are_named(before: dict[str, Any], after: dict[str, Any], lost: list[str]) -> None:
-    assert gpu.lost_settings(before, after) == lost
+    assert nvidia.lost_settings(before, after) == lost
 
 
 @pytest.mark.parametrize(
     ("host", "uses"),
     [
-        ({"DeviceRequests": [gpu.request("nvidia", ["0"])]}, True),
-        ({"DeviceRequests": [gpu.request("cdi", [ONE])]}, True),
+        ({"DeviceRequests": [nvidia.request("nvidia", ["0"])]}, True),
+        ({"DeviceRequests": [nvidia.request("cdi", [ONE])]}, True),
         ({"DeviceRequests": None, "Runtime": "nvidia"}, True),
         ({"DeviceRequests": None, "Runtime": "runc"}, False),
         ({}, False),
     ],
 )
 def test_containers_with_gpus_are_known(host: dict[str, Any], uses: bool) -> None:
-    assert gpu.uses_gpu({"HostConfig": host}) is uses
+    assert nvidia.uses_gpu({"HostConfig": host}) is uses
 
 
 def test_what_needs_a_restart_of_the_engine() -> None:
     # Docker 20.10 and 26.1, as they answered on machines without the toolkit and without CDI
-    assert gpu.engine_must_restart('could not select device driver "nvidia" with capabilities: [[gpu utility]]')
-    assert not gpu.engine_must_restart("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7")
+    assert nvidia.engine_must_restart('could not select device driver "nvidia" with capabilities: [[gpu utility]]')
+    assert not nvidia.engine_must_restart("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7")
 
 
 # -- declared beside found --------------------------------------------------------------------------------------------
 
 
-def declared(index: int, uuid: str = "", model: str = "H100 80GB HBM3", memory: str = "80 GiB") -> spec.Gpu:
-    return spec.Gpu(index, model, values.size_bytes(memory), uuid)
+def declared(index: int, uuid: str = "", model: str = "H100 80GB HBM3", memory: str = "80 GiB") -> Gpu:
+    return Gpu(index, model, values.size_bytes(memory), uuid)
 
 
-def differing(*gpus: spec.Gpu, recording: str = "h100x2.xml") -> list[tuple[int, str, str]]:
-    found = gpu.differences(gpus, gpu.parse(said(recording))["gpus"])
+def differing(*gpus: Gpu, recording: str = "h100x2.xml") -> list[tuple[int, str, str]]:
+    found = nvidia.differences(gpus, nvidia.parse(said(recording))["gpus"])
     assert all(d["message"] and d["remedy"] and d["part"] for d in found)
     return [(d["position"], d["id"], d["severity"]) for d in found]
 
@@ -293,7 +297,7 @@ def test_the_same_gpus_do_not_differ() -> None:
         (declared(0, memory="40 GiB"), ("gpu-memory", "warn")),
     ],
 )
-def test_each_difference_is_named(entry: spec.Gpu, difference: tuple[str, str]) -> None:
+def test_each_difference_is_named(entry: Gpu, difference: tuple[str, str]) -> None:
     assert differing(entry) == [(0, *difference)]
 
 
@@ -302,7 +306,9 @@ def test_with_a_uuid_a_lost_gpu_is_told_from_the_one_that_took_its_index() -> No
         (0, "gpu-missing", "error"),
         (1, "gpu-moved", "info"),
     ]
-    (missing, _) = gpu.differences([declared(0, ONE), declared(1, TWO)], gpu.parse(said("h100x2-lost-0.xml"))["gpus"])
+    (missing, _) = nvidia.differences(
+        [declared(0, ONE), declared(1, TWO)], nvidia.parse(said("h100x2-lost-0.xml"))["gpus"]
+    )
     assert f"index 0 is now {TWO}" in missing["message"]
 
 
@@ -313,7 +319,7 @@ def test_a_24_gib_card_is_one() -> None:
 
 # -- what follows -----------------------------------------------------------------------------------------------------
 
-VERSIONS = dict.fromkeys(gpu.TOOLKIT, "1.20.1-1")
+VERSIONS = dict.fromkeys(nvidia.TOOLKIT, "1.20.1-1")
 
 
 def good(**changes: Any) -> dict[str, Any]:
@@ -323,7 +329,7 @@ def good(**changes: Any) -> dict[str, Any]:
         "devices": ["0000:00:06.0", "0000:00:07.0"],
         "tool": "/usr/bin/nvidia-smi",
         "module": "580.159.04",
-        **gpu.parse(said("h100x2.xml")),
+        **nvidia.parse(said("h100x2.xml")),
         "toolkit": {n: {"version": v, "held": True} for n, v in VERSIONS.items()},
         "cdi": {"file": "/var/run/cdi/nvidia.yaml", "driver": "580.159.04", "devices": ["0", "1", ONE, TWO, "all"]},
         "runtime": "nvidia-container-runtime",
@@ -333,12 +339,12 @@ def good(**changes: Any) -> dict[str, Any]:
         "gpu": {**seen, **changes},
     }
     if "proof" not in changes:
-        facts["gpu"]["proof"] = gpu.signature(facts, "cdi")
+        facts["gpu"]["proof"] = nvidia.signature(facts, "cdi")
     return facts
 
 
 def steps(facts: dict[str, Any], **wanted: Any) -> set[str]:
-    found = gpu.work(facts, **{"runtime": "cdi", "toolkit": VERSIONS, **wanted})
+    found = nvidia.work(facts, **{"runtime": "cdi", "toolkit": VERSIONS, **wanted})
     assert all(found.values())
     return set(found)
 
@@ -362,11 +368,11 @@ def test_an_unchanged_host_has_nothing_to_do() -> None:
         ({}, {"runtime": "nvidia"}, {"proof"}),
         ({}, {"driver": "590"}, {"driver"}),
         ({}, {"driver": "58"}, {"driver"}),
-        ({**gpu.parse(said("rtx4090x3-made.xml"))}, {}, {"cdi", "persistence"}),
-        ({**gpu.parse(said("rtx4090x3-made.xml"))}, {"persistence": False}, {"cdi"}),
+        ({**nvidia.parse(said("rtx4090x3-made.xml"))}, {}, {"cdi", "persistence"}),
+        ({**nvidia.parse(said("rtx4090x3-made.xml"))}, {"persistence": False}, {"cdi"}),
         (
             {
-                **gpu.parse(said("rtx4090x3-made.xml")),
+                **nvidia.parse(said("rtx4090x3-made.xml")),
                 "wsl": True,
                 "cdi": {"file": "/x", "driver": "", "devices": ["all"]},
             },
@@ -400,7 +406,7 @@ def test_a_new_driver_is_proven_again() -> None:
 
 
 def test_a_host_without_gpu_does_nothing_unless_gpus_are_declared() -> None:
-    facts = good(trouble=gpu.trouble([], "", wsl=False), gpus=[], toolkit={}, proof={})
+    facts = good(trouble=nvidia.trouble([], "", wsl=False), gpus=[], toolkit={}, proof={})
     assert steps(facts) == set()
     assert steps(facts, gpus=[{"index": 0}]) == {"driver"}
 
@@ -416,7 +422,7 @@ def test_a_host_without_gpu_does_nothing_unless_gpus_are_declared() -> None:
     ],
 )
 def test_ways_that_cannot_work(version: str | None, runtime: str, wsl: bool, word: str) -> None:
-    found = gpu.runtime_problem({"version": version}, runtime, wsl=wsl)
+    found = nvidia.runtime_problem({"version": version}, runtime, wsl=wsl)
     assert bool(found) is bool(word)
     assert word in (found or ("",))[0]
 
@@ -430,13 +436,13 @@ def test_ways_that_cannot_work(version: str | None, runtime: str, wsl: bool, wor
     ],
 )
 def test_driver_packages(distribution: str, version: str, kind: str, some: str) -> None:
-    assert some in gpu.driver_packages(distribution, version, kind)
+    assert some in nvidia.driver_packages(distribution, version, kind)
 
 
 @pytest.mark.parametrize(("distribution", "kind"), [("debian", "packaged"), ("fedora", "dkms"), ("", "dkms")])
 def test_unknown_driver_packages_are_refused(distribution: str, kind: str) -> None:
     with pytest.raises(ValueError, match="known here"):
-        gpu.driver_packages(distribution, "580", kind)
+        nvidia.driver_packages(distribution, "580", kind)
 
 
 # -- reading a host ---------------------------------------------------------------------------------------------------
@@ -553,7 +559,7 @@ def test_the_module_reads_all_that_is_known(
     first, second = found["gpus"]
     assert (found["driver"], found["cuda"], found["trouble"]) == ("580.159.04", "13.0", None)
     assert [g["capability"] for g in (first, second)] == ["9.0", "9.0"]
-    assert [(p["pid"], p["memory"]) for p in first["processes"]] == [(725, 2658 * gpu.MIB)]
+    assert [(p["pid"], p["memory"]) for p in first["processes"]] == [(725, 2658 * nvidia.MIB)]
     assert found["topology"] == {
         "links": {"GPU0": {"GPU1": "NV18"}, "GPU1": {"GPU0": "NV18"}},
         "p2p": {"GPU0": {"GPU1": "OK"}, "GPU1": {"GPU0": "OK"}},

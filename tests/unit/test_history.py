@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import history
+from ansible.module_utils.llm.engine import history
 
 
 def boot(at: float, seconds: float) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import files, host
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.host import read as read_host
 
 LISTED: list[dict[str, Any]] = [
     {
@@ -32,7 +33,7 @@ LISTED: list[dict[str, Any]] = [
 
 
 def test_engines_and_published_ports_are_read_from_the_list() -> None:
-    engines, published = host.containers(LISTED)
+    engines, published = read_host.containers(LISTED)
     assert [(e["service"], e["release"], e["ip"]) for e in engines] == [("micro", "0123456789ab", "172.18.0.2")]
     assert published == {"5010": "web"}
 
@@ -45,7 +46,7 @@ def test_strangers_are_those_with_names_like_ours_or_that_write_somewhere() -> N
     ]
     web = {**LISTED[1], "Image": "nginx:1", "Mounts": binds}
     taken = {**LISTED[1], "Image": "nginx:1", "Names": ["/llm-gateway"], "State": "exited", "Mounts": binds}
-    found = host.strangers([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
+    found = read_host.strangers([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
     assert found == [
         {"name": "web", "image": "nginx:1", "state": "running", "writes": ["/data"]},
         {"name": "llm-gateway", "image": "nginx:1", "state": "exited", "writes": []},
@@ -61,9 +62,9 @@ def test_compose_is_asked_for_its_version_once_for_each_file(tmp_path: Path) -> 
             asked.append(path)
             return answer
 
-        return host.compose_version(str(plugin), kept, ask, keep=keep)
+        return read_host.compose_version(str(plugin), kept, ask, keep=keep)
 
-    assert host.compose_version("", kept, lambda _: "2.40.3") is None
+    assert read_host.compose_version("", kept, lambda _: "2.40.3") is None
     plugin.write_text("one")
     assert version() == "2.40.3" and not kept.parent.exists()  # a host that has nothing yet
     kept.parent.mkdir()
@@ -91,28 +92,28 @@ def test_image_references_are_found_however_docker_spells_them(
     reference: str, tags: list[str], digests: list[str]
 ) -> None:
     listed = [{"Id": "sha256:1", "RepoTags": tags, "RepoDigests": digests}]
-    assert host.image_ids(listed, [reference, "other:1"]) == {reference: "sha256:1"}
+    assert read_host.image_ids(listed, [reference, "other:1"]) == {reference: "sha256:1"}
 
 
 def test_a_release_and_its_drift(tmp_path: Path) -> None:
     place = tmp_path / "releases" / "abc"
     files.write(place / "compose.yml", "x: 1\n")
-    record = {"facts": {"a": 1}, "files": {"compose.yml": host.file_sha256(place / "compose.yml")}}
-    files.write(place / host.RELEASE_FILE, json.dumps(record))
-    assert host.release(tmp_path)["current"] is None
+    record = {"facts": {"a": 1}, "files": {"compose.yml": read_host.file_sha256(place / "compose.yml")}}
+    files.write(place / read_host.RELEASE_FILE, json.dumps(record))
+    assert read_host.release(tmp_path)["current"] is None
     files.link(tmp_path / "current", "releases/abc")
-    found = host.release(tmp_path)
+    found = read_host.release(tmp_path)
     assert (found["current"], found["facts"], found["drift"], found["proven"]) == ("abc", {"a": 1}, [], False)
-    files.write(place / host.VERDICT_FILE, '{"ok": true, "services": {}}')
-    assert (host.release(tmp_path)["proven"], host.release(tmp_path)["known"]) == (True, None)
+    files.write(place / read_host.VERDICT_FILE, '{"ok": true, "services": {}}')
+    assert (read_host.release(tmp_path)["proven"], read_host.release(tmp_path)["known"]) == (True, None)
     known = {"question": "Q", "answer": "A", "margin": 2.5}
     verdict = {"ok": True, "services": {tmp_path.name: {"numbers": {**known, "reading": None}}}}
-    files.write(place / host.VERDICT_FILE, json.dumps(verdict))
-    assert host.release(tmp_path)["known"] == known
+    files.write(place / read_host.VERDICT_FILE, json.dumps(verdict))
+    assert read_host.release(tmp_path)["known"] == known
     (place / "compose.yml").write_text("x: 2\n")
-    assert host.release(tmp_path)["drift"] == ["compose.yml"]
-    (place / host.RELEASE_FILE).unlink()
-    assert host.release(tmp_path)["drift"] == [host.RELEASE_FILE]
+    assert read_host.release(tmp_path)["drift"] == ["compose.yml"]
+    (place / read_host.RELEASE_FILE).unlink()
+    assert read_host.release(tmp_path)["drift"] == [read_host.RELEASE_FILE]
 
 
 def fail(folder: Path, at: float) -> None:
@@ -124,22 +125,22 @@ def fail(folder: Path, at: float) -> None:
 
 
 def test_an_attempt_is_known_until_a_release_is_made_current(tmp_path: Path) -> None:
-    assert host.release(tmp_path)["attempt"] is None
+    assert read_host.release(tmp_path)["attempt"] is None
     fail(tmp_path, 50)
-    failed = host.release(tmp_path)["attempt"]  # there is no release at all
+    failed = read_host.release(tmp_path)["attempt"]  # there is no release at all
     assert (failed["step"], failed["cause"], failed["proven_since"]) == ("Ask the engine", "wrong", False)
     assert failed["folder"] == str(tmp_path / "diagnostics" / "20261201T101530Z-abc")
-    verdict = tmp_path / "releases" / "old" / host.VERDICT_FILE
+    verdict = tmp_path / "releases" / "old" / read_host.VERDICT_FILE
     files.write(verdict, '{"ok": true, "services": {}}')
     files.link(tmp_path / "current", "releases/old")
     for current, proven, known in ((40, 40, False), (40, 60, True), (60, 40, None)):
         os.utime(tmp_path / "current", (current, current), follow_symlinks=False)
         os.utime(verdict, (proven, proven))
-        found = host.release(tmp_path)["attempt"]
+        found = read_host.release(tmp_path)["attempt"]
         assert (found and found["proven_since"]) is known
     os.utime(tmp_path / "current", (40, 40), follow_symlinks=False)
     verdict.write_text('{"ok": false, "services": {}}')
-    assert host.release(tmp_path)["attempt"]["proven_since"] is False
+    assert read_host.release(tmp_path)["attempt"]["proven_since"] is False
 
 
 CPUINFO = Path(__file__).parent / "data" / "cpuinfo"
@@ -163,13 +164,13 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_processor_is_told_by_what_rounds(name: str) -> None:
-    assert host.processor_of((CPUINFO / name).read_text(encoding="utf-8")) == PROCESSORS[name]
+    assert read_host.processor_of((CPUINFO / name).read_text(encoding="utf-8")) == PROCESSORS[name]
 
 
 def test_a_processor_that_tells_little_is_no_failure() -> None:
-    assert host.processor_of("") == {"model": "", "cores": 0, "features": []}
+    assert read_host.processor_of("") == {"model": "", "cores": 0, "features": []}
     unknown = "processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0x001\nFeatures\t: fp asimd\n\nprocessor\t: 1\n"
-    assert host.processor_of(unknown) == {"model": "ARM 0x51 part 0x001", "cores": 2, "features": ["asimd"]}
+    assert read_host.processor_of(unknown) == {"model": "ARM 0x51 part 0x001", "cores": 2, "features": ["asimd"]}
 
 
 def test_a_listener_is_named() -> None:
@@ -177,9 +178,9 @@ def test_a_listener_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        found = host.listening([port])
+        found = read_host.listening([port])
     assert found[str(port)]["pid"] and "py" in found[str(port)]["process"]
-    assert host.listening([port]) == {}
+    assert read_host.listening([port]) == {}
 
 
 def test_files_are_written_whole_with_their_mode(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
-    found = host.disk(str(tmp_path / "a" / "b"))
+    found = read_host.disk(str(tmp_path / "a" / "b"))
     assert found["free"] > 0 and found["device"] == tmp_path.stat().st_dev
 
 
@@ -213,7 +214,7 @@ def test_images_of_ours_are_those_with_our_names_and_those_that_were_brought(tmp
     ]
     containers = [{"Names": ["/x"], "ImageID": "1"}]
     path = tmp_path / "images.json"
-    assert host.image_records(path) == {}
+    assert read_host.image_records(path) == {}
     gone = {"id": "9", "names": ["gone:1"]}
     path.write_text(
         json.dumps(
@@ -225,9 +226,9 @@ def test_images_of_ours_are_those_with_our_names_and_those_that_were_brought(tmp
             }
         )
     )
-    records = host.image_records(path)
+    records = read_host.image_records(path)
     assert "damaged" not in records and records["llm/gone:1"] == gone
-    assert host.owned_images(listed, containers, records, "llm/") == [
+    assert read_host.owned_images(listed, containers, records, "llm/") == [
         {"name": "docker.io/vendor/a:1", "id": "1", "size": 10, "containers": ["x"]},
         {"name": "llm/a:1", "id": "1", "size": 10, "containers": ["x"]},
         {"name": "docker.io/library/haproxy:3", "id": "3", "size": 30, "containers": []},
@@ -243,4 +244,4 @@ def test_releases_keep_their_images_whoever_declares_the_service(tmp_path: Path)
     (tmp_path / "a/previous").symlink_to("releases/r1")
     (tmp_path / "gone/current").symlink_to("releases/r1")
     (tmp_path / "gone/previous").symlink_to("releases/r0")
-    assert host.release_images(tmp_path) == {"a": {"current": "i2", "previous": "i1"}, "gone": {"current": "i3"}}
+    assert read_host.release_images(tmp_path) == {"a": {"current": "i2", "previous": "i1"}, "gone": {"current": "i3"}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import images
+from ansible.module_utils.llm.images import images
 
 from tests import catalogs
 

@@ -1,7 +1,7 @@
 """Whose files of variables are, hosts without a declaration, and runs without an inventory."""
 
 import pytest
-from ansible.module_utils.llm import inventory
+from ansible.module_utils.llm.declare import inventory
 
 GROUPS = {"all": ["my-box", "box.example.org"], "ungrouped": [], "gpus": ["my-box"]}
 

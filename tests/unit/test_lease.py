@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import lease, progress
+from ansible.module_utils.llm.base import lease, progress
 
-MODULE_UTILS = Path(lease.__file__).parents[1]
+MODULE_UTILS = Path(lease.__file__).parents[2]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path, other
 
 
 def test_a_run_waits_for_a_recovery_that_is_at_work(place: Path) -> None:
-    code = "import json, sys; from pathlib import Path; from ansible.module_utils.llm import lease;"
+    code = "import json, sys; from pathlib import Path; from ansible.module_utils.llm.base import lease;"
     code += "print(1, flush=True); lease.take(Path(sys.argv[1]), json.loads(sys.argv[2]), ['a'], 0); print(2)"
     argv = [sys.executable, "-c", f"import ansible.module_utils as m; m.__path__.append({str(MODULE_UTILS)!r}); {code}"]
     with lease.no_run_begins(place, "a") as who:
@@ -172,7 +172,7 @@ def test_only_one_of_many_gets_it(place: Path) -> None:
         "import sys, ansible.module_utils\n"
         "ansible.module_utils.__path__.append(sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from ansible.module_utils.llm import lease\n"
+        "from ansible.module_utils.llm.base import lease\n"
         "sys.stdin.read()\n"
         "claim = {'holder': 'h', 'controller': 'c', 'pid': 1, 'started': 's', 'run': sys.argv[3]}\n"
         "try: print(lease.take(Path(sys.argv[2]), claim, [], 0)['run'])\n"
@@ -198,7 +198,7 @@ def test_only_one_of_many_gets_it(place: Path) -> None:
 LEFTOVER = """
 import sys, time, ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[1])
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.progress import Progress
 Progress(sys.argv[2])
 time.sleep(600)
 """

@@ -120,7 +120,7 @@ def test_narrator_keeps_quiet_with_no_log() -> None:
 MODULE = """#!/usr/bin/python
 import os, pathlib, signal, time
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm.progress import Progress
+from ansible.module_utils.llm.base.progress import Progress
 module = AnsibleModule(argument_spec={
     "do": {"type": "str", "default": "ok"}, "key": {"type": "str", "no_log": True}, "progress_file": {"type": "path"},
     "until": {"type": "path"},

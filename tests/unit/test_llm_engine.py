@@ -6,7 +6,8 @@ from typing import Any
 
 import llm_engine
 import pytest
-from ansible.module_utils.llm import docker_api, history
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import history
 
 DATA = Path(__file__).parent / "data" / "engine"
 Run = Callable[..., dict[str, Any]]

@@ -10,10 +10,13 @@ import llm_gpu_toolkit
 import llm_repository_key
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import docker_api, docker_engine, gpu, gpu_host
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import process as docker_process
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.gpu import nvidia
 
 DATA = Path(__file__).parent / "data"
-BOX = gpu.parse((DATA / "nvidia-smi" / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
+BOX = nvidia.parse((DATA / "nvidia-smi" / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
 LIST = "\n".join(f"GPU {g['index']}: {g['name']} (UUID: {g['uuid']})" for g in BOX["gpus"])
 GPUS = [{"index": 0, "model": "NVIDIA GeForce RTX 4090", "memory": "24 GiB"}]
 Run = Callable[..., dict[str, Any]]
@@ -46,8 +49,8 @@ class Host:
             docker_api, "inspect", lambda _: {"HostConfig": {"Runtime": "nvidia"}, "State": {"StartedAt": "1"}}
         )
         for name in ("stop", "start"):
-            monkeypatch.setattr(docker_engine.Engine, name, lambda _, step=name: self.commands.append([step]))
-        monkeypatch.setattr(docker_engine.Engine, "lost", lambda *_: [])
+            monkeypatch.setattr(docker_process.Engine, name, lambda _, step=name: self.commands.append([step]))
+        monkeypatch.setattr(docker_process.Engine, "lost", lambda *_: [])
         monkeypatch.setattr(llm_gpu_toolkit, "run_container", self.run_container)
         self.import_image = llm_gpu_toolkit.Toolkit.import_image
         monkeypatch.setattr(llm_gpu_toolkit.Toolkit, "import_image", lambda *_: None)
@@ -102,7 +105,7 @@ def test_nothing_is_asked_in_check_mode(host: Host, run_module: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"trouble": gpu.failure(18, "Driver/library version mismatch")}, "Reboot the host"),
+        ({"trouble": nvidia.failure(18, "Driver/library version mismatch")}, "Reboot the host"),
         ({"gpus": BOX["gpus"][1:2]}, "llm_host_gpus.0.index: GPU 0 is not there"),
     ],
 )

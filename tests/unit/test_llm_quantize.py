@@ -14,7 +14,9 @@ from typing import Any
 import llm_quantize
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm import artifacts, host, quantize, spec, store
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.host import read as read_host
+from ansible.module_utils.llm.models import artifacts, quantize, store
 
 Run = Callable[..., dict[str, Any]]
 MARK = "0123456789ab"
@@ -78,7 +80,7 @@ class Stub:
         }
         monkeypatch.setattr(AnsibleModule, "run_command", self.command)
         monkeypatch.setattr(os, "chown", lambda *_: None)
-        monkeypatch.setattr(host, "memory", lambda: {"total": 64 * spec.GIB, "available": 32 * spec.GIB})
+        monkeypatch.setattr(read_host, "memory", lambda: {"total": 64 * GIB, "available": 32 * GIB})
 
     def command(self, argv: list[str], **_: Any) -> tuple[int, str, str]:
         self.ran.append(argv)
@@ -207,7 +209,7 @@ def test_what_cannot_be_quantized_is_refused_before_anything_starts(
 
 
 def test_too_little_memory_is_refused(stub: Stub, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "memory", lambda: {"total": 4 * spec.GIB, "available": spec.GIB})
+    monkeypatch.setattr(read_host, "memory", lambda: {"total": 4 * GIB, "available": GIB})
     refused = run_module(llm_quantize, stub.arguments)
     assert run_module(llm_quantize, stub.arguments, check_mode=True)["msg"] == refused["msg"]
     assert "takes about 2.0 GiB of memory, and 1.0 GiB are free" in refused["msg"] and not stub.containers
@@ -272,7 +274,7 @@ def test_a_result_that_lost_too_much_is_set_aside_and_taken_when_the_limits_are_
     refused = run_module(llm_quantize, stub.arguments)
     assert "perplexity 12.00 after 10.00, 1.200 times as much; allowed is 1.1" in refused["msg"]
     assert stub.left == [f".{MARK}.refused"] and str(store.aside(stub.folder)) in refused["msg"]
-    assert host.model(str(stub.folder))["refused"]["quality"]["perplexity"] == 12.0
+    assert read_host.model(str(stub.folder))["refused"]["quality"]["perplexity"] == 12.0
     again = run_module(llm_quantize, stub.arguments)
     assert again["failed"] and again["msg"] == refused["msg"] and stub.containers == 1
     stub.arguments["recipe"]["quality"]["perplexity"] = 1.5

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.llm import compose, lock, spec
-from ansible.module_utils.llm.lock import Answer, Request
+from ansible.module_utils.llm.base.http import Answer, Request, Unreachable, Unresolved
+from ansible.module_utils.llm.declare import lock, parse
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.models.hub import HUB, model_commit, model_facts
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 
@@ -39,12 +42,12 @@ class Web:
         answers = self.answers[key]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if answer is None:
-            raise lock.Unreachable(request.url, "no route to host")
+            raise Unreachable(request.url, "no route to host")
         return answer
 
 
 def refused(call: Any, *arguments: Any) -> str:
-    with pytest.raises(lock.Unresolved) as caught:
+    with pytest.raises(Unresolved) as caught:
         call(*arguments)
     return f"{caught.value.message}. {caught.value.remedy}"
 
@@ -164,21 +167,21 @@ MODEL = "GET https://huggingface.co/api/models/acme/tiny/revision/main"
 
 def test_the_hub_names_the_commit_of_a_branch() -> None:
     web = Web({MODEL: Answer(200, {}, json.dumps({"id": "acme/tiny", "sha": A}).encode())})
-    assert lock.model_commit("acme/tiny@main", web.ask) == A
+    assert model_commit("acme/tiny@main", web.ask) == A
     assert not web.asked[0].headers
 
 
 CONFIG = json.dumps({"num_hidden_layers": 1}).encode()
 TENSORS = json.dumps({"lm_head.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
 SHARD = len(TENSORS).to_bytes(8, "little") + TENSORS
-FOLDER = f"GET {lock.HUB}/acme/tiny/resolve/{A}"
+FOLDER = f"GET {HUB}/acme/tiny/resolve/{A}"
 
 
 def test_the_hub_tells_the_shape_of_a_model_in_pieces() -> None:
     headers = [Answer(206, {}, SHARD[:8]), Answer(206, {}, SHARD[8:])]
     answers = {f"{FOLDER}/config.json": Answer(200, {}, CONFIG), f"{FOLDER}/model.safetensors.index.json": Answer(404)}
     web = Web({**answers, f"{FOLDER}/model.safetensors": headers})
-    found = lock.model_facts("acme/tiny", A, web.ask, token="hf_x")
+    found = model_facts("acme/tiny", A, web.ask, token="hf_x")
     assert found["source"] == f"acme/tiny@{A}" and found["bytes"] == len(SHARD) + 8
     assert found["tensors"] == [["lm_head.weight", "BF16", [2, 2], 1]]
     pieces = [(r.headers.get("Range"), r.most) for r in web.asked[2:]]
@@ -198,7 +201,7 @@ def test_the_hub_tells_the_shape_of_a_model_in_pieces() -> None:
 )
 def test_a_shape_that_cannot_be_read_is_said(config: Answer, shard: Answer | None, words: str) -> None:
     answers = {f"{FOLDER}/config.json": config, f"{FOLDER}/model.safetensors.index.json": Answer(404)}
-    said = refused(lock.model_facts, "acme/tiny", A, Web({**answers, f"{FOLDER}/model.safetensors": shard}).ask)
+    said = refused(model_facts, "acme/tiny", A, Web({**answers, f"{FOLDER}/model.safetensors": shard}).ask)
     assert words in said
 
 
@@ -206,7 +209,7 @@ def test_models_on_a_hub_are_known_by_their_first_source_there() -> None:
     raw = catalogs.raw("demo")
     raw["models"]["own"] = {"revision": "v1", "sources": [{"path": "/x"}, {"hub": "a/b"}, {"hub": "c/d"}]}
     raw["models"]["local"] = {"sources": [{"path": "/x"}]}
-    declared, _ = spec.parse(raw)
+    declared, _ = parse.parse(raw)
     assert declared is not None and lock.on_hub(declared, ["own", "local"]) == {"own": "a/b@v1"}
 
 
@@ -214,7 +217,7 @@ def test_another_hub_and_a_branch_with_a_slash() -> None:
     web = Web(
         {"GET http://hub/api/models/acme/tiny/revision/refs%2Fpr%2F1": Answer(200, {}, f'{{"sha":"{A}"}}'.encode())}
     )
-    assert lock.model_commit("acme/tiny@refs/pr/1", web.ask, "http://hub/", "hf_x") == A
+    assert model_commit("acme/tiny@refs/pr/1", web.ask, "http://hub/", "hf_x") == A
     assert web.asked[0].headers == {"Authorization": "Bearer hf_x"}
 
 
@@ -238,7 +241,7 @@ def test_another_hub_and_a_branch_with_a_slash() -> None:
     ],
 )
 def test_what_the_hub_refuses_is_said_with_a_remedy(answer: Answer | None, token: str, words: str) -> None:
-    said = refused(lock.model_commit, "acme/tiny@main", Web({MODEL: answer}).ask, lock.HUB, token)
+    said = refused(model_commit, "acme/tiny@main", Web({MODEL: answer}).ask, HUB, token)
     assert words in said and (not token or token not in said)
 
 
@@ -271,8 +274,8 @@ def raw(**changes: Any) -> dict[str, Any]:
     return {**found, **changes}
 
 
-def declared(**changes: Any) -> spec.Declared:
-    found, findings = spec.parse(raw(**changes))
+def declared(**changes: Any) -> Declared:
+    found, findings = parse.parse(raw(**changes))
     assert found, [f.text() for f in findings]
     return found
 
@@ -305,7 +308,7 @@ def test_a_model_at_a_commit_needs_no_lock() -> None:
 
 
 def test_a_lock_names_digests_and_commits() -> None:
-    found, findings = spec.parse(lock.pinned(raw(), LOCK))
+    found, findings = parse.parse(lock.pinned(raw(), LOCK))
     assert found and not findings
     assert [s.get("pull") for s in found.images["engine"].sources] == [
         f"q.example/e:1@{TWO}",
@@ -324,7 +327,7 @@ def test_an_image_that_checks_its_base_follows_the_lock_of_the_base() -> None:
     images = {**raw()["images"], "engine": {"sources": [{"build": build}]}}
     names = set()
     for digest in (ONE, TWO):
-        found, findings = spec.parse(
+        found, findings = parse.parse(
             lock.pinned(raw(images=images), {"images": {"docker.io/library/debian:12": digest}})
         )
         assert found, findings
@@ -334,14 +337,14 @@ def test_an_image_that_checks_its_base_follows_the_lock_of_the_base() -> None:
 
 def test_only_the_first_hub_names_the_folder() -> None:
     """Else files of the unlocked one would lie in a folder with the other's commit, and stay when that one moves."""
-    found, _ = spec.parse(lock.pinned(raw(), {"models": {"mirror/tiny@v2": B}}))
+    found, _ = parse.parse(lock.pinned(raw(), {"models": {"mirror/tiny@v2": B}}))
     assert found and found.models["m"].revision == "main"
     assert [s.get("revision") for s in found.models["m"].sources] == ["main", B, None]
 
 
 @pytest.mark.parametrize("empty", [{}, {"images": {}, "models": {}}])
 def test_without_a_lock_nothing_changes_and_nothing_is_said(empty: dict[str, Any]) -> None:
-    found, _ = spec.parse(lock.pinned(raw(), empty))
+    found, _ = parse.parse(lock.pinned(raw(), empty))
     assert found and found.images == declared().images and found.models["m"].revision == "main"
     assert lock.findings(declared(), WANTED, empty) == []
 
@@ -354,7 +357,7 @@ def test_the_projects_catalogs_can_be_locked() -> None:
         full = {"images": dict.fromkeys(known["images"], ONE), "models": dict.fromkeys(known["models"], A)}
         for reference in known["images"]:
             lock.parse_reference(reference)
-        found, findings = spec.parse({**lock.pinned(catalogs.raw(inventory), full), "lock": full})
+        found, findings = parse.parse({**lock.pinned(catalogs.raw(inventory), full), "lock": full})
         assert found and not [f for f in findings if f.severity == "error"]
         assert lock.wanted(found, found.images, found.models) == {"images": {}, "models": {}}
 
@@ -386,7 +389,7 @@ def test_where_lock_and_declaration_have_parted_is_said() -> None:
     ],
 )
 def test_a_malformed_lock_is_refused(written: Any, key: str, words: str) -> None:
-    found, findings = spec.parse(raw(lock=written))
+    found, findings = parse.parse(raw(lock=written))
     assert found is None and [f.key for f in findings] == [key]
     assert words in findings[0].message and "remove the lock and run playbooks/lock.yml" in findings[0].remedy
 

@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.llm import images, spec, table
+from ansible.module_utils.llm.base import tables
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.images import images
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
@@ -295,7 +297,7 @@ YAMLISH = {"None", "True", "False", "nan", "inf", "-inf", "", "null"}
 def valid(plan: dict[str, Any], said: str) -> None:
     """What an accepted declaration must be able to do: be shown, be written, be run by Compose, with nothing odd in it."""
     json.dumps(plan, allow_nan=False)
-    assert all(len(line) <= table.WIDTH for line in plan["table"].splitlines()), said
+    assert all(len(line) <= tables.WIDTH for line in plan["table"].splitlines()), said
     assert plan["table"].replace("\n", "").isprintable(), said
     settings = plan["settings"]
     assert PATH.fullmatch(settings["root"]) and ".." not in settings["root"].split("/"), said
@@ -395,6 +397,6 @@ def test_the_declarations_that_are_mutated_are_valid(tmp_path: Path) -> None:
 
 
 def test_findings_of_a_name_that_is_no_text_are_refused_by_their_key() -> None:
-    declared, findings = spec.parse({"services": {True: {}, 5: {}}, "host_services": ["micro"]})
+    declared, findings = parse.parse({"services": {True: {}, 5: {}}, "host_services": ["micro"]})
     assert declared is None
     assert {f.key for f in findings} >= {"llm_services.True", "llm_services.5", "llm_host_services"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import llm_smoke
 import pytest
-from ansible.module_utils.llm import asking, numbers, smoke
-from ansible.module_utils.llm.numbers import Step
+from ansible.module_utils.llm.engine import checks, judge, numbers
+from ansible.module_utils.llm.engine.numbers import Step
 
 TEXTS = json.loads((Path(__file__).parent / "data" / "texts.json").read_text(encoding="utf-8"))
 
@@ -64,14 +64,14 @@ def test_near_ties_are_listed_nearest_first_and_few() -> None:
 @pytest.mark.parametrize("name", TEXTS["right"])
 def test_lists_tables_and_code_are_no_circles(name: str) -> None:
     text = TEXTS["right"][name]
-    assert len(text.split()) >= 30 and smoke.judge_repetition(text, "length").ok, numbers.repeated(text)
+    assert len(text.split()) >= 30 and judge.judge_repetition(text, "length").ok, numbers.repeated(text)
 
 
 @pytest.mark.parametrize("name", TEXTS["wrong"])
 def test_what_engines_said_without_end_is_one(name: str) -> None:
     text = TEXTS["wrong"][name]
-    assert not smoke.judge_repetition(text, "length").ok, numbers.repeated(text)
-    assert smoke.judge_repetition(text, "stop").ok, "it has an end"
+    assert not judge.judge_repetition(text, "length").ok, numbers.repeated(text)
+    assert judge.judge_repetition(text, "stop").ok, "it has an end"
 
 
 def test_there_is_room_between_right_and_wrong_texts() -> None:
@@ -129,7 +129,7 @@ def test_a_reading_survives_its_verdict_and_a_damaged_one_is_none(damage: dict[s
 def test_a_fixed_text_is_judged_by_what_it_got_before(
     now: numbers.Reading | None, before: numbers.Reading | None, ok: bool, warns: bool, words: str
 ) -> None:
-    found = smoke.judge_fixed_text(now, before, "cpu")
+    found = judge.judge_fixed_text(now, before, "cpu")
     assert (found.ok, bool(found.remedy), words in found.evidence) == (ok, warns, True), found
 
 
@@ -185,10 +185,10 @@ class NumberedStub:
         return SimpleNamespace(choices=[SimpleNamespace(logprobs=SimpleNamespace(tokens=said, token_logprobs=[]))])
 
 
-def asked(stub: NumberedStub) -> asking.Service:
+def asked(stub: NumberedStub) -> checks.Service:
     params = {"question": "Capital?", "answer": "Tokyo", "max_tokens": 100, "args": {}, "unable": {}, "timeout": 1}
     params |= {"model": "fake", "base_url": "http://fake/v1", "health_url": None, "accelerator": "cpu"}
-    return asking.Service(params, "k", stub, None)
+    return checks.Service(params, "k", stub, None)
 
 
 WRONG = path(("K", -1.0, -1.1), ("yoto", -0.1, -5.0))

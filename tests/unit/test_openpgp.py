@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import openpgp
+from ansible.module_utils.llm.docker import openpgp
 
 # Made with gpg for this test: a primary key and a subkey, whose fingerprint is not asked for.
 KEY = (Path(__file__).parent / "data" / "stand-in-key.asc").read_text(encoding="utf-8")

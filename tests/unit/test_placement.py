@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import placement, plan, rules, spec
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.objects import Declared, Service
+from ansible.module_utils.llm.fit import rules
+from ansible.module_utils.llm.plan import changes, declaration, on_host, placement
 
 from tests import catalogs
 from tests.unit.test_plan import converged, errors, host, ids, work
@@ -25,11 +28,11 @@ def small(name: str, port: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def box(services: dict[str, dict[str, Any]], **host_changes: Any) -> spec.Declared:
+def box(services: dict[str, dict[str, Any]], **host_changes: Any) -> Declared:
     """The box with only these services, all listed."""
     raw = catalogs.raw("rtx4090x3", **{"host_services": list(services), **host_changes})
     raw["services"] = services
-    declared, findings = spec.parse(raw)
+    declared, findings = parse.parse(raw)
     assert declared is not None, [f.text() for f in findings]
     return declared
 
@@ -53,7 +56,7 @@ def test_a_switch_puts_a_service_in_the_place_of_those_it_clashes_with(
     placed = placement.place(declared)
     assert placed.running == runs
     assert {s: by.service for s, by in placed.displaced.items()} == displaced
-    findings = plan.judge(declared)
+    findings = declaration.judge(declared)
     assert not errors(findings)
     assert all("displaced" in ids(findings, s) for s in displaced)
 
@@ -61,12 +64,12 @@ def test_a_switch_puts_a_service_in_the_place_of_those_it_clashes_with(
 @pytest.mark.parametrize("first", ["micro", "mini-zwz"])
 def test_active_services_that_clash_are_refused_with_the_command_that_chooses(first: str) -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["micro", "mini-zwz"])
-    refused = errors(plan.judge(declared, "ansible-playbook -i inventory/box site.yml"))
+    refused = errors(declaration.judge(declared, "ansible-playbook -i inventory/box site.yml"))
     assert len(refused) == 2  # both sides are named
     for text in refused:
         assert f"ansible-playbook -i inventory/box site.yml -e llm_switch={first}" in text
     chosen = catalogs.declared("rtx4090x3", host_services=["micro", "mini-zwz"], switch=[first])
-    assert not errors(plan.judge(chosen))
+    assert not errors(declaration.judge(chosen))
 
 
 @pytest.mark.parametrize(
@@ -83,17 +86,17 @@ def test_active_services_that_clash_are_refused_with_the_command_that_chooses(fi
     ],
 )
 def test_what_a_switch_cannot_do(changes: dict[str, Any], where: str, finding: str, says: str) -> None:
-    found = plan.judge(catalogs.declared("rtx4090x3", **changes))[where]
+    found = declaration.judge(catalogs.declared("rtx4090x3", **changes))[where]
     assert any(f.id == finding and f.severity == "error" and says in f.remedy for f in found)
 
 
 def test_a_switch_to_a_service_that_is_kept_stopped_is_refused() -> None:
-    found = plan.judge(box({"a": small("a", 1), "b": small("b", 1, state="stopped")}, switch=["b"]))["b"]
+    found = declaration.judge(box({"a": small("a", 1), "b": small("b", 1, state="stopped")}, switch=["b"]))["b"]
     assert [f.id for f in found if f.severity == "error"] == ["switch-stopped"]
 
 
 def test_an_unknown_switch_is_refused_with_the_name_that_was_meant() -> None:
-    declared, findings = spec.parse(catalogs.raw("rtx4090x3", switch=["mini-sol"]))
+    declared, findings = parse.parse(catalogs.raw("rtx4090x3", switch=["mini-sol"]))
     assert declared is None and findings[0].key == "llm_switch" and "`mini-solo`" in findings[0].remedy
 
 
@@ -115,19 +118,21 @@ def test_a_switch_displaces_what_fits_beside_each_other_service_but_not_beside_a
     placed = placement.place(box(thirds, switch=["c"]))
     assert placed.running == ("a", "c") and "no room" in placed.displaced["b"].why
     three = {n: {**s, "status": "active"} for n, s in thirds.items()}
-    assert {f.id for s in three for f in plan.judge(box(three))[s] if f.severity == "error"} == {"gpu-overbooked"}
+    assert {f.id for s in three for f in declaration.judge(box(three))[s] if f.severity == "error"} == {
+        "gpu-overbooked"
+    }
 
 
 def test_a_gpu_is_the_same_by_index_and_by_uuid() -> None:
     gpus = catalogs.raw("rtx4090x3")["gpus"]
     gpus[2] = {**gpus[2], "uuid": "GPU-2"}
     services = {"a": small("a", 1), "b": small("b", 2, gpus=["GPU-2"], args={"gpu-memory-utilization": 0.6})}
-    assert "clash-gpus" in ids(plan.judge(box(services, host_gpus=gpus)), "a")
+    assert "clash-gpus" in ids(declaration.judge(box(services, host_gpus=gpus)), "a")
 
 
 def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_place() -> None:
     greedy = {"greedy": small("greedy", 1, args={"gpu-memory-utilization": 1.4})}
-    assert plan.judge(box(greedy))["greedy"] == []
+    assert declaration.judge(box(greedy))["greedy"] == []
     (found,) = [f for f in rules.judge(box(greedy), {}, ["greedy"], {}).findings["greedy"] if f.severity == "error"]
     assert (found.id, found.key) == ("range-gpu-memory-utilization", "llm_services.greedy.args.gpu-memory-utilization")
     assert "llm_switch" not in found.remedy
@@ -156,7 +161,7 @@ def test_a_service_that_asks_for_more_than_a_gpu_is_not_told_to_take_its_own_pla
 )
 def test_what_two_services_clash_over(one: dict[str, Any], other: dict[str, Any], clash: set[str]) -> None:
     made = [
-        spec.Service(n, "i", **{"model": "m", "port": p, "served_model_name": "m", **changes})
+        Service(n, "i", **{"model": "m", "port": p, "served_model_name": "m", **changes})
         for n, p, changes in (("a", 1, one), ("b", 2, other))
     ]
     declared = box({})
@@ -166,13 +171,13 @@ def test_what_two_services_clash_over(one: dict[str, Any], other: dict[str, Any]
 
 def test_two_models_of_one_name_are_no_replicas_of_each_other() -> None:
     one, other = small("a", 1), small("b", 2, model="zwz-8b", served_model_name="qwen3-1-7b")
-    found = plan.judge(box({"a": one, "b": other}))
+    found = declaration.judge(box({"a": one, "b": other}))
     for name, beside in (("a", "b"), ("b", "a")):
         (finding,) = [f for f in found[name] if f.severity == "error"]
         assert finding.id == "clash-served-model-name" and finding.key == f"llm_services.{name}.served_model_name"
         assert all(f"`{word}`" in finding.message for word in (beside, "qwen3-1-7b", "zwz-8b"))
     replica = small("b", 2, served_model_name="qwen3-1-7b")
-    assert not errors(plan.judge(box({"a": one, "b": replica})))
+    assert not errors(declaration.judge(box({"a": one, "b": replica})))
 
 
 @pytest.mark.parametrize("gpus", [[1], [2]], ids=["elsewhere", "on the same GPU"])
@@ -181,7 +186,7 @@ def test_a_fallback_of_another_model_may_have_the_name_of_the_one_in_whose_place
     services = {"a": small("a", 1, **own), "b": small("b", 2, model="zwz-8b", status="fallback", gpus=gpus, **own)}
     for switch, running in (([], ("a",)), (["b"], ("b",))):
         declared = box(services, switch=switch)
-        assert placement.deployed(declared) == running and not errors(plan.judge(declared))
+        assert placement.deployed(declared) == running and not errors(declaration.judge(declared))
 
 
 def test_a_displaced_service_that_runs_is_stopped_by_the_one_that_takes_its_place() -> None:
@@ -192,9 +197,9 @@ def test_a_displaced_service_that_runs_is_stopped_by_the_one_that_takes_its_plac
     held = next(c["name"] for c in facts["containers"] if c["service"] == "mini-zwz")
     assert placement.displaces(switched, facts, "mini-solo") == [{"service": "mini-zwz", "container": held}]
     assert placement.displaces(switched, facts, "medium-glm") == []
-    assert plan.orphans(switched, facts) == []
-    assert not errors(plan.look_at_host(switched, facts, placement.deployed(switched)))
-    assert plan.to_stop(switched, facts, switched.host_services, ["mini-solo"]) == []
+    assert placement.orphans(switched, facts) == []
+    assert not errors(on_host.look_at_host(switched, facts, placement.deployed(switched)))
+    assert changes.to_stop(switched, facts, switched.host_services, ["mini-solo"]) == []
 
 
 def test_a_plain_run_goes_back() -> None:
@@ -208,10 +213,10 @@ def test_a_plain_run_goes_back() -> None:
     ]
     assert list(work(declared, facts)) == ["mini-zwz"]
     assert [d["service"] for d in placement.displaces(declared, facts, "mini-zwz")] == ["mini-solo"]
-    assert plan.orphans(declared, facts) == [] and not errors(plan.look_at_host(declared, facts, ["mini-zwz"]))
+    assert placement.orphans(declared, facts) == [] and not errors(on_host.look_at_host(declared, facts, ["mini-zwz"]))
     # Were mini-zwz up already, nobody would take its place from mini-solo.
-    assert [s["service"] for s in plan.to_stop(declared, facts, declared.host_services)] == ["mini-solo"]
-    assert plan.to_stop(declared, facts, ["medium-glm"]) == []
+    assert [s["service"] for s in changes.to_stop(declared, facts, declared.host_services)] == ["mini-solo"]
+    assert changes.to_stop(declared, facts, ["medium-glm"]) == []
 
 
 def test_an_engine_gives_way_that_still_reserves_what_another_wants() -> None:
@@ -223,7 +228,7 @@ def test_an_engine_gives_way_that_still_reserves_what_another_wants() -> None:
     assert [d["service"] for d in placement.displaces(before, facts, "a")] == []
 
 
-def gpu_facts(declared: spec.Declared, free: float | None) -> dict[str, Any]:
+def gpu_facts(declared: Declared, free: float | None) -> dict[str, Any]:
     facts = converged(declared)
     one = {"index": 2, "uuid": "GPU-x", "name": "RTX", "memory": 24 * GIB, "processes": []}
     facts["gpu"] = {"gpus": [{**one, "free": None if free is None else int(free * GIB)}]}
@@ -274,7 +279,7 @@ def test_everything_that_runs_counts_and_what_is_unknown_means_no() -> None:
 def test_two_releases_on_a_cpu_host(memory: Any, limits: dict[str, Any], fits: bool, why: str) -> None:
     raw = catalogs.raw("demo")
     raw["services"]["micro-cpu"]["limits"] = limits
-    declared, _ = spec.parse(raw)
+    declared, _ = parse.parse(raw)
     assert declared is not None
     found = placement.side_by_side(declared, {**converged(declared), "memory": memory}, "micro-cpu")
     assert found.fits is fits and why in found.why

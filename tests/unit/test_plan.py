@@ -3,14 +3,19 @@
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import compose, placement, plan, quantize, spec
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.findings import Findings
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.plan import changes, compose, declaration, needs, on_host, placement, status
+from ansible.module_utils.llm.plan import quantize as quantize_plan
+from ansible.module_utils.llm.plan.selection import MOLECULE_TAGS, STAGES, select
 
 from tests import catalogs
 
 IMAGE = "sha256:" + "a" * 64
 
 
-def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
+def host(declared: Declared, **changes: Any) -> dict[str, Any]:
     """Facts of a host that has every image and model and runs nothing."""
     facts: dict[str, Any] = {
         "docker": {"installed": True, "running": True, "error": None, "named": ""},
@@ -25,7 +30,7 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
         "release_images": {},
         "models": {
             m: {"present": True, "digest": "d", "problem": "", "bytes": 1}
-            | ({"made": catalogs.made(declared, m)} if quantize.made_of(declared.models[m]) else {})
+            | ({"made": catalogs.made(declared, m)} if quantize_plan.made_of(declared.models[m]) else {})
             for m in declared.models
         },
         "disk": {
@@ -37,10 +42,10 @@ def host(declared: spec.Declared, **changes: Any) -> dict[str, Any]:
     return {**facts, **changes}
 
 
-def converged(declared: spec.Declared) -> dict[str, Any]:
+def converged(declared: Declared) -> dict[str, Any]:
     """Facts of a host that serves exactly what is declared."""
     facts = host(declared)
-    for name, release in plan.releases(declared, facts, {}).items():
+    for name, release in changes.releases(declared, facts, {}).items():
         facts["releases"][name] = {"current": release.hash, "facts": release.facts, "drift": [], "proven": True}
         facts["containers"].append(
             {
@@ -56,40 +61,40 @@ def converged(declared: spec.Declared) -> dict[str, Any]:
 
 
 def work(
-    declared: spec.Declared, facts: dict[str, Any], keys: dict[str, str] | None = None
+    declared: Declared, facts: dict[str, Any], keys: dict[str, str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    return plan.service_work(facts, placement.deployed(declared), plan.releases(declared, facts, {}), keys or {})
+    return changes.service_work(facts, placement.deployed(declared), changes.releases(declared, facts, {}), keys or {})
 
 
-def errors(findings: plan.Findings) -> list[str]:
+def errors(findings: Findings) -> list[str]:
     return [f.text() for own in findings.values() for f in own if f.severity == "error"]
 
 
-def ids(findings: plan.Findings, service: str) -> set[str]:
+def ids(findings: Findings, service: str) -> set[str]:
     return {f.id for f in findings.get(service, [])}
 
 
 @pytest.mark.parametrize(
     ("run", "skip", "stages", "services"),
     [
-        (["all"], [], plan.STAGES, ("a", "b")),
-        (["a"], [], plan.STAGES, ("a",)),
+        (["all"], [], STAGES, ("a", "b")),
+        (["a"], [], STAGES, ("a",)),
         (["images"], [], ("images",), ("a", "b")),
         (["services", "b"], [], ("services",), ("b",)),
-        (["all"], ["verify", "a"], plan.STAGES[:-1], ("b",)),
-        (["c"], [], plan.STAGES, ()),
-        (["all"], list(plan.MOLECULE_TAGS), plan.STAGES, ("a", "b")),
+        (["all"], ["verify", "a"], STAGES[:-1], ("b",)),
+        (["c"], [], STAGES, ()),
+        (["all"], list(MOLECULE_TAGS), STAGES, ("a", "b")),
     ],
 )
 def test_tags_select_stages_and_services(run: list[str], skip: list[str], stages: Any, services: Any) -> None:
-    selection, findings = plan.select(run, skip, ["a", "b"], ["a", "b", "c"])
+    selection, findings = select(run, skip, ["a", "b"], ["a", "b", "c"])
     assert (selection.stages, selection.services, findings) == (tuple(stages), services, [])
 
 
 def test_an_unknown_tag_is_refused_with_the_names() -> None:
-    _, findings = plan.select(["medium-gml"], [], ["medium-glm", "micro"])
+    _, findings = select(["medium-gml"], [], ["medium-glm", "micro"])
     assert findings[0].id == "unknown-tag" and "medium-glm" in findings[0].remedy
-    _, findings = plan.select(["xyz"], [], ["medium-glm", "micro"])
+    _, findings = select(["xyz"], [], ["medium-glm", "micro"])
     assert "micro" in findings[0].remedy and "services" in findings[0].remedy
 
 
@@ -101,31 +106,31 @@ NOTHING: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("stages", "work", "given", "todo"),
     [
-        (plan.STAGES, NOTHING, {}, []),
-        (plan.STAGES, NOTHING, {"images": ["a"]}, ["images", "services"]),
+        (STAGES, NOTHING, {}, []),
+        (STAGES, NOTHING, {"images": ["a"]}, ["images", "services"]),
         (["images"], NOTHING, {"images": ["a"], "models": ["m"]}, ["images", "services"]),
         (["host"], NOTHING, {"models": ["m"]}, ["services"]),
-        (plan.STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["services", "verify"]),
-        (plan.STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {"check": True}, ["services"]),
+        (STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["services", "verify"]),
+        (STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {"check": True}, ["services"]),
         (["gateway"], {**NOTHING, "deploy": [1], "strays": [1], "prove": [1]}, {}, []),
         (["verify"], {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["verify"]),
-        (plan.STAGES, {**NOTHING, "stop": [1]}, {}, ["services"]),
-        (plan.STAGES, {**NOTHING, "orphans": [1]}, {}, ["services"]),
-        (plan.STAGES, {**NOTHING, "removed": [1]}, {}, ["services"]),
-        (plan.STAGES, {**NOTHING, "strays": [1]}, {}, ["leftovers"]),
-        (plan.STAGES, NOTHING, {"prune": True}, ["leftovers"]),
+        (STAGES, {**NOTHING, "stop": [1]}, {}, ["services"]),
+        (STAGES, {**NOTHING, "orphans": [1]}, {}, ["services"]),
+        (STAGES, {**NOTHING, "removed": [1]}, {}, ["services"]),
+        (STAGES, {**NOTHING, "strays": [1]}, {}, ["leftovers"]),
+        (STAGES, NOTHING, {"prune": True}, ["leftovers"]),
         (["services"], NOTHING, {"prune": True}, []),
         (["images", "gateway"], None, {}, ["gateway", "images", "services"]),
     ],
 )
 def test_stages_without_work_are_left_out(stages: Any, work: Any, given: dict[str, Any], todo: list[str]) -> None:
-    assert plan.todo(stages, work, **given) == todo
+    assert changes.todo(stages, work, **given) == todo
 
 
 def test_the_box_deploys_its_active_services_and_keeps_fallbacks_back() -> None:
     declared = catalogs.declared("rtx4090x3")
     assert placement.deployed(declared) == ("medium-glm", "mini-zwz")
-    findings = plan.judge(declared)
+    findings = declaration.judge(declared)
     assert not errors(findings)
     assert not ids(findings, "mini-zwz")
     assert ids(findings, "mini-solo") == {"standby"}
@@ -144,7 +149,7 @@ def test_a_fallback_alone_is_deployed() -> None:
     ],
 )
 def test_what_the_box_refuses(services: list[str], service: str, finding: str) -> None:
-    findings = plan.judge(catalogs.declared("rtx4090x3", host_services=services))
+    findings = declaration.judge(catalogs.declared("rtx4090x3", host_services=services))
     assert finding in ids(findings, service)
     assert any(f.message and f.remedy for f in findings[service])
 
@@ -152,13 +157,13 @@ def test_what_the_box_refuses(services: list[str], service: str, finding: str) -
 def test_forced_services_are_deployed() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-coder"], force=["medium-coder"])
     assert placement.deployed(declared) == ("medium-coder",)
-    assert not ids(plan.judge(declared), "medium-coder")
+    assert not ids(declaration.judge(declared), "medium-coder")
 
 
-def changed(service: str, **values: Any) -> spec.Declared:
+def changed(service: str, **values: Any) -> Declared:
     raw = catalogs.raw("rtx4090x3")
-    raw["services"] = spec.merge(raw["services"], {service: values})
-    declared, findings = spec.parse(raw)
+    raw["services"] = parse.merge(raw["services"], {service: values})
+    declared, findings = parse.parse(raw)
     assert declared is not None, findings
     return declared
 
@@ -174,7 +179,7 @@ def changed(service: str, **values: Any) -> spec.Declared:
     ],
 )
 def test_declarations_that_cannot_work_on_this_host(values: dict[str, Any], finding: str) -> None:
-    assert finding in ids(plan.judge(changed("medium-glm", **values)), "medium-glm")
+    assert finding in ids(declaration.judge(changed("medium-glm", **values)), "medium-glm")
 
 
 @pytest.mark.fault(40, "the sum is named", by="simulated")
@@ -184,48 +189,48 @@ def test_two_small_services_share_a_gpu_and_three_overbook_it() -> None:
         "micro": {"args": {"gpu-memory-utilization": 0.38}},
         "mini-zwz": {"args": {"gpu-memory-utilization": 0.48}},
     }
-    raw["services"] = spec.merge(raw["services"], small)
-    declared, _ = spec.parse(raw)
-    assert declared is not None and not errors(plan.judge(declared))
+    raw["services"] = parse.merge(raw["services"], small)
+    declared, _ = parse.parse(raw)
+    assert declared is not None and not errors(declaration.judge(declared))
     third = {**raw["services"]["micro"], "port": 5999, "hostname": "third"}
     raw["services"] = {**raw["services"], "third": third}
     raw["host_services"] = ["micro", "mini-zwz", "third"]
-    declared, _ = spec.parse(raw)
+    declared, _ = parse.parse(raw)
     assert declared is not None
-    assert "gpu-overbooked" in ids(plan.judge(declared), "third")
+    assert "gpu-overbooked" in ids(declaration.judge(declared), "third")
 
 
 def test_an_unchanged_host_has_no_work() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    rendered = plan.releases(declared, facts, {})
+    rendered = changes.releases(declared, facts, {})
     assert work(declared, facts) == {}
-    assert plan.to_prove(facts, placement.deployed(declared), rendered) == ()
-    assert plan.to_stop(declared, facts, declared.host_services) == []
-    assert plan.orphans(declared, facts) == []
-    assert [r["container"] for r in plan.routes(declared, facts)] == [rendered["micro-cpu"].container]
+    assert changes.to_prove(facts, placement.deployed(declared), rendered) == ()
+    assert changes.to_stop(declared, facts, declared.host_services) == []
+    assert placement.orphans(declared, facts) == []
+    assert [r["container"] for r in changes.routes(declared, facts)] == [rendered["micro-cpu"].container]
 
 
 def test_a_service_that_was_stopped_stays_so_until_it_is_started() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    (open_door,) = plan.routes(declared, facts)
+    (open_door,) = changes.routes(declared, facts)
     facts["gateway"] = {**facts.get("gateway", {}), "stopped": ["micro-cpu"]}
-    assert plan.routes(declared, facts) == [open_door], "somebody has started it"
+    assert changes.routes(declared, facts) == [open_door], "somebody has started it"
     _exited(facts)
     closed = {**open_door, "container": "", "stopped": True}
-    assert plan.routes(declared, facts) == [closed]
-    assert plan.routes(declared, facts, {"micro-cpu": facts["releases"]["micro-cpu"]["current"]}) == [open_door]
+    assert changes.routes(declared, facts) == [closed]
+    assert changes.routes(declared, facts, {"micro-cpu": facts["releases"]["micro-cpu"]["current"]}) == [open_door]
     facts["gateway"]["stopped"] = []
-    assert plan.routes(declared, facts) == [open_door], "one that has ended is waited for"
+    assert changes.routes(declared, facts) == [open_door], "one that has ended is waited for"
 
 
 def test_a_changed_flag_is_the_reason() -> None:
     before = catalogs.declared("demo")
     facts = converged(before)
     raw = catalogs.raw("demo")
-    raw["services"] = spec.merge(raw["services"], {"micro-cpu": {"args": {"max-model-len": 1024}}})
-    after, _ = spec.parse(raw)
+    raw["services"] = parse.merge(raw["services"], {"micro-cpu": {"args": {"max-model-len": 1024}}})
+    after, _ = parse.parse(raw)
     assert after is not None
     length = str(before.services["micro-cpu"].args["max-model-len"])
     assert work(after, facts)["micro-cpu"] == [{"name": "flag --max-model-len", "current": length, "desired": "1024"}]
@@ -261,7 +266,7 @@ def test_drift_is_work_with_a_reason(drift: Any, name: str) -> None:
 def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    facts["keys"]["micro-cpu"] = plan.fingerprint("sk-old")
+    facts["keys"]["micro-cpu"] = changes.fingerprint("sk-old")
     assert work(declared, facts, {"micro-cpu": "sk-old"}) == {}
     reasons = work(declared, facts, {"micro-cpu": "sk-new"})["micro-cpu"]
     assert [r["name"] for r in reasons] == ["api key"] and "sk-" not in str(reasons)
@@ -270,10 +275,10 @@ def test_another_declared_key_is_work_and_the_reason_does_not_show_it() -> None:
 def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
     raw = catalogs.raw("demo")
     raw["services"]["micro-cpu"]["volumes"] = ["/data/models:/extra"]
-    declared, _ = spec.parse(raw)
+    declared, _ = parse.parse(raw)
     assert declared is not None
     facts = host(declared)
-    release = plan.releases(declared, facts, {})
+    release = changes.releases(declared, facts, {})
     stranger = {"image": "nginx:1", "state": "exited", "writes": []}
     facts["strangers"] = [
         {**stranger, "name": release["micro-cpu"].container},
@@ -282,7 +287,7 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
         {**stranger, "name": "backup", "state": "running", "writes": ["/data"]},
         {**stranger, "name": "llm-micro-cpu-of-somebody", "writes": ["/database"]},
     ]
-    found = plan.stranger_findings(declared, facts, ["micro-cpu"], release)
+    found = on_host.stranger_findings(declared, facts, ["micro-cpu"], release)
     name, volume = found["micro-cpu"]
     gateway, supervisor = found[""]
     assert supervisor.key == "the supervisor"
@@ -292,7 +297,7 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
     assert (volume.id, volume.severity, volume.key) == ("volume-shared", "warn", "llm_services.micro-cpu.volumes")
     assert "`backup` (nginx:1, running)" in volume.message
     assert "may write to `/data`, and this service to `/data/models`" in volume.message
-    assert plan.stranger_findings(declared, host(declared), ["micro-cpu"], release) == {"": []}
+    assert on_host.stranger_findings(declared, host(declared), ["micro-cpu"], release) == {"": []}
 
 
 @pytest.mark.parametrize(
@@ -323,7 +328,7 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
 )
 def test_what_only_the_host_can_tell(changes: dict[str, Any], place: str, finding: str, says: str) -> None:
     declared = catalogs.declared("demo")
-    findings = plan.look_at_host(declared, host(declared, **changes), ["micro-cpu"])
+    findings = on_host.look_at_host(declared, host(declared, **changes), ["micro-cpu"])
     found = [f for f in findings[place] if f.id == finding]
     assert found and says in found[0].message and found[0].remedy
 
@@ -344,7 +349,7 @@ def test_an_engine_that_somebody_chose_and_that_is_not_there_is_refused(docker: 
     facts = host(
         declared, docker={"installed": True, **docker}, listening={"5010": {"pid": 1, "process": "docker-proxy"}}
     )
-    findings = plan.look_at_host(declared, facts, ["micro-cpu"])
+    findings = on_host.look_at_host(declared, facts, ["micro-cpu"])
     assert [f.id for own in findings.values() for f in own] == ["docker-unreachable"]
     assert says in findings[""][0].text() and "DOCKER_HOST" in findings[""][0].remedy
 
@@ -357,18 +362,18 @@ def test_a_stopped_engine_may_have_the_images() -> None:
         "error": "The Docker daemon does not answer. Install it.",
         "named": "",
     }
-    assert not any(plan.look_at_host(declared, host(declared, docker=docker, images={}), ["micro-cpu"]).values())
+    assert not any(on_host.look_at_host(declared, host(declared, docker=docker, images={}), ["micro-cpu"]).values())
 
 
 def test_our_own_gateway_may_hold_the_port() -> None:
     declared = catalogs.declared("demo")
     facts = host(declared, published={"5010": "llm-gateway"}, listening={"5010": {"pid": 1, "process": "docker-proxy"}})
-    assert not any(plan.look_at_host(declared, facts, ["micro-cpu"]).values())
+    assert not any(on_host.look_at_host(declared, facts, ["micro-cpu"]).values())
 
 
 def test_offline_without_the_files_is_refused() -> None:
     declared = catalogs.declared("demo", offline=True)
-    findings = plan.look_at_host(declared, host(declared, images={}, models={}), ["micro-cpu"])
+    findings = on_host.look_at_host(declared, host(declared, images={}, models={}), ["micro-cpu"])
     assert {f.id for f in findings[""]} == {"offline-model", "offline-image"}
 
 
@@ -377,29 +382,29 @@ def test_stopped_and_absent_services_and_orphans() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
     raw = catalogs.raw("demo")
-    raw["services"] = spec.merge(raw["services"], {"micro-cpu": {"state": "stopped"}})
-    stopped, _ = spec.parse(raw)
+    raw["services"] = parse.merge(raw["services"], {"micro-cpu": {"state": "stopped"}})
+    stopped, _ = parse.parse(raw)
     assert stopped is not None
-    assert [s["state"] for s in plan.to_stop(stopped, facts, ["micro-cpu"])] == ["stopped"]
-    assert plan.orphans(stopped, facts) == []
+    assert [s["state"] for s in changes.to_stop(stopped, facts, ["micro-cpu"])] == ["stopped"]
+    assert placement.orphans(stopped, facts) == []
     empty = catalogs.declared("demo", host_services=[])
-    assert [o["service"] for o in plan.orphans(empty, facts)] == ["micro-cpu"]
+    assert [o["service"] for o in placement.orphans(empty, facts)] == ["micro-cpu"]
 
 
 def test_an_engine_that_is_no_longer_wanted_must_give_way_first() -> None:
     before = catalogs.declared("rtx4090x3", host_services=["mini-zwz"])
     facts = converged(before)
     after = catalogs.declared("rtx4090x3", host_services=["mini-solo"])
-    found = plan.look_at_host(after, facts, ["mini-solo"])["mini-solo"]
+    found = on_host.look_at_host(after, facts, ["mini-solo"])["mini-solo"]
     assert {f.id for f in found} == {"held-port", "held-gpus", "held-hostname"}
     assert "`mini-zwz` still runs" in found[0].message and "llm_prune=true" in found[0].remedy
     pruning = catalogs.declared("rtx4090x3", host_services=["mini-solo"], prune=True)
-    assert not any(plan.look_at_host(pruning, facts, ["mini-solo"]).values())
+    assert not any(on_host.look_at_host(pruning, facts, ["mini-solo"]).values())
 
 
 def test_the_document_has_the_promised_shape() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-coder", "mini-zwz"])
-    document = plan.document(declared, plan.judge(declared))
+    document = declaration.document(declared, declaration.judge(declared))
     assert document["services"]["medium-coder"]["verdict"] == "refuse"
     assert set(document["services"]["mini-zwz"]) == {"verdict", "findings", "gpus", "kv_tokens"}
     assert set(document["services"]["medium-coder"]["findings"][0]) == {"id", "severity", "key", "message", "remedy"}
@@ -408,13 +413,13 @@ def test_the_document_has_the_promised_shape() -> None:
 def test_an_image_that_is_not_proven_is_made_again() -> None:
     declared = catalogs.declared("rtx4090x3")
     ref = compose.image_ref(declared.images["glm-flash"])
-    assert plan.images_to_make(declared, None, ["medium-glm"]) == ("glm-flash", "haproxy")
-    assert plan.images_to_make(declared, host(declared), ["medium-glm"]) == ("glm-flash",)
-    assert plan.status(declared, host(declared), {}, {})["medium-glm"]["image"] == f"{ref}, not proven"
+    assert needs.images_to_make(declared, None, ["medium-glm"]) == ("glm-flash", "haproxy")
+    assert needs.images_to_make(declared, host(declared), ["medium-glm"]) == ("glm-flash",)
+    assert status.status(declared, host(declared), {}, {})["medium-glm"]["image"] == f"{ref}, not proven"
     proofs = [{"proof": "import vllm", "ok": True, "evidence": "1"}]
     facts = host(declared, image_records={ref: {"id": IMAGE, "names": [], "proofs": proofs}})
-    assert plan.images_to_make(declared, facts, ["medium-glm"]) == ()
-    assert plan.status(declared, facts, {}, {})["medium-glm"]["image"] == f"{ref}, proven: import vllm"
+    assert needs.images_to_make(declared, facts, ["medium-glm"]) == ()
+    assert status.status(declared, facts, {}, {})["medium-glm"]["image"] == f"{ref}, proven: import vllm"
 
 
 def test_images_of_releases_bases_and_containers_are_kept() -> None:
@@ -423,11 +428,11 @@ def test_images_of_releases_bases_and_containers_are_kept() -> None:
     names = {"llm/old:1": "current", "llm/old:0": "previous", "x/base:1": "base", "llm/gone:1": "none"}
     facts["owned_images"] = [{"name": n, "id": i, "size": 1, "containers": []} for n, i in names.items()]
     facts["release_images"] = {"medium-glm": {"current": "current", "previous": "previous"}}
-    assert [g["name"] for g in plan.images_to_remove(declared, facts)] == ["llm/gone:1"]
-    foreseen = plan.images_to_remove(declared, facts, upcoming=["medium-glm"])
+    assert [g["name"] for g in needs.images_to_remove(declared, facts)] == ["llm/gone:1"]
+    foreseen = needs.images_to_remove(declared, facts, upcoming=["medium-glm"])
     assert [g["name"] for g in foreseen] == ["llm/old:0", "llm/gone:1"]
     facts["owned_images"][3]["containers"] = ["somebody"]
-    assert plan.images_to_remove(declared, facts) == []
+    assert needs.images_to_remove(declared, facts) == []
 
 
 def test_images_of_engines_that_nobody_declared_go_with_them() -> None:
@@ -435,7 +440,7 @@ def test_images_of_engines_that_nobody_declared_go_with_them() -> None:
     orphan = {"name": "llm-micro-1", "service": "micro", "release": "1", "state": "running", "image_id": "x"}
     owned = {"name": "llm/old:1", "id": "x", "size": 1, "containers": ["llm-micro-1"]}
     facts = host(declared, containers=[orphan], owned_images=[owned])
-    assert [g["name"] for g in plan.images_to_remove(declared, facts)] == ["llm/old:1"]
+    assert [g["name"] for g in needs.images_to_remove(declared, facts)] == ["llm/old:1"]
 
 
 @pytest.mark.parametrize(
@@ -453,11 +458,13 @@ def test_images_of_engines_that_nobody_declared_go_with_them() -> None:
 )
 def test_without_a_network_a_build_needs_its_base(base_there: bool, images: Any, refused: set[str]) -> None:
     raw = catalogs.raw("rtx4090x3", offline=True, host_services=["medium-glm"])
-    raw["images"] = spec.merge(raw["images"], images)
-    declared, _ = spec.parse(raw)
+    raw["images"] = parse.merge(raw["images"], images)
+    declared, _ = parse.parse(raw)
     assert declared is not None
     base = compose.image_ref(declared.images["vllm-openai"])
-    findings = plan.look_at_host(declared, host(declared, images={base: IMAGE} if base_there else {}), ["medium-glm"])
+    findings = on_host.look_at_host(
+        declared, host(declared, images={base: IMAGE} if base_there else {}), ["medium-glm"]
+    )
     assert ids(findings, "") == refused
 
 
@@ -465,7 +472,7 @@ def test_room_is_needed_for_a_base_that_is_not_there() -> None:
     declared = catalogs.declared("rtx4090x3", host_services=["medium-glm"])
     facts = host(declared, images={})
     facts["disk"]["docker"] = {"path": "/var/lib/docker", "device": 2, "free": 10 * 2**30}
-    messages = [f.message for f in plan.look_at_host(declared, facts, ["medium-glm"])[""] if f.id == "disk-full"]
+    messages = [f.message for f in on_host.look_at_host(declared, facts, ["medium-glm"])[""] if f.id == "disk-full"]
     assert len(messages) == 1 and "image glm-flash 0.1 GiB, image vllm-openai 25 GiB" in messages[0]
 
 
@@ -473,11 +480,11 @@ def test_a_rotated_key_between_door_and_engine_is_a_release_of_its_own() -> None
     """Under the same name it could not start beside the one that runs."""
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    before = plan.releases(declared, facts, {})
+    before = changes.releases(declared, facts, {})
     facts["gateway"] = {**facts.get("gateway", {}), "engine_key": "0123456789abcdef"}
-    after = plan.releases(declared, facts, {})
+    after = changes.releases(declared, facts, {})
     assert after["micro-cpu"].container != before["micro-cpu"].container
-    (why,) = plan.service_work(facts, ["micro-cpu"], after, {})["micro-cpu"]
+    (why,) = changes.service_work(facts, ["micro-cpu"], after, {})["micro-cpu"]
     assert (why["name"], why["desired"]) == ("key between door and engine", "0123456789abcdef")
 
 
@@ -488,10 +495,10 @@ def asked(
     raw = catalogs.raw("demo")
     raw["services"]["micro-cpu"]["smoke"] = service or {}
     raw["models"][MODEL]["smoke"] |= model or {}
-    declared, _ = spec.parse(raw)
+    declared, _ = parse.parse(raw)
     assert declared
     facts = host(declared, releases={"micro-cpu": {"known": shown or None}})
-    return [(f.id, f.key) for f in plan.answer_findings(declared, facts).get("micro-cpu", [])]
+    return [(f.id, f.key) for f in declaration.answer_findings(declared, facts).get("micro-cpu", [])]
 
 
 MODEL = "smollm2-135m-instruct"
@@ -521,9 +528,9 @@ def test_what_the_engine_showed_counts_where_nothing_is_declared() -> None:
 UP, GONE = {"state": "running"}, {"state": "absent"}
 
 
-def lost(declared: spec.Declared, facts: dict[str, Any], stages: tuple[str, ...] = plan.STAGES) -> list[str]:
+def lost(declared: Declared, facts: dict[str, Any], stages: tuple[str, ...] = STAGES) -> list[str]:
     """Ids of what is refused."""
-    found = plan.loss_findings(declared, facts, stages)
+    found = on_host.loss_findings(declared, facts, stages)
     assert all(f.severity == "error" and "-e llm_prune=true" in f.remedy for f in found)
     return [f.id for f in found]
 
@@ -542,8 +549,8 @@ def pair(**states: str) -> dict[str, Any]:
     return {**services, **{n: {**s, "state": states.get(n.replace("-", "_"), "present")} for n, s in both.items()}}
 
 
-def with_pair(listed: list[str], **states: str) -> spec.Declared:
-    found, findings = spec.parse({**catalogs.raw("demo", host_services=listed), "services": pair(**states)})
+def with_pair(listed: list[str], **states: str) -> Declared:
+    found, findings = parse.parse({**catalogs.raw("demo", host_services=listed), "services": pair(**states)})
     assert found is not None, findings
     return found
 
@@ -566,10 +573,10 @@ def test_a_host_that_serves_is_not_emptied_by_accident(facts: dict[str, Any]) ->
 
 
 def test_what_would_be_taken_is_named() -> None:
-    (found,) = plan.loss_findings(catalogs.declared("demo", host_services=[]), serving("b", "a"), plan.STAGES)
+    (found,) = on_host.loss_findings(catalogs.declared("demo", host_services=[]), serving("b", "a"), STAGES)
     assert found.key == "llm_host_services" and "`a`, `b`, the gateway, the supervisor would be taken" in found.message
     facts = serving("a", gateway=GONE, supervisor=GONE)
-    (found,) = plan.loss_findings(catalogs.declared("demo", host_services=[]), facts, plan.STAGES)
+    (found,) = on_host.loss_findings(catalogs.declared("demo", host_services=[]), facts, STAGES)
     assert "`a` would be taken" in found.message and "the gateway" not in found.message
 
 
@@ -587,7 +594,7 @@ def test_a_host_that_serves_nothing_loses_nothing(facts: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("stages", "refused"),
     [
-        (plan.STAGES, True),
+        (STAGES, True),
         (("gateway",), True),
         (("observe",), True),
         (("services",), True),
@@ -626,7 +633,7 @@ def test_a_switch_to_what_is_kept_stopped_takes_the_last_one() -> None:
     services = pair(other="stopped")
     services["other"]["port"] = services["micro-cpu"]["port"]
     raw = catalogs.raw("demo", host_services=["micro-cpu", "other"], switch=["other"])
-    found, _ = spec.parse({**raw, "services": services})
+    found, _ = parse.parse({**raw, "services": services})
     assert found is not None and placement.deployed(found) == ()
     assert lost(found, serving("micro-cpu")) == ["services-lost"]
 
@@ -634,13 +641,13 @@ def test_a_switch_to_what_is_kept_stopped_takes_the_last_one() -> None:
 @pytest.mark.parametrize(
     ("supervisor", "facts", "stages", "refused"),
     [
-        (False, serving("micro-cpu"), plan.STAGES, True),
-        (False, serving(), plan.STAGES, True),
+        (False, serving("micro-cpu"), STAGES, True),
+        (False, serving(), STAGES, True),
         (False, serving("micro-cpu"), ("observe",), True),
         (False, serving("micro-cpu"), ("services", "gateway"), False),
-        (False, serving("micro-cpu", supervisor=GONE), plan.STAGES, False),
-        (False, serving("micro-cpu", supervisor={"state": "exited"}), plan.STAGES, False),
-        (True, serving("micro-cpu"), plan.STAGES, False),
+        (False, serving("micro-cpu", supervisor=GONE), STAGES, False),
+        (False, serving("micro-cpu", supervisor={"state": "exited"}), STAGES, False),
+        (True, serving("micro-cpu"), STAGES, False),
     ],
 )
 def test_the_supervisor_goes_only_when_asked(
@@ -652,14 +659,14 @@ def test_the_supervisor_goes_only_when_asked(
 
 
 def test_a_supervisor_without_anything_to_watch_is_no_loss() -> None:
-    found, _ = spec.parse({**catalogs.raw("demo", supervisor=False), "services": pair(micro_cpu="stopped")})
+    found, _ = parse.parse({**catalogs.raw("demo", supervisor=False), "services": pair(micro_cpu="stopped")})
     assert found is not None and lost(found, serving("micro-cpu")) == []
 
 
 # -- attempts that failed -------------------------------------------------------------------------------------------------
 
 
-def attempted(declared: spec.Declared, service: str, release: str, *, proven_since: bool) -> dict[str, Any]:
+def attempted(declared: Declared, service: str, release: str, *, proven_since: bool) -> dict[str, Any]:
     """Facts of a host that serves what is declared, where an attempt to deploy this release of a service failed."""
     facts = converged(declared)
     facts["releases"][service]["attempt"] = {
@@ -688,11 +695,11 @@ def test_an_attempt_that_failed_is_told_until_a_later_one_succeeds(
     attempt: str, current: str, proven_since: bool, told: bool
 ) -> None:
     declared = catalogs.declared("demo")
-    rendered = plan.releases(declared, host(declared), {})
+    rendered = changes.releases(declared, host(declared), {})
     names = {"as declared": rendered["micro-cpu"].hash, "none": None}
     facts = attempted(declared, "micro-cpu", names.get(attempt) or attempt, proven_since=proven_since)
     facts["releases"]["micro-cpu"]["current"] = names.get(current, current)
-    entry = plan.status(declared, facts, {}, work(declared, facts), rendered)["micro-cpu"]
+    entry = status.status(declared, facts, {}, work(declared, facts), rendered)["micro-cpu"]
     assert ("last attempt" in entry) is told
     if told:
         assert entry["last attempt"] == (
@@ -703,7 +710,7 @@ def test_an_attempt_that_failed_is_told_until_a_later_one_succeeds(
 
 def test_a_service_whose_attempt_failed_is_asked_again_though_it_was_proven() -> None:
     declared = catalogs.declared("demo")
-    rendered = plan.releases(declared, host(declared), {})
+    rendered = changes.releases(declared, host(declared), {})
     for proven_since, asked in ((False, ("micro-cpu",)), (True, ())):
         facts = attempted(declared, "micro-cpu", "feed", proven_since=proven_since)
-        assert plan.to_prove(facts, ["micro-cpu"], rendered) == asked
+        assert changes.to_prove(facts, ["micro-cpu"], rendered) == asked

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import gpu, gpu_host, placement, plan, spec
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.gpu import host as gpu_host
+from ansible.module_utils.llm.gpu import nvidia
+from ansible.module_utils.llm.plan import on_host, placement, status
+from ansible.module_utils.llm.plan.selection import STAGES
 
 from tests import catalogs
 
 DATA = Path(__file__).parent / "data" / "nvidia-smi"
-BOX = gpu.parse((DATA / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
+BOX = nvidia.parse((DATA / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
 MISMATCH = (DATA / "fail-18-mismatch.txt").read_text(encoding="utf-8")
 
 
-def box(**changes: Any) -> spec.Declared:
+def box(**changes: Any) -> Declared:
     return catalogs.declared("rtx4090x3", **{"host_services": ["medium-glm", "mini-zwz"], **changes})
 
 
@@ -36,11 +40,9 @@ def facts(**changes: Any) -> dict[str, Any]:
     }
 
 
-def said(
-    declared: spec.Declared, found: dict[str, Any], stages: tuple[str, ...] = plan.STAGES
-) -> set[tuple[str, str, str]]:
+def said(declared: Declared, found: dict[str, Any], stages: tuple[str, ...] = STAGES) -> set[tuple[str, str, str]]:
     """(service, id, severity) of all findings about GPUs."""
-    findings = plan.look_at_host(declared, found, placement.deployed(declared), stages)
+    findings = on_host.look_at_host(declared, found, placement.deployed(declared), stages)
     return {(s, f.id, f.severity) for s, own in findings.items() for f in own if f.id.startswith("gpu-")}
 
 
@@ -72,25 +74,25 @@ def test_a_gpu_that_nobody_declared_is_told() -> None:
     assert said(declared, facts()) == {("", "gpu-unlisted", "info")}
 
 
-@pytest.mark.parametrize(("stages", "severity"), [(plan.STAGES, "warn"), (("services",), "error")])
+@pytest.mark.parametrize(("stages", "severity"), [(STAGES, "warn"), (("services",), "error")])
 @pytest.mark.fault(
     43, "its services are refused, or left to the stage that mends it; a reboot is asked for", by="recorded"
 )
 def test_a_driver_that_the_host_stage_will_see_to_is_warned_of_and_else_refused(
     stages: tuple[str, ...], severity: str
 ) -> None:
-    wrong = gpu.trouble(["0000:01:00.0"], "/usr/bin/nvidia-smi", wsl=False, rc=18, output=MISMATCH)
+    wrong = nvidia.trouble(["0000:01:00.0"], "/usr/bin/nvidia-smi", wsl=False, rc=18, output=MISMATCH)
     found = facts(trouble=wrong, gpus=[])
     assert said(box(), found, stages) == {
         ("medium-glm", "gpu-mismatch", severity),
         ("mini-zwz", "gpu-mismatch", severity),
     }
-    findings = plan.look_at_host(box(), found, ["mini-zwz"], stages)["mini-zwz"]
+    findings = on_host.look_at_host(box(), found, ["mini-zwz"], stages)["mini-zwz"]
     assert "Reboot" in findings[0].remedy
 
 
 def test_a_host_without_gpu_is_refused_when_services_want_one() -> None:
-    found = facts(trouble=gpu.trouble([], "", wsl=False), gpus=[])
+    found = facts(trouble=nvidia.trouble([], "", wsl=False), gpus=[])
     assert ("mini-zwz", "gpu-no-hardware", "error") in said(box(), found)
     assert said(box(host_services=[]), found) == {("", "gpu-no-hardware", "warn")}
 
@@ -116,7 +118,7 @@ def test_a_stranger_on_a_gpu_is_named_and_refused_where_the_service_would_not_fi
 ) -> None:
     found = held(gib)
     assert said(box(), found) == {("mini-zwz", "gpu-held", severity)}
-    assert "python3 (pid 4242" in plan.look_at_host(box(), found, ["mini-zwz"])["mini-zwz"][0].message
+    assert "python3 (pid 4242" in on_host.look_at_host(box(), found, ["mini-zwz"])["mini-zwz"][0].message
 
 
 def test_a_service_that_already_runs_is_not_refused_for_a_stranger() -> None:
@@ -132,12 +134,12 @@ def test_our_own_engines_are_no_strangers() -> None:
 
 
 def test_status_shows_the_gpus_of_a_service() -> None:
-    shown = plan.status(box(), facts(), {}, {})
+    shown = status.status(box(), facts(), {}, {})
     assert len(shown["medium-glm"]["gpus"]) == 2
     assert shown["mini-zwz"]["gpus"] == [
         "2: NVIDIA GeForce RTX 4090, 24.0 GiB (GPU-00000000-0000-0000-0000-004090000002), 23.6 GiB free, driver 580.159.04"
     ]
-    gone = plan.status(box(), facts(gpus=BOX["gpus"][:2]), {}, {})
+    gone = status.status(box(), facts(gpus=BOX["gpus"][:2]), {}, {})
     assert gone["mini-zwz"]["gpus"] == ["2: not there"]
-    broken = plan.status(box(), facts(trouble=gpu.trouble([], "", wsl=False)), {}, {})
+    broken = status.status(box(), facts(trouble=nvidia.trouble([], "", wsl=False)), {}, {})
     assert broken["mini-zwz"]["gpus"] == ["the host has no NVIDIA GPU"]

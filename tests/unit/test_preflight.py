@@ -7,7 +7,9 @@ from typing import Any
 
 import llm_preflight
 import pytest
-from ansible.module_utils.llm import compose, placement, plan, preflight
+from ansible.module_utils.llm.engine import preflight
+from ansible.module_utils.llm.plan import changes, compose, placement
+from ansible.module_utils.llm.plan import preflight as preflight_plan
 
 from tests import catalogs
 
@@ -82,9 +84,9 @@ class TestJobs:
 
     def jobs(self, facts: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
         seen = {"images": {}, "models": {}, "releases": {}, **facts}
-        rendered = plan.releases(self.DECLARED, seen, {})
+        rendered = changes.releases(self.DECLARED, seen, {})
         services = placement.deployed(self.DECLARED)
-        return preflight.jobs(self.DECLARED, seen, services, rendered, {}, **more)
+        return preflight_plan.jobs(self.DECLARED, seen, services, rendered, {}, **more)
 
     def test_one_container_an_image(self) -> None:
         found = {job["image"]: set(job["services"]) for job in self.jobs({})}
@@ -99,7 +101,7 @@ class TestJobs:
 
     def test_a_current_release_is_not_asked_again(self) -> None:
         facts: dict[str, Any] = {"images": {}, "models": {}, "releases": {}}
-        current = {s: {"current": r.hash} for s, r in plan.releases(self.DECLARED, facts, {}).items()}
+        current = {s: {"current": r.hash} for s, r in changes.releases(self.DECLARED, facts, {}).items()}
         assert self.jobs({"releases": current}) == []
 
     def test_check_mode_asks_only_images_that_are_there(self) -> None:
@@ -107,12 +109,12 @@ class TestJobs:
 
     def test_a_model_on_the_host_is_mounted_and_another_known_by_its_configuration(self) -> None:
         service = self.DECLARED.services[placement.deployed(self.DECLARED)[0]]
-        rendered = plan.releases(self.DECLARED, None, {})
+        rendered = changes.releases(self.DECLARED, None, {})
         facts: dict[str, Any] = {"images": {}, "models": {service.model: {"digest": "d"}}, "releases": {}}
-        (job,) = preflight.jobs(self.DECLARED, facts, [service.name], rendered, {service.model: {"a": 1}})
+        (job,) = preflight_plan.jobs(self.DECLARED, facts, [service.name], rendered, {service.model: {"a": 1}})
         folder = compose.model_dir(self.DECLARED.settings, self.DECLARED.models[service.model])
         assert job["services"][service.name]["model"] == {"folder": folder, "digest": "d"}
-        (job,) = preflight.jobs(
+        (job,) = preflight_plan.jobs(
             self.DECLARED, {**facts, "models": {}}, [service.name], rendered, {service.model: {"a": 1}}
         )
         assert job["services"][service.name]["model"] == {"config": {"a": 1}}

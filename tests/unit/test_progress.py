@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.llm import progress
+from ansible.module_utils.llm.base import progress
 
-MODULE_UTILS = Path(progress.__file__).parents[1]
+MODULE_UTILS = Path(progress.__file__).parents[2]
 
 
 def test_one_json_line_a_step(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ SCRIPT = """
 import pathlib, sys, time, ansible.module_utils
 ansible.module_utils.__path__.append(sys.argv[1])
 from types import SimpleNamespace
-from ansible.module_utils.llm import progress
+from ansible.module_utils.llm.base import progress
 def sleep(seconds):
     while not pathlib.Path(sys.argv[2]).exists():
         time.sleep(0.01)

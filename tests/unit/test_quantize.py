@@ -11,7 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import artifacts, compose, plan, quantize, spec, store, table, texts
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.models import artifacts, dataset_files, quantize, store
+from ansible.module_utils.llm.plan import compose, needs, on_host, status
+from ansible.module_utils.llm.plan import quantize as quantize_plan
+from ansible.module_utils.llm.plan import tables as plan_tables
 
 from tests import catalogs
 from tests.unit.test_mutations import ACTION
@@ -21,21 +26,21 @@ BOX = catalogs.declared("rtx4090x3")
 MODEL = BOX.models["zwz-8b-awq"]
 
 
-def changed(**recipe: Any) -> spec.Declared:
+def changed(**recipe: Any) -> Declared:
     """The box with another recipe for its model."""
     own = dataclasses.replace(BOX.recipes["awq-w4a16"], **recipe)
-    return quantize.settled(dataclasses.replace(BOX, recipes={**BOX.recipes, "awq-w4a16": own}))
+    return quantize_plan.settled(dataclasses.replace(BOX, recipes={**BOX.recipes, "awq-w4a16": own}))
 
 
 # -- what a model is ---------------------------------------------------------------------------------------------------
 
 
 def test_the_mark_is_the_revision_and_covers_source_recipe_and_tools() -> None:
-    assert len(MODEL.revision) == 12 and MODEL.revision == quantize.mark(BOX, MODEL)
+    assert len(MODEL.revision) == 12 and MODEL.revision == quantize_plan.mark(BOX, MODEL)
     source = dataclasses.replace(BOX.models["zwz-8b"], revision="0" * 40)
-    other_source = quantize.settled(dataclasses.replace(BOX, models={**BOX.models, "zwz-8b": source}))
+    other_source = quantize_plan.settled(dataclasses.replace(BOX, models={**BOX.models, "zwz-8b": source}))
     tools = dataclasses.replace(BOX.images["llm-compressor"], sources=({"pull": "x/y:2"},))
-    other_tools = quantize.settled(dataclasses.replace(BOX, images={**BOX.images, "llm-compressor": tools}))
+    other_tools = quantize_plan.settled(dataclasses.replace(BOX, images={**BOX.images, "llm-compressor": tools}))
     other = [changed(samples=64), changed(seed=1), changed(ignore=("lm_head",)), changed(dataset={"file": "/t.txt"})]
     marks = {d.models["zwz-8b-awq"].revision for d in (BOX, other_source, other_tools, *other)}
     assert len(marks) == 7
@@ -49,18 +54,18 @@ def test_limits_and_words_make_no_other_model() -> None:
 def test_a_model_that_is_missing_brings_its_source_and_the_image() -> None:
     facts = host(BOX)
     wanted = ["mini-zwz"]
-    assert not quantize.sources(BOX, ["zwz-8b-awq"], facts)
-    assert plan.images_to_make(BOX, facts, wanted) == ()
+    assert not quantize_plan.sources(BOX, ["zwz-8b-awq"], facts)
+    assert needs.images_to_make(BOX, facts, wanted) == ()
     del facts["models"]["zwz-8b-awq"], facts["images"][BOX_IMAGE]
-    assert quantize.sources(BOX, ["zwz-8b-awq", "qwen3-1-7b"], facts) == ("zwz-8b",)
-    assert plan.images_to_make(BOX, facts, wanted) == ("llm-compressor",)
-    assert plan.host_models(BOX)[-1] == "zwz-8b"
+    assert quantize_plan.sources(BOX, ["zwz-8b-awq", "qwen3-1-7b"], facts) == ("zwz-8b",)
+    assert needs.images_to_make(BOX, facts, wanted) == ("llm-compressor",)
+    assert needs.host_models(BOX)[-1] == "zwz-8b"
 
 
 def looked_at(facts: dict[str, Any], repair: bool = False) -> dict[str, bool]:
     """What is verified for mini-zwz: model to whether a repair fetches it if it is not there; in the order of the work."""
     declared = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, repair=repair))
-    found = plan.models_to_verify(declared, facts, ["mini-zwz"])
+    found = needs.models_to_verify(declared, facts, ["mini-zwz"])
     assert list(found)[-1] == "zwz-8b-awq"  # after what it is made of
     return found
 
@@ -88,22 +93,22 @@ def test_a_damaged_model_wants_its_source_and_the_image_as_one_that_is_missing()
     for name in ("zwz-8b", "zwz-8b-awq"):
         facts["models"][name] |= {"problem": "cut off", "digest": None}
     del facts["images"][BOX_IMAGE]
-    assert quantize.sources(BOX, ["zwz-8b-awq"], facts) == ("zwz-8b",)
-    assert plan.images_to_make(BOX, facts, ["mini-zwz"]) == ("llm-compressor",)
-    broken = [f.key for f in plan.look_at_host(BOX, facts, ["mini-zwz"])[""] if f.id == "model-broken"]
+    assert quantize_plan.sources(BOX, ["zwz-8b-awq"], facts) == ("zwz-8b",)
+    assert needs.images_to_make(BOX, facts, ["mini-zwz"]) == ("llm-compressor",)
+    broken = [f.key for f in on_host.look_at_host(BOX, facts, ["mini-zwz"])[""] if f.id == "model-broken"]
     assert broken == ["llm_models.zwz-8b", "llm_models.zwz-8b-awq"]
 
 
-BOX_IMAGE = quantize.job(BOX, MODEL)["image"]
+BOX_IMAGE = quantize_plan.job(BOX, MODEL)["image"]
 
 
 def test_the_job_names_all_that_the_module_takes() -> None:
-    job = quantize.job(BOX, MODEL)
+    job = quantize_plan.job(BOX, MODEL)
     assert job["source"] == {"name": "zwz-8b", "folder": "/opt/llm/models/zwz-8b/main"}
     assert job["recipe"]["name"] == "awq-w4a16" and "re:.*visual.*" in job["recipe"]["ignore"]
     assert job["devices"] == ["--device", "nvidia.com/gpu=2"]
     plain = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, gpu_runtime="nvidia"))
-    assert quantize.job(plain, MODEL)["devices"] == ["--gpus", '"device=2"']
+    assert quantize_plan.job(plain, MODEL)["devices"] == ["--gpus", '"device=2"']
 
 
 def test_the_container_has_no_network_no_rights_and_a_source_that_it_cannot_write() -> None:
@@ -116,9 +121,9 @@ def test_the_container_has_no_network_no_rights_and_a_source_that_it_cannot_writ
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def found(facts: dict[str, Any], declared: spec.Declared = BOX) -> dict[str, str]:
+def found(facts: dict[str, Any], declared: Declared = BOX) -> dict[str, str]:
     """Findings about the model of mini-zwz: id to text."""
-    return {f.id: f.text() for f in quantize.findings(declared, facts, ["zwz-8b-awq"])}
+    return {f.id: f.text() for f in quantize_plan.findings(declared, facts, ["zwz-8b-awq"])}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_what_lies_there_must_be_what_is_declared_and_good_enough(state: Any, fi
 def test_a_source_that_cannot_be_compared_says_nothing_of_what_is_made_of_it(source: dict[str, Any]) -> None:
     facts = host(BOX)
     facts["models"]["zwz-8b-awq"]["made"]["source_digest"] = "e"
-    (finding,) = quantize.findings(BOX, facts, ["zwz-8b-awq"])
+    (finding,) = quantize_plan.findings(BOX, facts, ["zwz-8b-awq"])
     assert finding.severity == "warn" and "remove /opt/llm/models/zwz-8b-awq/" in finding.text()
     facts["models"]["zwz-8b"] = source
     assert not found(facts)
@@ -227,9 +232,9 @@ def test_a_job_whose_result_computes_no_numbers_ends_with_a_result(
 
 def test_status_shows_what_a_model_lost_and_what_it_may_lose() -> None:
     facts = host(BOX)
-    shown = plan.status(BOX, facts, {}, {})
+    shown = status.status(BOX, facts, {}, {})
     assert "quantized" not in shown["medium-glm"]
-    text = " ".join(" ".join(table.status_table(BOX, facts, shown, {})).split())
+    text = " ".join(" ".join(plan_tables.status_table(BOX, facts, shown, {})).split())
     assert (
         "model zwz-8b by awq-w4a16: 252 modules packed, 351 tensors untouched; perplexity 8.00 -> 8.20 (x 1.025)"
         in text
@@ -241,7 +246,7 @@ def test_services_of_one_model_share_its_folder_and_it_is_made_once() -> None:
     first = BOX.services["mini-zwz"]
     both = {**BOX.services, "other": dataclasses.replace(first, name="other", port=5099)}
     declared = dataclasses.replace(BOX, services=both)
-    assert plan.needed_models(declared, ["mini-zwz", "other"]) == ("zwz-8b-awq",)
+    assert needs.needed_models(declared, ["mini-zwz", "other"]) == ("zwz-8b-awq",)
     folder = compose.model_dir(declared.settings, declared.models["zwz-8b-awq"])
     for name in ("mini-zwz", "other"):
         engine = compose.release(declared, declared.services[name], "sha256:1", "d").compose["services"]["engine"]
@@ -261,7 +266,7 @@ def test_memory_is_estimated_for_configurations_of_any_kind(config: dict[str, An
 
 @pytest.mark.parametrize(("available", "refused"), [(10, True), (40, False)])
 def test_too_little_memory_is_found_before_anything_is_fetched(available: int, refused: bool) -> None:
-    facts = host(BOX, memory={"total": 64 * spec.GIB, "available": available * spec.GIB})
+    facts = host(BOX, memory={"total": 64 * GIB, "available": available * GIB})
     del facts["models"]["zwz-8b-awq"]
     assert ("quantize-memory" in found(facts)) == refused
 
@@ -282,16 +287,16 @@ def test_text_of_no_use_is_found_before_anything_is_fetched(state: dict[str, Any
         facts["models"]["zwz-8b-awq"] = {"present": False}
     if "aside" in state:  # made before, and good enough by now
         facts["models"]["zwz-8b-awq"] |= {"refused": catalogs.made(declared, "zwz-8b-awq"), "aside": "/x"}
-    texts_found = [f.text() for f in quantize.findings(declared, facts, ["zwz-8b-awq"]) if f.id == "quantize-text"]
+    texts_found = [f.text() for f in quantize_plan.findings(declared, facts, ["zwz-8b-awq"]) if f.id == "quantize-text"]
     assert bool(texts_found) == refused
     assert not refused or "the text /srv/chats.jsonl is empty. Correct llm_recipes.awq-w4a16.dataset" in texts_found[0]
 
 
 def test_the_host_is_asked_for_the_text_of_models_that_are_made_of_files() -> None:
     declared = changed(dataset={"file": "/srv/chats.jsonl"})
-    assert quantize.text_file(declared, declared.models["zwz-8b-awq"]) == "/srv/chats.jsonl"
+    assert quantize_plan.text_file(declared, declared.models["zwz-8b-awq"]) == "/srv/chats.jsonl"
     assert ACTION._host_wants(declared)["texts"] == ["/srv/chats.jsonl"] and not ACTION._host_wants(BOX)["texts"]
-    assert not quantize.text_file(BOX, MODEL) and not quantize.text_file(BOX, BOX.models["zwz-8b"])
+    assert not quantize_plan.text_file(BOX, MODEL) and not quantize_plan.text_file(BOX, BOX.models["zwz-8b"])
 
 
 def test_a_gpu_that_is_taken_is_found() -> None:
@@ -299,8 +304,8 @@ def test_a_gpu_that_is_taken_is_found() -> None:
         "index": 2,
         "uuid": "GPU-2",
         "model": "NVIDIA GeForce RTX 4090",
-        "memory": 24 * spec.GIB,
-        "free": 4 * spec.GIB,
+        "memory": 24 * GIB,
+        "free": 4 * GIB,
     }
     facts = host(BOX, gpu={"trouble": None, "gpus": [one]})
     del facts["models"]["zwz-8b-awq"]
@@ -309,9 +314,9 @@ def test_a_gpu_that_is_taken_is_found() -> None:
 
 def test_an_image_that_is_not_declared_is_named() -> None:
     without = dataclasses.replace(BOX, images={n: i for n, i in BOX.images.items() if n != "llm-compressor"})
-    without = quantize.settled(without)
-    assert [f.key for f in quantize.judge(without, without.models["zwz-8b-awq"])] == ["llm_images.llm-compressor"]
-    assert not quantize.judge(without, without.models["zwz-8b"])
+    without = quantize_plan.settled(without)
+    assert [f.key for f in quantize_plan.judge(without, without.models["zwz-8b-awq"])] == ["llm_images.llm-compressor"]
+    assert not quantize_plan.judge(without, without.models["zwz-8b"])
 
 
 @pytest.mark.parametrize(
@@ -335,12 +340,12 @@ def test_an_image_that_is_not_declared_is_named() -> None:
     ],
 )
 def test_text_that_cannot_be_used_is_named(name: str, content: bytes, says: str) -> None:
-    problem = texts.problem(name, content, len(content))
+    problem = dataset_files.problem(name, content, len(content))
     assert (says in problem) if says else not problem
 
 
 def test_a_character_that_is_cut_off_by_looking_at_the_start_only_is_no_fault() -> None:
-    assert not texts.problem("a.txt", "Wörter".encode()[:2], 100)
+    assert not dataset_files.problem("a.txt", "Wörter".encode()[:2], 100)
 
 
 # -- how far it is -----------------------------------------------------------------------------------------------------

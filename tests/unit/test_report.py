@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import engine, report
+from ansible.module_utils.llm.engine import verdict as engine_verdict
+from ansible.module_utils.llm.report import results as report_results
 
 AT = 1795610000.0
 ABOUT = {name: {"model": f"{name}-model", "description": "", "release": "b325578894a7"} for name in ("chat", "micro")}
@@ -21,14 +22,14 @@ def check(name: str, ok: bool = True, seconds: float = 0.25, **more: Any) -> Any
 
 def returned(service: str, *checks: Any, **more: Any) -> dict[str, Any]:
     """A result of llm_smoke."""
-    verdict = engine.verdict({service: engine.service_verdict(checks)})
+    verdict = engine_verdict.verdict({service: engine_verdict.service_verdict(checks)})
     return {"ok": verdict["ok"], "verdict": verdict, "ttft_ms": 98.0, "endpoint": "http://127.0.0.1:5010/v1", **more}
 
 
 def told(*results: tuple[str, dict[str, Any]], history: Any = ((), {}), at: float = AT) -> Any:
     """Verdict and history after a run with these results."""
-    verdict, noted = report.collect([name for name, _ in results], [result for _, result in results])
-    return verdict, report.add_run(history, verdict, noted, ABOUT, at)
+    verdict, noted = report_results.collect([name for name, _ in results], [result for _, result in results])
+    return verdict, report_results.add_run(history, verdict, noted, ABOUT, at)
 
 
 class Reader(HTMLParser):
@@ -61,7 +62,7 @@ class Reader(HTMLParser):
 
 
 def test_a_verdict_holds_what_came_back_of_each_service() -> None:
-    verdict, noted = report.collect(
+    verdict, noted = report_results.collect(
         ["chat", "micro"], [returned("chat", check("a")), returned("micro", check("b", False))]
     )
     assert (verdict["ok"], verdict["services"]["chat"]["ok"], verdict["services"]["micro"]["ok"]) == (
@@ -82,11 +83,11 @@ def test_a_verdict_holds_what_came_back_of_each_service() -> None:
 )
 def test_a_service_without_a_verdict_has_failed_and_keeps_no_other_back(result: Any, why: str) -> None:
     results = [returned("chat", check("a")), *([result] if result else [])]
-    verdict, _ = report.collect(["chat", "micro"], results)
+    verdict, _ = report_results.collect(["chat", "micro"], results)
     assert verdict["services"]["chat"]["ok"] and not verdict["ok"]
     (only,) = verdict["services"]["micro"]["checks"]
     assert (only["id"], only["ok"], only["evidence"]) == ("asked", False, why)
-    assert report.proofs(verdict) == [
+    assert report_results.proofs(verdict) == [
         "chat: 1 of 1 check passed in 250 ms",
         "a 250 ms",
         "micro: 0 of 1 check passed in 0 ms",
@@ -96,7 +97,7 @@ def test_a_service_without_a_verdict_has_failed_and_keeps_no_other_back(result: 
 
 def test_a_release_that_failed_keeps_its_checks_and_says_where_it_failed() -> None:
     step = {"step": "Make the release current", "cause": "cannot write /opt/llm:\n no space", "release": "feed"}
-    verdict, noted = report.collect(
+    verdict, noted = report_results.collect(
         ["chat", "micro", "door"],
         [
             returned("chat", check("a"), release="cafe"),
@@ -111,14 +112,14 @@ def test_a_release_that_failed_keeps_its_checks_and_says_where_it_failed() -> No
     made, last = verdict["services"]["door"]["checks"]
     assert made["ok"] and last["evidence"] == 'failed at "Make the release current": cannot write /opt/llm: no space'
     # The page names the release that failed, and not the one that serves on.
-    runs, newest = report.add_run(([], {}), verdict, noted, ABOUT, AT)
+    runs, newest = report_results.add_run(([], {}), verdict, noted, ABOUT, AT)
     assert (newest["micro"]["release"], newest["chat"]["release"]) == ("feed", "cafe")
-    assert "release <code>feed</code>" in report.page("box", runs, newest)
+    assert "release <code>feed</code>" in report_results.page("box", runs, newest)
 
 
 def test_proofs_fit_a_terminal() -> None:
     verdict, _ = told(("chat", returned("chat", *(check(f"check_{n}", seconds=n) for n in range(30)))))
-    lines = report.proofs(verdict, 60)
+    lines = report_results.proofs(verdict, 60)
     assert lines[0] == "chat: 30 of 30 checks passed in 7 min 15 s"
     assert all(len(line) <= 60 and line.startswith("check ") for line in lines[1:])
     assert sum(line.count("check") for line in lines[1:]) == 30
@@ -130,7 +131,7 @@ def test_proofs_fit_a_terminal() -> None:
 def test_junit_counts_and_escapes() -> None:
     odd = check("b", False, evidence='<&"> \x00\x1b said \ud800', remedy="Restart it")
     verdict, _ = told(("chat", returned("chat", check("a"), odd)), ("micro", returned("micro", check("c"))))
-    suites = ET.fromstring(report.junit(verdict, "host & co", AT).encode())
+    suites = ET.fromstring(report_results.junit(verdict, "host & co", AT).encode())
     assert [(s.get("name"), s.get("tests"), s.get("failures"), s.get("time")) for s in suites] == [
         ("chat", "2", "1", "0.500"),
         ("micro", "1", "0", "0.250"),
@@ -145,11 +146,11 @@ MACHINE: dict[str, Any] = {"processor": {"model": "AMD <EPYC>", "cores": 2, "fea
 
 def test_junit_has_the_processor_as_properties() -> None:
     verdict, _ = told(("chat", returned("chat", check("a"))), ("micro", returned("micro", check("b"))))
-    for suite in ET.fromstring(report.junit(verdict, "box", AT, MACHINE)):
+    for suite in ET.fromstring(report_results.junit(verdict, "box", AT, MACHINE)):
         assert suite[0].tag == "properties"
         found = {p.get("name"): p.get("value") for p in suite[0]}
         assert found == {"processor.model": "AMD <EPYC>", "processor.cores": "2", "processor.features": "fma avx2"}
-    assert "properties" not in report.junit(verdict, "box", AT)
+    assert "properties" not in report_results.junit(verdict, "box", AT)
 
 
 # -- history ------------------------------------------------------------------------------------------------------------
@@ -157,10 +158,10 @@ def test_junit_has_the_processor_as_properties() -> None:
 
 def test_history_is_read_as_it_was_written_and_has_an_end() -> None:
     history: Any = ([], {})
-    for run in range(report.KEPT + 5):
+    for run in range(report_results.KEPT + 5):
         _, history = told(("chat", returned("chat", check("a"))), history=history, at=AT + run)
-    assert report.parse_history(report.history_text(*history)) == history
-    assert [run["at"] for run in history[0]] == [AT + run for run in range(5, report.KEPT + 5)]
+    assert report_results.parse_history(report_results.history_text(*history)) == history
+    assert [run["at"] for run in history[0]] == [AT + run for run in range(5, report_results.KEPT + 5)]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_history_is_read_as_it_was_written_and_has_an_end() -> None:
     ],
 )
 def test_a_damaged_history_is_an_empty_one(text: str) -> None:
-    assert report.parse_history(text) == ([], {})
+    assert report_results.parse_history(text) == ([], {})
 
 
 def test_a_service_that_was_not_asked_keeps_its_last_result_while_it_is_declared() -> None:
@@ -183,7 +184,7 @@ def test_a_service_that_was_not_asked_keeps_its_last_result_while_it_is_declared
     assert set(history[1]) == {"chat", "gone"}
     _, (runs, last) = told(("micro", returned("micro", check("b"))), history=history, at=AT + 60)
     assert {name: entry["at"] for name, entry in last.items()} == {"chat": AT, "micro": AT + 60}
-    assert "Not asked in this run" in report.page("box", runs, last)
+    assert "Not asked in this run" in report_results.page("box", runs, last)
 
 
 # -- page ---------------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def page(*checks: Any, runs: int = 1, **more: Any) -> str:
     history: Any = ([], {})
     for run in range(runs):
         _, history = told(("chat", returned("chat", *checks, **more)), history=history, at=AT + run)
-    return report.page("box", *history)
+    return report_results.page("box", *history)
 
 
 def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
@@ -207,9 +208,9 @@ def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
 
 def test_the_page_names_the_processor() -> None:
     _, (runs, last) = told(("chat", returned("chat", check("a"))))
-    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report.page("box", runs, last, MACHINE)).texts
-    assert "Processor" not in report.page("box", runs, last)
-    assert report.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
+    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report_results.page("box", runs, last, MACHINE)).texts
+    assert "Processor" not in report_results.page("box", runs, last)
+    assert report_results.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
         "of unknown model, 1 core, none of the features that are looked for"
     )
 
@@ -231,13 +232,13 @@ def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
 
 
 def test_a_sparkline_shows_failed_runs_and_needs_two() -> None:
-    assert report.sparkline([(True, 1.0)]) == ""
-    svg = ET.fromstring(report.sparkline([(True, 1.0), (False, 3.0), (True, 2.0), (True, 1.0)]))
+    assert report_results.sparkline([(True, 1.0)]) == ""
+    svg = ET.fromstring(report_results.sparkline([(True, 1.0), (False, 3.0), (True, 2.0), (True, 1.0)]))
     line = next(e.get("points") for e in svg if e.tag == "polyline") or ""
     heights = [float(point.split(",")[1]) for point in line.split()]
     assert heights[1] < heights[2] < heights[0] == heights[3]
     assert [e.get("class") for e in svg if e.tag == "circle"] == ["bad", ""]
-    flat = ET.fromstring(report.sparkline([(True, 1.0), (True, 1.0)]))
+    flat = ET.fromstring(report_results.sparkline([(True, 1.0), (True, 1.0)]))
     assert {p.split(",")[1] for p in (flat[1].get("points") or "").split()} == {"11.0"}
 
 

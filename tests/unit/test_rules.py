@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import fit, placement, plan, rules, spec
-from ansible.module_utils.llm.rulebook import DENSE, FAMILIES, Rule
+from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.findings import Finding
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.fit import estimate, rules
+from ansible.module_utils.llm.fit.rulebook import DENSE, FAMILIES, Rule
+from ansible.module_utils.llm.plan import declaration as plan_declaration
+from ansible.module_utils.llm.plan import placement
 
 from tests import catalogs
 
@@ -36,29 +41,29 @@ def declaration(example: Mapping[str, Any], accept: Mapping[str, str] | None = N
     example = dict(example)
     gpus = example.pop("gpus", 1)
     gpus = [{**GPU, "index": i} for i in range(gpus)] if isinstance(gpus, int) else gpus
-    raw = spec.merge(raw, {"gpus": gpus, "services": {"one": {"gpus": [g["index"] for g in gpus]}}})
+    raw = parse.merge(raw, {"gpus": gpus, "services": {"one": {"gpus": [g["index"] for g in gpus]}}})
     for part in ("args", "env"):
-        raw = spec.merge(raw, {"services": {"one": {part: example.pop(part, {})}}})
+        raw = parse.merge(raw, {"services": {"one": {part: example.pop(part, {})}}})
     example.pop("config", None)
     for kind, values in example.items():
         catalog, name = KINDS[kind]
-        raw = spec.merge(raw, {catalog: {name: values}})
-    found: dict[str, Any] = spec.merge(raw, {"services": {"one": {"accept": accept or {}}}})
+        raw = parse.merge(raw, {catalog: {name: values}})
+    found: dict[str, Any] = parse.merge(raw, {"services": {"one": {"accept": accept or {}}}})
     return found
 
 
-def judged(raw: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, list[spec.Finding]]:
+def judged(raw: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, list[Finding]]:
     """What a plan says of one host, but for what only the host can tell."""
-    declared, findings = spec.parse(raw)
+    declared, findings = parse.parse(raw)
     assert declared is not None, [f.text() for f in findings]
-    known = {m: fit.Known(config) for m in declared.models} if config else {}
+    known = {m: estimate.Known(config) for m in declared.models} if config else {}
     return judge(declared, known)
 
 
-def judge(declared: spec.Declared, known: Mapping[str, fit.Known]) -> dict[str, list[spec.Finding]]:
-    fits = plan.estimates(declared, known, None)
-    found = {"": [], **plan.judge(declared)}
-    for service, own in plan.fit_findings(declared, fits).items():
+def judge(declared: Declared, known: Mapping[str, estimate.Known]) -> dict[str, list[Finding]]:
+    fits = plan_declaration.estimates(declared, known, None)
+    found = {"": [], **plan_declaration.judge(declared)}
+    for service, own in plan_declaration.fit_findings(declared, fits).items():
         found[service] += map(rules.cite, own)
     broken = rules.judge(
         declared, {m: k.config for m, k in known.items() if k.config}, placement.deployed(declared), fits
@@ -70,7 +75,7 @@ def judge(declared: spec.Declared, known: Mapping[str, fit.Known]) -> dict[str, 
     return found
 
 
-def said(findings: Mapping[str, list[spec.Finding]]) -> dict[str, str]:
+def said(findings: Mapping[str, list[Finding]]) -> dict[str, str]:
     """Id to severity."""
     return {f.id: f.severity for own in findings.values() for f in own}
 
@@ -108,7 +113,7 @@ ADVISORY = "GHSA-5r3c-5x4v-8gjh"
 
 def test_an_image_accepts_advisories_for_all_services_that_run_it() -> None:
     assert said(judged(declaration(OLD))) == {ADVISORY: "error"}
-    found = judged(spec.merge(declaration(OLD), {"images": {"engine": {"accept": {ADVISORY: "no newer build"}}}}))
+    found = judged(parse.merge(declaration(OLD), {"images": {"engine": {"accept": {ADVISORY: "no newer build"}}}}))
     assert said(found) == {ADVISORY: "info"}
     assert found["one"][0].accepted == "no newer build"
 
@@ -139,7 +144,7 @@ def test_an_image_accepts_advisories_for_all_services_that_run_it() -> None:
     ],
 )
 def test_an_id_that_names_nothing_is_refused(raw: dict[str, Any], key: str, remedy: str) -> None:
-    found = judged(spec.merge(CLEAN, raw))[""]
+    found = judged(parse.merge(CLEAN, raw))[""]
     assert [(f.id, f.severity, f.key, f.remedy) for f in found] == [("accept-unknown", "error", key, remedy)]
 
 
@@ -148,7 +153,7 @@ def test_what_is_accepted_in_vain_is_told() -> None:
     assert [(f.id, f.severity, f.key) for f in found["one"]] == [
         ("accept-stale", "warn", "llm_services.one.accept.eager-on-gpu")
     ]
-    found = judged(spec.merge(CLEAN, {"images": {"engine": {"accept": {ADVISORY: "x"}}}}))
+    found = judged(parse.merge(CLEAN, {"images": {"engine": {"accept": {ADVISORY: "x"}}}}))
     assert [f.key for f in found[""]] == [f"llm_images.engine.accept.{ADVISORY}"]
 
 
@@ -160,7 +165,7 @@ def test_a_reason_for_what_is_not_known_yet_is_not_in_vain() -> None:
 
 
 def test_errors_of_shape_and_place_cannot_be_accepted() -> None:
-    raw = spec.merge(CLEAN, {"services": {"one": {"gpus": [7], "accept": {"gpu-undeclared": "x"}}}})
+    raw = parse.merge(CLEAN, {"services": {"one": {"gpus": [7], "accept": {"gpu-undeclared": "x"}}}})
     assert {"gpu-undeclared": "error", "accept-unknown": "error"}.items() <= said(judged(raw)).items()
 
 
@@ -212,15 +217,15 @@ def test_conditions(condition: Any, value: Any, held: bool) -> None:
     ],
 )
 def test_facts_of_a_service(args: dict[str, Any], fact: str, value: Any) -> None:
-    declared, _ = spec.parse(declaration({"args": args}))
+    declared, _ = parse.parse(declaration({"args": args}))
     assert declared is not None
     assert rules.facts(declared, declared.services["one"])[fact] == value
 
 
 def test_tags_of_an_image_are_those_of_everything_it_is_built_on() -> None:
     base = {"sources": [{"pull": "127.0.0.1:5000/x/base"}, {"pull": "x/base:1@sha256:" + "0" * 64}]}
-    raw = spec.merge(CLEAN, {"images": {"base": base, "engine": {"sources": [{"build": {"base": "base"}}]}}})
-    declared, findings = spec.parse(raw)
+    raw = parse.merge(CLEAN, {"images": {"base": base, "engine": {"sources": [{"build": {"base": "base"}}]}}})
+    declared, findings = parse.parse(raw)
     assert declared is not None, findings
     assert rules.facts(declared, declared.services["one"])["image.tags"] == {""}
 
@@ -237,7 +242,7 @@ def test_the_box_breaks_exactly_these_rules() -> None:
     """All services, as if they were to run, on the declared cards."""
     raw = catalogs.raw("rtx4090x3")
     raw["host_services"] = raw["settings"]["force"] = [s for s in raw["services"] if s != "micro-cpu"]
-    declared, findings = spec.parse(raw)
+    declared, findings = parse.parse(raw)
     assert declared is not None, findings
     configs = {p.stem: json.loads(p.read_text())["config"] for p in (catalogs.ROOT / "files/configs").glob("*.json")}
     found = rules.judge(declared, configs, raw["host_services"], {}).findings

@@ -27,13 +27,19 @@ TREE = {
     "roles/store/tasks/main.yml": "- name: Fetch\n  llm_model:\n    name: x\n",
     "roles/store/README.md": "# store\n",
     "roles/door/tasks/main.yml": '- name: Open\n  debug: {msg: "{{ x | llm_ports }}"}\n',
-    "library/llm_model.py": "from ansible.module_utils.llm import files\n",
-    "library/llm_facts.py": "from ansible.module_utils.llm.host import look\n",
-    "library/llm_image.py": "from ansible.module_utils.llm import images\n",
-    "action_plugins/llm_live.py": "from ansible.module_utils.llm.progress import parse\n",
-    "filter_plugins/llm_door.py": 'FILTERS = {"llm_ports": None}\nfrom ansible.module_utils.llm import doors\n',
-    "module_utils/llm/files.py": "from ansible.module_utils.llm import (\n    texts,\n)\n",
-    **{f"module_utils/llm/{name}.py": "" for name in ("texts", "host", "images", "progress", "doors")},
+    "library/llm_model.py": "from ansible.module_utils.llm.base import files\n",
+    "library/llm_facts.py": "from ansible.module_utils.llm.host.read import look\n",
+    "library/llm_image.py": "from ansible.module_utils.llm.images import images\n",
+    "action_plugins/llm_live.py": "from ansible.module_utils.llm.base.progress import parse\n",
+    "filter_plugins/llm_door.py": 'FILTERS = {"llm_ports": None}\nfrom ansible.module_utils.llm.gateway.http import doors\n',
+    "module_utils/llm/base/files.py": "from ansible.module_utils.llm.base import (\n    texts as t,\n)\n",
+    **{
+        f"module_utils/llm/{name}.py": ""
+        for name in (
+            *("base/texts", "base/progress", "host/read", "images/images"),
+            *("gateway/__init__", "gateway/http/__init__", "gateway/http/doors"),
+        )
+    },
 }
 BOTH_STORES = ["store", "store_alternative"]
 ALL = ["door", *BOTH_STORES]
@@ -71,16 +77,17 @@ def tree(tmp_path: Path) -> Path:
         (["roles/store/README.md"], []),
         (["roles/store/tasks/gone.yml"], BOTH_STORES),
         (["library/llm_model.py"], BOTH_STORES),
-        (["module_utils/llm/files.py"], BOTH_STORES),
-        (["module_utils/llm/texts.py"], BOTH_STORES),
+        (["module_utils/llm/base/files.py"], BOTH_STORES),
+        (["module_utils/llm/base/texts.py"], BOTH_STORES),
         (["action_plugins/llm_model.py"], BOTH_STORES),
         (["action_plugins/llm_live.py"], BOTH_STORES),
-        (["module_utils/llm/progress.py"], BOTH_STORES),
+        (["module_utils/llm/base/progress.py"], BOTH_STORES),
         (["playbooks/tasks/look.yml"], ["store_alternative"]),
-        (["module_utils/llm/host.py"], ["store_alternative"]),
+        (["module_utils/llm/host/read.py"], ["store_alternative"]),
         (["group_vars/all/models.yml"], ["store_alternative"]),
         (["filter_plugins/llm_door.py"], ["door"]),
-        (["module_utils/llm/doors.py"], ["door"]),
+        (["module_utils/llm/gateway/http/doors.py"], ["door"]),
+        (["module_utils/llm/gateway/http/__init__.py"], ["door"]),
         (["library/llm_image.py"], []),
         (["molecule/shared/create.yml"], ALL),
         (["ansible.cfg"], ALL),
@@ -101,7 +108,7 @@ def test_each_scenario_depends_on_its_role_and_on_what_that_needs(script: Module
     for scenario in script.scenarios(ROOT):
         role = scenario.removesuffix("_alternative")
         needed = script.needs(ROOT, scenario)
-        assert "library/llm_host_facts.py" in needed and "module_utils/llm/host.py" in needed, scenario
+        assert "library/llm_host_facts.py" in needed and "module_utils/llm/host/read.py" in needed, scenario
         assert role == "site" or f"roles/{role}/tasks/main.yml" in needed, scenario
 
 

@@ -16,9 +16,12 @@ from typing import Any
 
 import llm_smoke
 import pytest
-from ansible.module_utils.llm import asking, client, history, smoke
+from ansible.module_utils.llm.declare.checks import CHECKS
+from ansible.module_utils.llm.engine import checks, history, judge
+from ansible.module_utils.llm.engine import sdk as engine_sdk
+from ansible.module_utils.llm.engine.judge import known
 
-GATE = [a.id for a in smoke.applying({}, "gate")]
+GATE = [a.id for a in judge.applying({}, "gate")]
 KEY = "k-right-key-of-the-stub"
 Start = Callable[..., dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
@@ -42,7 +45,7 @@ def service(stub_engine: Start) -> Start:
     ],
 )
 def test_judge_answer(text: str, expected: str, finish: str | None, thinking: str, ok: bool, words: str) -> None:
-    found = smoke.judge_answer(text, expected, finish, thinking=thinking)
+    found = judge.judge_answer(text, expected, finish, thinking=thinking)
     assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
 
 
@@ -62,7 +65,7 @@ def test_judge_answer(text: str, expected: str, finish: str | None, thinking: st
 def test_judge_stream(
     pieces: list[str], finish: str | None, tokens: int | None, whole: str | None, ok: bool, words: str
 ) -> None:
-    found = smoke.judge_stream(
+    found = judge.judge_stream(
         pieces,
         "Paris",
         finish_reason=finish,
@@ -93,7 +96,7 @@ def test_judge_stream(
 def test_lost_pieces_are_told_from_another_answer(
     pieces: list[str], tokens: int, whole: str | None, whole_tokens: int | None, ok: bool
 ) -> None:
-    found = smoke.judge_stream(
+    found = judge.judge_stream(
         pieces,
         "Paris",
         finish_reason="stop",
@@ -107,12 +110,12 @@ def test_lost_pieces_are_told_from_another_answer(
 
 @pytest.mark.parametrize(("status", "ok"), [(401, True), (200, False), (403, False), (0, False), (500, False)])
 def test_judge_refusal(status: int, ok: bool) -> None:
-    assert smoke.judge_refusal(status, "why", "no key")[0] is ok
+    assert judge.judge_refusal(status, "why", "no key")[0] is ok
 
 
 @pytest.mark.parametrize(("status", "ok"), [(200, True), (503, False), (0, False)])
 def test_judge_health(status: int, ok: bool) -> None:
-    assert smoke.judge_health(status, "why", "http://x/health")[0] is ok
+    assert judge.judge_health(status, "why", "http://x/health")[0] is ok
 
 
 @pytest.mark.parametrize(
@@ -123,26 +126,26 @@ def test_judge_health(status: int, ok: bool) -> None:
     ],
 )
 def test_health_url(base: str, health: str) -> None:
-    assert smoke.health_url(base) == health
+    assert judge.health_url(base) == health
 
 
 def test_explain_follows_causes_and_hides_secrets() -> None:
     error = RuntimeError("Connection error.")
     error.__cause__ = OSError(f"refused for {KEY}")
-    assert client.explain(error, [KEY]) == (0, "Connection error.; refused for ***")
-    assert client.explain(ValueError()) == (0, "ValueError")
+    assert engine_sdk.explain(error, [KEY]) == (0, "Connection error.; refused for ***")
+    assert engine_sdk.explain(ValueError()) == (0, "ValueError")
 
 
 def test_read_key(tmp_path: Path) -> None:
     file = tmp_path / "key"
     with pytest.raises(ValueError, match="No such file"):
-        client.read_key({"api_key": None, "api_key_file": str(file)})
+        engine_sdk.read_key({"api_key": None, "api_key_file": str(file)})
     file.write_text("\n")
     with pytest.raises(ValueError, match="is empty"):
-        client.read_key({"api_key": None, "api_key_file": str(file)})
+        engine_sdk.read_key({"api_key": None, "api_key_file": str(file)})
     file.write_text("k-1\n")
-    assert client.read_key({"api_key": None, "api_key_file": str(file)}) == "k-1"
-    assert client.read_key({"api_key": "k-2", "api_key_file": None}) == "k-2"
+    assert engine_sdk.read_key({"api_key": None, "api_key_file": str(file)}) == "k-1"
+    assert engine_sdk.read_key({"api_key": "k-2", "api_key_file": None}) == "k-2"
 
 
 def failed_checks(result: dict[str, Any]) -> set[str]:
@@ -260,7 +263,7 @@ BOTH = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes", "reasonin
 
 
 def ids(args: dict[str, Any], depth: str, **more: Any) -> set[str]:
-    return {a.id for a in smoke.applying(args, depth, **more)}
+    return {a.id for a in judge.applying(args, depth, **more)}
 
 
 def test_which_checks_apply_follows_from_the_declaration() -> None:
@@ -269,13 +272,13 @@ def test_which_checks_apply_follows_from_the_declaration() -> None:
     assert ids(BOTH, "gate") - plain == {"reasoning", "tool_auto"}
     assert ids({}, "gate", history=True) - plain == {"speed"}
     whole = ids(BOTH, "full", vision=True, room=20_000, needle=20_000, history=True)
-    assert whole == {asked.id for asked in smoke.TABLE}
+    assert whole == {asked.id for asked in CHECKS}
     assert "tool_auto" not in ids({"tool-call-parser": "hermes"}, "full")
     assert "vision" not in ids({"limit-mm-per-prompt": {"image": 0}}, "full", vision=True)
     assert "shared_prefix" not in ids({"enable-prefix-caching": False}, "full")
     assert "chunked_prefill" not in ids({}, "full", room=2048)
     assert "chunked_prefill" in ids({"max-num-batched-tokens": 512}, "full", room=2048)
-    assert all(callable(getattr(asking.Service, asked.id)) for asked in smoke.TABLE)
+    assert all(callable(getattr(checks.Service, asked.id)) for asked in CHECKS)
 
 
 def test_the_documentation_names_every_check() -> None:
@@ -283,12 +286,12 @@ def test_the_documentation_names_every_check() -> None:
     table = page.partition("## The verdict")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ")][1:]
     told = {(name.strip(), depth.strip()) for names, depth in rows for name in names.split(",")}
-    assert told == {(asked.id, asked.depth) for asked in smoke.TABLE}
+    assert told == {(asked.id, asked.depth) for asked in CHECKS}
 
 
 def test_what_is_known_of_a_model_is_overridden_by_its_service() -> None:
     model = {"question": "Q", "answer": "A", "unable": {"tool_parallel": "small"}}
-    found = smoke.known(model, {"question": "R", "answer": "B"}, {"max-model-len": 2048}, context=8192, vision=False)
+    found = known(model, {"question": "R", "answer": "B"}, {"max-model-len": 2048}, context=8192, vision=False)
     assert (found["question"], found["unable"], found["needle"]) == ("R", {"tool_parallel": "small"}, 2048)
     cases: list[tuple[dict[str, Any], float | None]] = [
         ({}, 2.5),
@@ -296,13 +299,13 @@ def test_what_is_known_of_a_model_is_overridden_by_its_service() -> None:
         ({"question": "R", "margin": 2.0}, 2.0),
     ]
     for own, margin in cases:
-        assert smoke.known({**model, "margin": 2.5}, own, {}, context=0, vision=False).get("margin") == margin, (
+        assert known({**model, "margin": 2.5}, own, {}, context=0, vision=False).get("margin") == margin, (
             "of another question"
         )
-    found = smoke.known({"needle": 0}, {}, {"max-model-len": "auto"}, context=8192, vision=True)
+    found = known({"needle": 0}, {}, {"max-model-len": "auto"}, context=8192, vision=True)
     assert (found["needle"], found["context"], found["vision"]) == (0, 8192, True)
     for no_images in ({"limit-mm-per-prompt": {"image": 0}}, {"language-model-only": True}):
-        assert smoke.known({}, {}, no_images, context=8192, vision=True)["vision"] is False
+        assert known({}, {}, no_images, context=8192, vision=True)["vision"] is False
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_what_is_known_of_a_model_is_overridden_by_its_service() -> None:
     ],
 )
 def test_judge_calls(calls: list[tuple[str, str]], text: str, ok: bool, words: str) -> None:
-    found = smoke.judge_calls(calls, ["Paris"], text, "stop")
+    found = judge.judge_calls(calls, ["Paris"], text, "stop")
     assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
 
 
@@ -330,21 +333,21 @@ def test_judge_calls(calls: list[tuple[str, str]], text: str, ok: bool, words: s
     ],
 )
 def test_two_calls_at_once(calls: list[tuple[str, str]], ok: bool) -> None:
-    assert smoke.judge_calls(calls, ["Paris", "Rome"], "", "tool_calls").ok is ok
+    assert judge.judge_calls(calls, ["Paris", "Rome"], "", "tool_calls").ok is ok
 
 
 @pytest.mark.parametrize(("arguments", "ok"), [("{}", True), ("", False), ("null", False), ('{"a": 1}', False)])
 def test_a_call_without_arguments(arguments: str, ok: bool) -> None:
-    assert smoke.judge_bare_call([("get_time", arguments)], "", "tool_calls").ok is ok
-    assert not smoke.judge_bare_call([], "get_time", "stop").ok
+    assert judge.judge_bare_call([("get_time", arguments)], "", "tool_calls").ok is ok
+    assert not judge.judge_bare_call([], "get_time", "stop").ok
 
 
 def test_thoughts_within_the_answer_are_no_answer() -> None:
-    found = smoke.judge_answer("<think>Paris it is.</think> Paris.", "Paris", "stop")
+    found = judge.judge_answer("<think>Paris it is.</think> Paris.", "Paris", "stop")
     assert not found.ok and "`reasoning-parser`" in found.remedy
-    found = smoke.judge_reasoning("", "Paris.", "Paris", "stop")
+    found = judge.judge_reasoning("", "Paris.", "Paris", "stop")
     assert not found.ok and "`reasoning-parser`" in found.remedy
-    assert smoke.judge_reasoning("Hm.", "Paris.", "Paris", "stop")[0]
+    assert judge.judge_reasoning("Hm.", "Paris.", "Paris", "stop")[0]
 
 
 @pytest.mark.parametrize(
@@ -358,45 +361,45 @@ def test_thoughts_within_the_answer_are_no_answer() -> None:
     ],
 )
 def test_judge_bad_requests(answers: dict[str, int], alive: bool, ok: bool, words: str) -> None:
-    found = smoke.judge_bad_requests(answers, alive=alive)
+    found = judge.judge_bad_requests(answers, alive=alive)
     assert (found.ok, words in f"{found.evidence}. {found.remedy}") == (ok, True), found
 
 
 def test_what_a_stream_lost_is_seen() -> None:
-    assert smoke.judge_unicode([smoke.UNICODE[:5], smoke.UNICODE[5:]])[0]
-    assert not smoke.judge_unicode([smoke.UNICODE[:5], smoke.UNICODE[6:]])[0]
-    assert not smoke.judge_unicode([smoke.UNICODE.replace("京", "\ufffd")])[0]
+    assert judge.judge_unicode([judge.UNICODE[:5], judge.UNICODE[5:]])[0]
+    assert not judge.judge_unicode([judge.UNICODE[:5], judge.UNICODE[6:]])[0]
+    assert not judge.judge_unicode([judge.UNICODE.replace("京", "\ufffd")])[0]
 
 
 @pytest.mark.parametrize(
     ("text", "finish", "ok"), [("It is ", "stop", True), ("It is Paris.", "stop", False), ("It is ", "length", False)]
 )
 def test_judge_stop(text: str, finish: str, ok: bool) -> None:
-    assert smoke.judge_stop(text, "Paris", finish)[0] is ok
-    assert smoke.STOP_TEXT.endswith(smoke.STOP_WORD) and smoke.STOP_TEXT.count(smoke.STOP_WORD) == 1
+    assert judge.judge_stop(text, "Paris", finish)[0] is ok
+    assert judge.STOP_TEXT.endswith(judge.STOP_WORD) and judge.STOP_TEXT.count(judge.STOP_WORD) == 1
 
 
-USUAL = smoke.Speed(100.0, 50.0)
+USUAL = judge.Speed(100.0, 50.0)
 
 
 @pytest.mark.parametrize(
     ("found", "usual", "share", "ok"),
     [
-        (smoke.Speed(90.0, 60.0), USUAL, 0.3, True),
-        (smoke.Speed(29.0, 60.0), USUAL, 0.3, False),
-        (smoke.Speed(90.0, 360.0), USUAL, 0.3, True),
-        (smoke.Speed(90.0, 370.0), USUAL, 0.3, False),
-        (smoke.Speed(1.0, 9999.0), USUAL, 0, True),
-        (smoke.Speed(1.0, 9999.0), None, 0.3, True),
+        (judge.Speed(90.0, 60.0), USUAL, 0.3, True),
+        (judge.Speed(29.0, 60.0), USUAL, 0.3, False),
+        (judge.Speed(90.0, 360.0), USUAL, 0.3, True),
+        (judge.Speed(90.0, 370.0), USUAL, 0.3, False),
+        (judge.Speed(1.0, 9999.0), USUAL, 0, True),
+        (judge.Speed(1.0, 9999.0), None, 0.3, True),
     ],
 )
 def test_a_speed_is_judged_by_what_the_release_did_before(
-    found: smoke.Speed, usual: smoke.Speed | None, share: float, ok: bool
+    found: judge.Speed, usual: judge.Speed | None, share: float, ok: bool
 ) -> None:
-    judged = smoke.judge_speed(found, usual, share)
+    judged = judge.judge_speed(found, usual, share)
     assert judged.ok is ok
     assert ("caches may be damaged" in judged.remedy) is not ok
-    busy = smoke.judge_speed(found, usual, share, busy=True)
+    busy = judge.judge_speed(found, usual, share, busy=True)
     assert busy.ok and bool(busy.remedy) is not ok, "what else the machine does is no fault of the release"
 
 
@@ -404,13 +407,13 @@ def test_a_speed_is_judged_by_what_the_release_did_before(
     ("waiting", "cores", "busy"), [([], 2, False), ([5, 5, 5], 2, False), ([6, 6, 1], 2, True), ([9, 1, 1], 2, False)]
 )
 def test_a_machine_is_crowded_by_twice_as_many_tasks_as_cores(waiting: list[int], cores: int, busy: bool) -> None:
-    assert smoke.crowded(waiting, cores) is busy
+    assert judge.crowded(waiting, cores) is busy
 
 
 def test_speeds_are_recorded_and_a_slow_engine_is_told(
     service: Start, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "runnable", lambda: 1)  # whatever else this machine does
+    monkeypatch.setattr(checks, "runnable", lambda: 1)  # whatever else this machine does
     arguments = {**service(), "history_folder": str(tmp_path), "release": "0123456789ab"}
     first = run_module(llm_smoke, arguments)
     assert first["ok"] and not first["slow"]
@@ -500,7 +503,7 @@ class SeeingStub(BaseHTTPRequestHandler):
         assert (depth, colour) == (8, 2) and list(parts)[-1] == b"IEND"
         pixels = zlib.decompress(parts[b"IDAT"])
         assert len(pixels) == height * (1 + 3 * width)
-        names = {value: name for name, value in smoke.COLOURS.items()}
+        names = {value: name for name, value in judge.COLOURS.items()}
         first, last = pixels[1:4], pixels[3 * width - 2 : 3 * width + 1]
         return names[tuple(first)], names[tuple(last)]  # type: ignore[index]
 
@@ -515,7 +518,7 @@ def test_vision_is_asked_with_a_picture_that_a_named_stub_reads(
     monkeypatch.setattr(SeeingStub, "blind", blind)
     server = ThreadingHTTPServer(("127.0.0.1", 0), SeeingStub)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    others = {a.id: "not of interest" for a in smoke.TABLE if a.id != "vision"}
+    others = {a.id: "not of interest" for a in CHECKS if a.id != "vision"}
     arguments = {
         "service": "eye",
         "base_url": f"http://127.0.0.1:{server.server_port}/v1",
@@ -536,61 +539,61 @@ def test_vision_is_asked_with_a_picture_that_a_named_stub_reads(
     [("Red, blue.", True), ("Blue, red.", False), ("red", False), ("The left half is red, the right one blue", True)],
 )
 def test_judge_vision(text: str, ok: bool) -> None:
-    assert smoke.judge_vision(text, "red", "blue").ok is ok
+    assert judge.judge_vision(text, "red", "blue").ok is ok
 
 
 @pytest.mark.parametrize(
     ("events", "ok"),
     [
-        (smoke.ANTHROPIC_EVENTS, True),
-        (("ping", *smoke.ANTHROPIC_EVENTS), True),
-        ((*smoke.ANTHROPIC_EVENTS[:4], *smoke.ANTHROPIC_EVENTS[1:]), True),
-        (smoke.ANTHROPIC_EVENTS[:-1], False),
-        (tuple(reversed(smoke.ANTHROPIC_EVENTS)), False),
+        (judge.ANTHROPIC_EVENTS, True),
+        (("ping", *judge.ANTHROPIC_EVENTS), True),
+        ((*judge.ANTHROPIC_EVENTS[:4], *judge.ANTHROPIC_EVENTS[1:]), True),
+        (judge.ANTHROPIC_EVENTS[:-1], False),
+        (tuple(reversed(judge.ANTHROPIC_EVENTS)), False),
         ((), False),
     ],
 )
 def test_judge_events(events: tuple[str, ...], ok: bool) -> None:
-    assert smoke.judge_events(events, "Paris", "Paris", "end_turn").ok is ok
+    assert judge.judge_events(events, "Paris", "Paris", "end_turn").ok is ok
 
 
 def test_a_needle_is_told_after_its_share_of_the_text() -> None:
     for share in (0.1, 0.5, 0.9):
-        text = smoke.haystack(500, share, "tiger", random.Random(1))
+        text = judge.haystack(500, share, "tiger", random.Random(1))
         assert abs(text.index("tiger") / len(text) - share) < 0.05
-        assert text.endswith(smoke.NEEDLE_QUESTION)
+        assert text.endswith(judge.NEEDLE_QUESTION)
 
 
 def test_other_judgements() -> None:
-    assert smoke.judge_prefix(700.0, 900, [1.0, 0.1]).ok and not smoke.judge_prefix(100.0, 900, [1.0, 1.0]).ok
-    assert not smoke.judge_prefix(None, 900, [1.0, 1.0]).ok
-    assert smoke.judge_structured('{"city": "Rome", "capital": true, "rivers": ["Tiber"]}', "stop").ok
-    assert not smoke.judge_structured('{"city": "Rome", "capital": "yes", "rivers": ["Tiber"]}', "stop").ok
-    assert not smoke.judge_structured('{"city": "Ro', "length").ok
+    assert judge.judge_prefix(700.0, 900, [1.0, 0.1]).ok and not judge.judge_prefix(100.0, 900, [1.0, 1.0]).ok
+    assert not judge.judge_prefix(None, 900, [1.0, 1.0]).ok
+    assert judge.judge_structured('{"city": "Rome", "capital": true, "rivers": ["Tiber"]}', "stop").ok
+    assert not judge.judge_structured('{"city": "Rome", "capital": "yes", "rivers": ["Tiber"]}', "stop").ok
+    assert not judge.judge_structured('{"city": "Ro', "length").ok
     blanks = '{"city": "Rome",' + "\n" * 40
-    assert smoke.judge_structured(blanks, "length").ok and not smoke.judge_structured(blanks, "stop").ok
-    assert not smoke.judge_structured('{"town": "Rome",' + "\n" * 40, "length").ok
-    assert smoke.judge_logprobs([("a", -0.5, 2)], 2).ok and not smoke.judge_logprobs([("a", 0.5, 2)], 2).ok
-    assert not smoke.judge_logprobs([], 2).ok
-    assert not smoke.judge_no_reasoning("hm", "Paris", "Paris", "stop").ok
+    assert judge.judge_structured(blanks, "length").ok and not judge.judge_structured(blanks, "stop").ok
+    assert not judge.judge_structured('{"town": "Rome",' + "\n" * 40, "length").ok
+    assert judge.judge_logprobs([("a", -0.5, 2)], 2).ok and not judge.judge_logprobs([("a", 0.5, 2)], 2).ok
+    assert not judge.judge_logprobs([], 2).ok
+    assert not judge.judge_no_reasoning("hm", "Paris", "Paris", "stop").ok
 
 
 @pytest.mark.parametrize(
     ("left", "ok", "words"),
     [
-        (smoke.Left(0.0, 0.0, 0.2, most=4096, computed=9.0), True, "given up 0.2 s after"),
-        (smoke.Left(0.0, 0.0, 0.2, most=4096), True, "given up"),
-        (smoke.Left(0.0, 1.0, 20.0, most=4096, computed=900.0), False, "still working 20.0 s after"),
-        (smoke.Left(0.0, 0.0, 9.0, most=4096, computed=4096.0), False, "not given up"),
-        (smoke.Left(0.0, 0.0, 0.1, ended=True), False, "ended before it was left"),
-        (smoke.Left(2.0, 2.0, 0.3, most=4096), True, "0.3 s after the client had left, beside 2 requests of others"),
-        (smoke.Left(2.0, 3.0, 20.0, most=4096), False, "still working 20.0 s after"),
-        (smoke.Left(None), False, "don't tell"),
-        (smoke.Left(0.0, None), False, "don't tell"),
+        (judge.Left(0.0, 0.0, 0.2, most=4096, computed=9.0), True, "given up 0.2 s after"),
+        (judge.Left(0.0, 0.0, 0.2, most=4096), True, "given up"),
+        (judge.Left(0.0, 1.0, 20.0, most=4096, computed=900.0), False, "still working 20.0 s after"),
+        (judge.Left(0.0, 0.0, 9.0, most=4096, computed=4096.0), False, "not given up"),
+        (judge.Left(0.0, 0.0, 0.1, ended=True), False, "ended before it was left"),
+        (judge.Left(2.0, 2.0, 0.3, most=4096), True, "0.3 s after the client had left, beside 2 requests of others"),
+        (judge.Left(2.0, 3.0, 20.0, most=4096), False, "still working 20.0 s after"),
+        (judge.Left(None), False, "don't tell"),
+        (judge.Left(0.0, None), False, "don't tell"),
     ],
 )
-def test_judge_cancel(left: smoke.Left, ok: bool, words: str) -> None:
-    found = smoke.judge_cancel(left)
+def test_judge_cancel(left: judge.Left, ok: bool, words: str) -> None:
+    found = judge.judge_cancel(left)
     assert (found.ok, words in found.evidence, bool(found.remedy)) == (ok, True, not ok), found
 
 
@@ -609,7 +612,7 @@ def test_judge_cancel(left: smoke.Left, ok: bool, words: str) -> None:
     ],
 )
 def test_judge_chunks(tokens: int, text: str, secret: str, thinking: str, ok: bool) -> None:
-    assert smoke.judge_chunks(tokens, 512, text, secret, "stop", thinking=thinking).ok is ok
+    assert judge.judge_chunks(tokens, 512, text, secret, "stop", thinking=thinking).ok is ok
 
 
 @pytest.mark.parametrize(
@@ -619,15 +622,15 @@ def test_judge_chunks(tokens: int, text: str, secret: str, thinking: str, ok: bo
 def test_what_others_may_have_found_in_the_cache_is_not_counted(
     hits: float, queries: float | None, sure: float
 ) -> None:
-    assert smoke.own_hits(hits, queries, 900) == sure
+    assert judge.own_hits(hits, queries, 900) == sure
 
 
 def test_one_wrong_answer_of_many_fails_all_of_them() -> None:
-    right, wrong = smoke.Judgement(True, "“Paris”"), smoke.Judgement(False, "“Rome”", "Look.")
-    assert smoke.judge_all([right] * 16, "at once", 1.0).ok and smoke.judge_choices([right] * 2, 2).ok
-    for found in (smoke.judge_all([right, wrong], "at once", 1.0), smoke.judge_choices([right, wrong], 2)):
+    right, wrong = judge.Judgement(True, "“Paris”"), judge.Judgement(False, "“Rome”", "Look.")
+    assert judge.judge_all([right] * 16, "at once", 1.0).ok and judge.judge_choices([right] * 2, 2).ok
+    for found in (judge.judge_all([right, wrong], "at once", 1.0), judge.judge_choices([right, wrong], 2)):
         assert not found.ok and found.remedy == "Look." and "1 of 2" in found.evidence and "“Rome”" in found.evidence
-    assert not smoke.judge_choices([right], 2).ok
+    assert not judge.judge_choices([right], 2).ok
 
 
 @pytest.mark.parametrize(
@@ -635,15 +638,15 @@ def test_one_wrong_answer_of_many_fails_all_of_them() -> None:
     [("length", 1, True), ("stop", 1, True), ("length", 2, False), ("length", None, False), (None, 1, False)],
 )
 def test_judge_short(finish: str | None, tokens: int | None, ok: bool) -> None:
-    assert smoke.judge_short(finish, tokens).ok is ok
+    assert judge.judge_short(finish, tokens).ok is ok
 
 
 def test_which_model_has_to_find_a_word_in_a_prompt_of_several_chunks() -> None:
-    assert smoke.finds(600, {}, 600) and smoke.finds(600, {"tool_auto": "untaught"}, 600)
-    assert not smoke.finds(60, {}, 600) and not smoke.finds(600, {"needle_50": "small"}, 600)
+    assert judge.finds(600, {}, 600) and judge.finds(600, {"tool_auto": "untaught"}, 600)
+    assert not judge.finds(60, {}, 600) and not judge.finds(600, {"needle_50": "small"}, 600)
 
 
-class FakeService(asking.Service):
+class FakeService(checks.Service):
     """A service whose engine is a few numbers: metrics that tests script, and answers by a function of the request."""
 
     def __init__(self, say: Callable[[dict[str, Any]], str] = lambda _request: "It is Paris.", **changes: Any) -> None:
@@ -716,7 +719,7 @@ def test_each_of_the_requests_at_once_has_to_be_answered_rightly() -> None:
 
 def test_a_burst_is_of_one_token_each() -> None:
     service = FakeService(lambda _request: "")
-    assert service.burst().ok and len({r["messages"][0]["content"] for r in service.asked}) == smoke.BURST
+    assert service.burst().ok and len({r["messages"][0]["content"] for r in service.asked}) == judge.BURST
 
 
 def test_both_choices_are_the_known_answer() -> None:
@@ -727,7 +730,7 @@ def test_both_choices_are_the_known_answer() -> None:
 
 def test_a_prompt_of_several_chunks_hides_a_word_from_models_that_find_one() -> None:
     def finds(request: dict[str, Any]) -> str:
-        return next((w for w in smoke.SECRETS if w in request["messages"][-1]["content"]), "none")
+        return next((w for w in judge.SECRETS if w in request["messages"][-1]["content"]), "none")
 
     small = {"args": {"max-num-batched-tokens": 512}}
     assert FakeService(finds, **small).chunked_prefill().ok
@@ -769,7 +772,7 @@ def test_a_stream_is_left_when_the_engine_has_nothing_else_to_do() -> None:
     ("loads", "streamed", "streams", "words"),
     [
         ([0, 1], 1.0, 2, "still working"),
-        ([0], asking.LONG, 2, "was not given up"),
+        ([0], checks.LONG, 2, "was not given up"),
         ([None], 1.0, 0, "don't tell"),
     ],
 )
@@ -782,7 +785,7 @@ def test_a_stream_that_is_not_given_up_is_told(
     assert not found.ok and words in found.evidence and len(service.asked) == streams, found
 
 
-GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3.0, 4.0)
+GIVEN_UP, STILL, BUSY = judge.Left(0.0, 0.0), judge.Left(0.0, 1.0), judge.Left(3.0, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -798,7 +801,7 @@ GIVEN_UP, STILL, BUSY = smoke.Left(0.0, 0.0), smoke.Left(0.0, 1.0), smoke.Left(3
         ([STILL, BUSY], False, "still working"),
     ],
 )
-def test_a_stream_is_left_once_more_before_that_fails(turns: list[smoke.Left], ok: bool, words: str) -> None:
+def test_a_stream_is_left_once_more_before_that_fails(turns: list[judge.Left], ok: bool, words: str) -> None:
     service, left = FakeService(), iter(turns)
     service.leave = lambda: next(left)  # type: ignore[method-assign]
     found = service.cancel()
@@ -808,10 +811,10 @@ def test_a_stream_is_left_once_more_before_that_fails(turns: list[smoke.Left], o
 def test_what_a_killed_run_found_is_kept(
     service: Start, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_service: Any) -> smoke.Judgement:
+    def killed(_service: Any) -> judge.Judgement:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asking.Service, "wrong_key_refused", killed)
+    monkeypatch.setattr(checks.Service, "wrong_key_refused", killed)
     file = tmp_path / "verdict.json"
     with pytest.raises(KeyboardInterrupt):
         run_module(llm_smoke, {**service(), "verdict_file": str(file)})

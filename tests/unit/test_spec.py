@@ -7,7 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import spec, values
+from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare import parse, values
+from ansible.module_utils.llm.declare.schema import Key, Keys, OneOf, Shape
+from ansible.module_utils.llm.declare.variables import OTHERS, SETTINGS, VARIABLES
 
 GOOD: dict[str, Any] = {
     "images": {
@@ -55,11 +58,11 @@ def broken(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_good_declaration_becomes_typed_objects() -> None:
-    declared, findings = spec.parse(GOOD)
+    declared, findings = parse.parse(GOOD)
     assert declared is not None and not findings
     service = declared.services["one"]
     assert (service.served_model_name, service.status, service.port) == ("tiny", "active", 5000)
-    assert declared.gpus[0].memory == 24 * spec.GIB
+    assert declared.gpus[0].memory == 24 * GIB
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,7 @@ def test_a_good_declaration_becomes_typed_objects() -> None:
     ],
 )
 def test_bad_declarations_are_refused_by_key(path: str, value: Any, finding: str, key: str, says: str) -> None:
-    declared, findings = spec.parse(broken(path, value))
+    declared, findings = parse.parse(broken(path, value))
     assert declared is None
     found = [f for f in findings if f.id == finding and f.key == key]
     assert found, [f.text() for f in findings]
@@ -280,9 +283,9 @@ def test_bad_declarations_are_refused_by_key(path: str, value: Any, finding: str
 
 def test_a_key_that_a_method_has_no_use_for_is_refused() -> None:
     raw = broken("recipes.w4.method", "fp8-dynamic")
-    assert spec.parse(raw)[0] is not None
+    assert parse.parse(raw)[0] is not None
     raw["recipes"]["w4"]["group_size"] = 64
-    assert "`group_size`" in spec.parse(raw)[1][0].message
+    assert "`group_size`" in parse.parse(raw)[1][0].message
 
 
 @pytest.mark.parametrize(
@@ -299,22 +302,22 @@ def test_a_key_that_a_method_has_no_use_for_is_refused() -> None:
     ],
 )
 def test_keys_that_are_none_are_refused_and_not_shown(given: Any, key: str, says: str) -> None:
-    keys, (finding,) = spec.service_keys(given, ["one"])
+    keys, (finding,) = parse.service_keys(given, ["one"])
     assert keys == {} and finding.key == key and says in finding.message and finding.remedy
     assert "secret" not in finding.text() and "12345" not in finding.text()
 
 
 def test_a_key_is_taken_as_it_is() -> None:
-    assert spec.service_keys({"one": "sk-abc"}, ["one"]) == ({"one": "sk-abc"}, [])
-    assert spec.service_keys(None, ["one"]) == ({}, [])
+    assert parse.service_keys({"one": "sk-abc"}, ["one"]) == ({"one": "sk-abc"}, [])
+    assert parse.service_keys(None, ["one"]) == ({}, [])
 
 
 @pytest.mark.parametrize("value", [False, 0, "", []])
 def test_what_is_no_mapping_does_not_count_as_an_empty_catalog(value: Any) -> None:
-    _, (ours,) = spec.catalog("services", value, None)
-    _, (theirs,) = spec.catalog("services", {}, value)
+    _, (ours,) = parse.catalog("services", value, None)
+    _, (theirs,) = parse.catalog("services", {}, value)
     assert (ours.key, theirs.key) == ("llm_services", "llm_services_custom")
-    assert spec.catalog("services", {"a": 1}, None) == ({"a": 1}, [])
+    assert parse.catalog("services", {"a": 1}, None) == ({"a": 1}, [])
 
 
 @pytest.mark.parametrize(
@@ -322,20 +325,20 @@ def test_what_is_no_mapping_does_not_count_as_an_empty_catalog(value: Any) -> No
     [("llm_hub_token", 5), ("llm_hub_token", "hf_x y"), ("llm_pip_mirror", "pypi"), ("llm_report_dir", True)],
 )
 def test_other_variables_are_checked(variable: str, value: Any) -> None:
-    (finding,) = spec.variable_findings({variable: value})
+    (finding,) = parse.variable_findings({variable: value})
     assert finding.key == variable and finding.remedy
     assert variable == "llm_report_dir" or str(value) not in finding.message
-    assert spec.variable_findings(dict.fromkeys(spec.OTHERS)) == []
+    assert parse.variable_findings(dict.fromkeys(OTHERS)) == []
 
 
 def test_a_near_name_is_suggested() -> None:
-    _, findings = spec.parse(broken("services.one.gpu", [0]))
+    _, findings = parse.parse(broken("services.one.gpu", [0]))
     assert "`gpus`" in findings[0].remedy
 
 
 def test_merge_is_recursive_and_replaces_lists() -> None:
     ours = {"a": {"x": 1, "l": [1, 2]}, "b": 1}
-    assert spec.merge(ours, {"a": {"y": 2, "l": [3]}, "c": 3}) == {"a": {"x": 1, "l": [3], "y": 2}, "b": 1, "c": 3}
+    assert parse.merge(ours, {"a": {"y": 2, "l": [3]}, "c": 3}) == {"a": {"x": 1, "l": [3], "y": 2}, "b": 1, "c": 3}
     assert ours["a"] == {"x": 1, "l": [1, 2]}
 
 
@@ -346,32 +349,30 @@ def test_sizes(text: str, wanted: int) -> None:
     assert values.size_bytes(text) == wanted
 
 
-def described(shape: spec.Shape, place: str) -> list[str]:
+def described(shape: Shape, place: str) -> list[str]:
     """Keys of a shape and of all shapes below it whose description is no sentence, or that have none."""
     found = []
     for key, entry in shape.items():
         here = f"{place}.{key}"
-        if not (isinstance(entry, spec.Key) and re.fullmatch(r"[A-Z].+\.", entry.about)):
+        if not (isinstance(entry, Key) and re.fullmatch(r"[A-Z].+\.", entry.about)):
             found.append(here)
             continue
         check: Any = entry.check
         while isinstance(check, (values.ListOf, values.MapOf)):
             check = check.item
-        if isinstance(check, spec.Keys):
+        if isinstance(check, Keys):
             found += described(check.shape, here)
-        elif isinstance(check, spec.OneOf):
+        elif isinstance(check, OneOf):
             found += described({**check.kinds, **check.options}, here)
     return found
 
 
 def test_every_key_is_described() -> None:
-    assert described({**spec.VARIABLES, **spec.SETTINGS}, "") == []
-    assert described(
-        {"a": spec.Key(values.ListOf(spec.Keys({"b": spec.Key(values.text, True, "")})), False, "An a.")}, ""
-    ) == [".a.b"]
+    assert described({**VARIABLES, **SETTINGS}, "") == []
+    assert described({"a": Key(values.ListOf(Keys({"b": Key(values.text, True, "")})), False, "An a.")}, "") == [".a.b"]
 
 
 def test_nested_keys_are_named_with_their_place() -> None:
     raw = broken("images.cpu.sources", [{"pull": "x"}, {"build": {"base": "cpu", "files": {"/a.b": {"content": 1}}}}])
-    _, findings = spec.parse(raw)
+    _, findings = parse.parse(raw)
     assert [f.key for f in findings if f.id == "mistyped"] == ["llm_images.cpu.sources.1.build.files./a.b.content"]

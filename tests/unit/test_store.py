@@ -20,7 +20,7 @@ from typing import Any
 
 import llm_model
 import pytest
-from ansible.module_utils.llm import artifacts, store
+from ansible.module_utils.llm.models import artifacts, store
 
 Run = Callable[..., dict[str, Any]]
 

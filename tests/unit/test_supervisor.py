@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from ansible.module_utils.llm import docker_api, lease
-from ansible.module_utils.llm.engine import parse_metrics
+from ansible.module_utils.llm.base import lease
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine.metrics import parse_metrics
 from engine_supervisor import __main__ as supervise
 from engine_supervisor import core, host
 

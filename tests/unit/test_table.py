@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from ansible.module_utils.llm import fit, placement, plan, spec, table
+from ansible.module_utils.llm.base import tables
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.fit import estimate
+from ansible.module_utils.llm.plan import changes, declaration, placement, status
+from ansible.module_utils.llm.plan import tables as plan_tables
 
 from tests import catalogs
 from tests.unit.test_placement import box, small
 from tests.unit.test_plan import converged
 
 
-def shown(declared: spec.Declared, fits: dict[str, fit.Fit] | None = None) -> list[str]:
-    return table.plan_table(declared, plan.judge(declared), fits)
+def shown(declared: Declared, fits: dict[str, estimate.Fit] | None = None) -> list[str]:
+    return plan_tables.plan_table(declared, declaration.judge(declared), fits)
 
 
 def test_a_service_has_one_line_and_its_reasons_below() -> None:
@@ -26,8 +30,8 @@ def test_a_service_has_one_line_and_its_reasons_below() -> None:
 
 def test_a_refusal_shows_the_table_and_lists_what_refuses_below_it() -> None:
     declared = catalogs.declared("rtx4090x3", force=["mini-solo"])
-    wrong = plan.judge(declared)
-    text = "\n".join(table.plan_table(declared, wrong, errors=False))
+    wrong = declaration.judge(declared)
+    text = "\n".join(plan_tables.plan_table(declared, wrong, errors=False))
     assert next(line for line in text.splitlines() if line.startswith("mini-zwz")).endswith("refuse")
     assert "error:" not in text and "error: clashes with `mini-solo`" in "\n".join(shown(declared))
 
@@ -41,8 +45,8 @@ def test_fifty_services_with_long_names_and_reasons_stay_within_the_width() -> N
     first = next(iter(services))
     services[first] |= {"status": "archived", "reason": "because " * 60}
     declared = box(services, host_gpus=gpus)
-    lines = shown(declared, plan.estimates(declared, {}, None))
-    assert max(map(len, lines)) <= table.WIDTH
+    lines = shown(declared, declaration.estimates(declared, {}, None))
+    assert max(map(len, lines)) <= tables.WIDTH
     assert all(name in "\n".join(lines) for name in services)
     assert sum(line.count("because") for line in lines) == 60
     assert len({line.index("[") for line in lines if line.startswith(" ") and "[" in line}) == 1
@@ -51,14 +55,14 @@ def test_fifty_services_with_long_names_and_reasons_stay_within_the_width() -> N
 def test_a_bar_is_whole_whatever_it_is_told() -> None:
     for parts in ([("#", 1.0)], [("#", -3.0), ("=", 9.0)], [("#", 0.3), ("+", 0.3), ("=", 0.4)], []):
         for total in (0.0, 0.5, 1.0, 100.0):
-            assert len(table.bar(parts, total)) == table.BAR + 2
-    assert table.bar([("#", 0.25), ("=", 0.5)], 1.0) == "[#####==========.....]"
+            assert len(tables.bar(parts, total)) == tables.BAR + 2
+    assert tables.bar([("#", 0.25), ("=", 0.5)], 1.0) == "[#####==========.....]"
 
 
 def test_gpus_are_counted_in_few_characters() -> None:
-    assert table.numbers([0, 1]) == "0 1"
-    assert table.numbers(range(8)) == "0-7"
-    assert table.numbers([]) == "-"
+    assert tables.numbers([0, 1]) == "0 1"
+    assert tables.numbers(range(8)) == "0-7"
+    assert tables.numbers([]) == "-"
 
 
 def test_status_says_what_is_real_and_what_a_run_would_do() -> None:
@@ -77,10 +81,10 @@ def test_status_says_what_is_real_and_what_a_run_would_do() -> None:
         "folder": "/d",
         "proven_since": False,
     }
-    work = plan.service_work(facts, placement.deployed(declared), plan.releases(declared, facts, {}), {})
-    lines = table.status_table(declared, facts, plan.status(declared, facts, {}, work), {})
+    work = changes.service_work(facts, placement.deployed(declared), changes.releases(declared, facts, {}), {})
+    lines = plan_tables.status_table(declared, facts, status.status(declared, facts, {}, work), {})
     text = "\n".join(lines)
-    assert max(map(len, lines)) <= table.WIDTH
+    assert max(map(len, lines)) <= tables.WIDTH
     assert next(line for line in lines if line.startswith("medium-glm")).endswith("nothing to do")
     assert next(line for line in lines if line.startswith("mini-zwz")).endswith("deploy")
     assert (

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible.module_utils.llm import usage
+from ansible.module_utils.llm.gateway import usage
 
 
 def line(client: str, status: object, second: int = 0, **more: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import llm_warmup
 import pytest
-from ansible.module_utils.llm import engine, warmup
+from ansible.module_utils.llm.engine import warmup
+from ansible.module_utils.llm.engine.metrics import Sample, parse_metrics
 
 Start = Callable[..., dict[str, Any]]
 Run = Callable[..., dict[str, Any]]
@@ -187,9 +188,9 @@ def test_without_sizes_they_reach_from_fifty_tokens_to_the_context(stub_engine: 
     assert warmup.ladder(131072) == [50, 200, 800, 3200, 12800, 51200, 131072]
 
 
-def metrics(counts: dict[str, int]) -> list[engine.Sample]:
+def metrics(counts: dict[str, int]) -> list[Sample]:
     lines = [f'{warmup.HISTOGRAM}{{engine="0",le="{edge}"}} {count}' for edge, count in counts.items()]
-    return engine.parse_metrics("\n".join(lines))
+    return parse_metrics("\n".join(lines))
 
 
 def test_an_engine_is_warm_when_it_has_computed_all_sizes_twice() -> None:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import docker
-from ansible.module_utils.llm import compose
-from ansible.module_utils.llm.host import COMPOSE_HASH
+from ansible.module_utils.llm.base.names import GATEWAY_IMAGE
+from ansible.module_utils.llm.host.read import COMPOSE_HASH
+from ansible.module_utils.llm.plan import compose
 
 from tests import catalogs
 from tests.e2e import demo
@@ -112,7 +113,7 @@ class StubHost:
                 subprocess.run(["mount", "-o", "loop", str(disk), str(data)], check=True)
             self._inside(["ip", "link", "set", "lo", "up"])
             self.start_docker()
-            self.copy(compose.GATEWAY_IMAGE)
+            self.copy(GATEWAY_IMAGE)
             self.load_engine()
             self._declare()
             yield self

@@ -13,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import diagnostics, docker_api, files, lease
-from ansible.module_utils.llm.engine import parse_metrics
+from ansible.module_utils.llm.base import files, lease
+from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.engine import diagnostics
+from ansible.module_utils.llm.engine.metrics import parse_metrics
 
 from engine_supervisor import core, host
 

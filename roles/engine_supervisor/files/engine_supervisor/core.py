@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from ansible.module_utils.llm.engine import Sample
+from ansible.module_utils.llm.engine.metrics import Sample
 
 LOOKS = 3
 """Looks that must agree before anything is called hung, however long the declared time is over."""

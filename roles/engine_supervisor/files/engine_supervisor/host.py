@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import docker_api, files
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.docker import api as docker_api
 
 PORT = 8000
 SCRAPE_TIMEOUT = 5.0

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm import acme, certificates, files, haproxy
+from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.gateway import acme, certificates, haproxy
 
 LOOK_EVERY = 10.0
 LOOKED = Path("/tmp/looked")  # noqa: S108 - the container's own; Docker looks at its age

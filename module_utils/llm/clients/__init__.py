@@ -1,0 +1,1 @@
+"""Programs of the people who use a service."""

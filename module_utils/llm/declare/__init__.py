@@ -1,0 +1,1 @@
+"""What an inventory may say: tables of keys, checks of values, typed objects, findings."""

@@ -1,0 +1,665 @@
+"""Tables of all keys that an inventory may set. Checks, hints and docs/reference all come from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.llm.declare import values
+from ansible.module_utils.llm.declare.checks import CHECKS
+from ansible.module_utils.llm.declare.schema import Key, Keys, OneOf, Shape, pattern
+from ansible.module_utils.llm.declare.values import (
+    ENV_NAME,
+    FLAG,
+    NAME,
+    RULE,
+    SAFE_PATH,
+    ListOf,
+    MapOf,
+    boolean,
+    name,
+    number,
+    one_of,
+    prose,
+    said,
+    size,
+    text,
+    whole,
+)
+
+STATUSES = ("active", "fallback", "archived", "rejected")
+STATES = ("present", "stopped", "absent")
+QUANTIZATIONS = ("none", "awq", "gptq", "fp8")
+METHODS = ("gptq", "awq", "fp8-dynamic")
+
+# Flags that other keys of a service (or this project) own, with what to write instead.
+OWNED_FLAGS = {
+    "model": "the service's `model` key names it",
+    "served-model-name": "use the service's `served_model_name` key",
+    "host": "engines listen on their own network only; the gateway owns the address",
+    "port": "use the service's `port` key",
+    "uds": "the gateway reaches the engine over the network",
+    "config": "it carries the engine's key",
+    "api-key": "keys are made on the host or come from `llm_service_keys`, never from a command line",
+    "tool-parser-plugin": "use `plugins.tool_parser`",
+    "reasoning-parser-plugin": "use `plugins.reasoning_parser`",
+    "chat-template": "use `plugins.chat_template`",
+    "middleware": "use `plugins.middleware`",
+}
+OWNED_ENV = {
+    "VLLM_API_KEY": "keys are made on the host or come from `llm_service_keys`, never from the environment",
+    "HF_TOKEN": "engines serve offline; the token is only used while a model is fetched",
+    "HUGGING_FACE_HUB_TOKEN": "engines serve offline; the token is only used while a model is fetched",
+}
+
+
+def _build_problem(value: Any) -> str:
+    """Two build steps that don't go together."""
+    if value.get("pip") and (value.get("require") or value.get("patches")):
+        return "has `pip`, which makes a Python of its own, beside `require` or `patches`, which change the base's"
+    return ""
+
+
+def _patch_problem(value: Any) -> str:
+    """A patch that does not add what it is missed for would be applied for ever."""
+    return "" if value["lacks"] in value["insert"] else "adds in `insert` nothing that has the text of `lacks`"
+
+
+def _mla_problem(value: Any) -> str:
+    """The parts of a model's config.json by which an engine chooses architecture and attention."""
+    if not isinstance(value, Mapping):
+        return f"must be a mapping, as in a model's config.json, got {said(value)}"
+    if problem := ListOf(text, 1)(value.get("architectures")):
+        return f"`architectures` {problem}"
+    return "must have `model_type`" if text(value.get("model_type")) else values.json_value(value)
+
+
+def _recipe_problem(value: Any) -> str:
+    """Keys that a method has no use for would be read as if they did something."""
+    unused = [k for k in ("group_size", "samples") if k in value] if value["method"] == "fp8-dynamic" else []
+    return f"has `{unused[0]}`, which fp8-dynamic has no use for" if unused else ""
+
+
+_PATCH: Shape = {
+    "name": Key(name, True, "Name of the patch, for messages."),
+    "target": Key(values.target, True, "Python module or absolute path of the file to change."),
+    "lacks": Key(prose, True, "Text whose absence makes the patch necessary."),
+    "after": Key(prose, True, "Text that must be in the target exactly once."),
+    "insert": Key(prose, True, "What goes right after it; it has the text of `lacks`."),
+}
+_FILE: Shape = {
+    "content": Key(prose, True, "What the file contains."),
+    "mode": Key(values.mode, False, "Its permissions in octal, as quoted text.", "0644"),
+}
+_BUILD: Shape = {
+    "base": Key(name, True, "Image of this catalog that the build starts from; it is made first when it is missing."),
+    "packages": Key(ListOf(values.debian), False, "Packages that apt installs."),
+    "venv": Key(
+        values.safe_path, False, "Folder in the image of the Python environment that `pip` installs into.", "/opt/venv"
+    ),
+    "pip": Key(ListOf(values.requirement), False, "Python packages, as pip takes them; pin each."),
+    "pip_index": Key(values.url, False, "Address of a package index that pip asks besides its own."),
+    "pip_remove": Key(ListOf(values.distribution), False, "Python packages that come along and are removed again."),
+    "require": Key(
+        ListOf(values.requirement),
+        False,
+        "Requirements that the base's own Python must meet, within what its vLLM declares; installed only where it does not.",
+    ),
+    "constraints": Key(ListOf(values.requirement), False, "Constraints of pip, for `pip` and `require`."),
+    "patches": Key(
+        ListOf(Keys(_PATCH, _patch_problem)),
+        False,
+        "Texts to put into files of the base, each only where its target lacks it.",
+    ),
+    "files": Key(
+        MapOf(SAFE_PATH, "an absolute path (letters, digits, ._@+-)", Keys(_FILE)),
+        False,
+        "Files of the image, by path.",
+    ),
+    "env": Key(MapOf(ENV_NAME, "an environment name", values.env_value), False, "Environment of the image."),
+    "entrypoint": Key(
+        ListOf(text), False, "Its entry point, when it is not that of the base. Engines are started with `vllm serve`."
+    ),
+    "command": Key(ListOf(text), False, "Its command, when it is not that of the base."),
+    "user": Key(values.account, False, "User that it runs as, when it is not that of the base."),
+}
+_BOOTSTRAP: Shape = {
+    "suite": Key(values.suite, True, "Release of Debian, such as `bookworm`."),
+    "packages": Key(ListOf(values.debian), False, "Packages besides the smallest set."),
+}
+_IMAGE_SOURCES: Shape = {
+    "pull": Key(values.reference, False, "Reference in a registry, with tag or digest."),
+    "archive": Key(values.absolute, False, "File on the host that `docker load` reads."),
+    "build": Key(Keys(_BUILD, _build_problem), False, "Steps from which it is built on the host."),
+    "bootstrap": Key(
+        Keys(_BOOTSTRAP), False, "A minimal Debian, made with debootstrap from the host's package mirror."
+    ),
+}
+_ENGINE: Shape = {
+    "name": Key(one_of("vllm"), True, "The engine."),
+    "version": Key(values.version, True, "Its version, as quoted text."),
+}
+_PROOFS: Shape = {
+    "imports": Key(ListOf(values.dotted), False, "Python modules that are imported without an error."),
+    "architectures": Key(ListOf(values.word), False, "Architectures of models that vLLM's registry has."),
+    "mla": Key(
+        ListOf(_mla_problem),
+        False,
+        "Parts of a model's `config.json`, with `architectures` and `model_type`, for which vLLM's configuration says MLA.",
+    ),
+    "tool_parsers": Key(ListOf(values.word), False, "Tool parsers that are registered and can be loaded."),
+    "reasoning_parsers": Key(ListOf(values.word), False, "Reasoning parsers, likewise."),
+}
+_IMAGE: Shape = {
+    "sources": Key(
+        ListOf(OneOf(_IMAGE_SOURCES), 1), True, "Where it comes from, tried from top to bottom until one delivers."
+    ),
+    "accelerator": Key(one_of("cpu", "nvidia"), False, "What its engine computes on; only for engines."),
+    "engine": Key(Keys(_ENGINE), False, "The engine that it carries; only for engines."),
+    "proofs": Key(Keys(_PROOFS), False, "What must hold inside it before it gets its name."),
+    "size_gib": Key(
+        number(0, 1000),
+        False,
+        "GiB that it takes on disk, for a build without its base; the plan looks for that much room.",
+    ),
+    "description": Key(prose, False, "What it is for, in a few words."),
+    "accept": Key(
+        MapOf(RULE, "the id of an advisory", values.why),
+        False,
+        "Published weaknesses of its engine that you live with: id to reason, for all services that run it.",
+    ),
+}
+_DATASET: Shape = {
+    "hub": Key(values.repository, False, "Data set of the Hugging Face hub, `owner/name`."),
+    "file": Key(
+        values.absolute,
+        False,
+        "File on the host: text (`.txt`, `.md`), or a line or a row for each sample (`.jsonl`, `.parquet`) with `text` or "
+        "`messages`.",
+    ),
+}
+_DATASET_EXTRA: Shape = {
+    "match": Key(text, False, "Pattern of the file in the `hub` data set; the first that matches. Required for one."),
+    "revision": Key(values.branch, False, "Branch, tag or commit of the `hub` data set.", "main"),
+}
+_QUALITY: Shape = {
+    "samples": Key(whole(1, 10_000), True, "Pieces of text that are held out."),
+    "perplexity": Key(number(1, 100), True, "Largest perplexity of the result, as a multiple of the source's."),
+    "kl": Key(
+        number(0, 100),
+        True,
+        "Largest mean KL divergence of the result's next tokens from the source's, in nats a token.",
+    ),
+}
+_RECIPE: Shape = {
+    "method": Key(
+        one_of(*METHODS),
+        True,
+        "How: weights in 4 bit (W4A16) by GPTQ or by AWQ, or weights in FP8 with activations reduced on the fly.",
+    ),
+    "dataset": Key(OneOf(_DATASET, _DATASET_EXTRA), True, "Text to calibrate and to measure with."),
+    "quality": Key(Keys(_QUALITY), True, "What the result may cost; beyond it, it is set aside and refused."),
+    "targets": Key(ListOf(pattern, 1), False, "Modules to quantize, by class or name."),
+    "ignore": Key(
+        ListOf(pattern),
+        False,
+        "Modules to leave as they are, by name or `re:` and a regular expression. Proven bit for bit afterwards.",
+    ),
+    "group_size": Key(
+        whole(1, 4096), False, "Weights that share a scale, in 4 bit; must divide the input of each module."
+    ),
+    "samples": Key(whole(1, 100_000), False, "Pieces of text to calibrate with."),
+    "length": Key(whole(16, 1_000_000), False, "Tokens of a piece at most."),
+    "seed": Key(whole(0, 2**31 - 1), False, "Decides which pieces calibrate and which are held out."),
+    "description": Key(prose, False, "What it is for, in a few words."),
+}
+_QUANTIZE: Shape = {
+    "model": Key(name, True, "Model of this catalog to start from."),
+    "recipe": Key(name, True, "Recipe: a name in `llm_recipes`."),
+}
+_MODEL_SOURCES: Shape = {
+    "hub": Key(values.repository, False, "Repository of the Hugging Face hub, `owner/name`."),
+    "package": Key(values.package, False, "Pinned Python package (`name==version`) that carries a GGUF file."),
+    "path": Key(values.absolute, False, "Folder on the host, which is copied."),
+    "archive": Key(
+        values.absolute,
+        False,
+        "Tar file (plain, gzip, or zstd where the host has that program) or ZIP file on the host.",
+    ),
+    "quantize": Key(
+        Keys(_QUANTIZE), False, "Another model and a recipe, to make it on the host; no other source beside it."
+    ),
+}
+_MODEL_EXTRA: Shape = {
+    "revision": Key(
+        values.branch, False, "Branch, tag or commit of this `hub` source, when it is not the model's `revision`."
+    ),
+    "endpoint": Key(values.url, False, "Address of a mirror for this `hub` source. `llm_hub_token` is not sent there."),
+    "allow": Key(
+        ListOf(text, 1),
+        False,
+        "Patterns of the files to fetch from this `hub` source. Without them, all but weights in formats that can run code.",
+    ),
+    "sha256": Key(values.sha256, False, "SHA-256 of the `package` or `archive`; required for a `package`."),
+    "gguf": Key(values.relative, False, "Path of the GGUF file in the `package`; required for one."),
+    "convert_with": Key(name, False, "Engine image in which the GGUF file is converted; required for a `package`."),
+}
+
+
+def _smoke_problem(value: Mapping[str, Any]) -> str:
+    """A question without its answer would be judged by another one's, and a margin without them would be of another one."""
+    given = [key for key in ("question", "answer") if key in value]
+    if len(given) == 1:
+        return f"has `{given[0]}` alone: `question` and `answer` go together"
+    return "has `margin` without the `question` and `answer` that it is of" if "margin" in value and not given else ""
+
+
+SMOKE: Shape = {
+    "question": Key(prose, False, "What the service is asked.", "What is the capital of France?"),
+    "answer": Key(prose, False, "What must be in the answer; upper and lower case count the same.", "Paris"),
+    "margin": Key(
+        number(0, 1000),
+        False,
+        "Least distance in nats between the likeliest token of the answer and the next one, up to its deciding word, as "
+        "`scripts/margin.py` measures it. Below 1.5 the plan warns.",
+    ),
+    "max_tokens": Key(
+        whole(1, 100_000), False, "Tokens that an answer may take. Models that think long need more.", 512
+    ),
+    "timeout": Key(
+        whole(1, 3600),
+        False,
+        "Seconds for each check; long prompts and many requests may take up to five times that.",
+        60,
+    ),
+    "needle": Key(
+        whole(0, 100_000_000),
+        False,
+        "Tokens within which the model finds a word again, asked by `playbooks/smoke.yml`. Without it, its `context`.",
+    ),
+    "unable": Key(
+        MapOf(re.compile("|".join(a.id for a in CHECKS)), "a check of docs/smoke.md", values.why),
+        False,
+        "Checks that the model can't pass, each with the reason. They are left out, and every verdict says so.",
+        {},
+    ),
+    "slowest": Key(
+        number(0, 1),
+        False,
+        "Share of its own recorded speed on this host that a release must reach. 0 asks for none.",
+        0.3,
+    ),
+}
+_MODEL: Shape = {
+    "sources": Key(
+        ListOf(OneOf(_MODEL_SOURCES, _MODEL_EXTRA), 1),
+        True,
+        "Where it comes from, tried from top to bottom until one delivers.",
+    ),
+    "revision": Key(values.branch, False, "Branch, tag or commit."),
+    "description": Key(prose, False, "What it is, in a few words."),
+    "license": Key(text, False, "Its licence, as an SPDX identifier in lower case."),
+    "architecture": Key(values.word, False, "The first of `architectures` in its config.json."),
+    "family": Key(values.word, False, "Models of one family take the same parsers and prompts."),
+    "size_gib": Key(number(0, 4000), False, "GiB that it takes on disk; the plan looks for that much room."),
+    "context": Key(whole(1, 100_000_000), False, "Tokens of context that the model declares."),
+    "vision": Key(boolean, False, "Whether it sees images. Without it, rules about images say nothing."),
+    "thinking": Key(
+        boolean, False, "Whether it thinks before it answers. Without it, rules about thoughts say nothing."
+    ),
+    "quantization": Key(
+        one_of(*QUANTIZATIONS), False, "How its weights were reduced. The engine reads the format from the files."
+    ),
+    "smoke": Key(
+        Keys(SMOKE, _smoke_problem),
+        False,
+        "What proves that it is served right; `question` and `answer` go together.",
+    ),
+}
+_PLUGINS: Shape = {
+    "tool_parser": Key(values.relative, False, "Registers the parser that the flag `tool-call-parser` names."),
+    "reasoning_parser": Key(values.relative, False, "Registers the parser that the flag `reasoning-parser` names."),
+    "chat_template": Key(
+        values.relative, False, "Jinja template that turns messages into a prompt, instead of the model's own."
+    ),
+    "middleware": Key(
+        ListOf(values.middleware), False, "ASGI middleware as `file:class`, in the order in which requests meet it."
+    ),
+}
+LIMITS: Shape = {
+    "memory": Key(size, False, "Memory of the container. No limit without it."),
+    "shm_size": Key(size, False, "Shared memory of the container; engines on several GPUs need more.", "1g"),
+    "cpus": Key(number(0.1, 1024), False, "Number of cores. No limit without it."),
+    "pids": Key(whole(64, 4_194_304), False, "Number of processes and threads.", 4096),
+    "nofile": Key(whole(1024, 1_048_576), False, "Number of open files. Docker's own limit without it."),
+}
+_WARMUP: Shape = {
+    "prompt_tokens": Key(
+        ListOf(whole(1, 10_000_000)), True, "Sizes of prompts in tokens; each is sent twice after the boot."
+    ),
+    "concurrency": Key(
+        ListOf(whole(1, 1024)), False, "Numbers of prompts of the first size that are sent at once, each number twice."
+    ),
+    "shared_prefix": Key(whole(0, 10_000_000), False, "Tokens of a beginning that two prompts share. 0 sends none.", 0),
+    "images": Key(boolean, False, "Whether to send pictures, two.", False),
+    "timeout": Key(whole(1, 3600), False, "Seconds for each of its requests.", 300),
+}
+LIVENESS: Shape = {
+    "progress_timeout": Key(
+        whole(10, 86_400), False, "Seconds without a token, with work in flight, after which the engine hangs.", 60
+    ),
+    "freeze_timeout": Key(
+        whole(10, 86_400),
+        False,
+        "Seconds without an answer and without processor time after which its server hangs.",
+        30,
+    ),
+    "probe_every": Key(
+        whole(0, 86_400), False, "Seconds without work after which a short generation is asked for; 0 for never.", 900
+    ),
+    "recover": Key(boolean, False, "Whether it is restarted when it hangs; false only reports it.", True),
+}
+_SERVICE: Shape = {
+    "image": Key(name, True, "Image that it runs in: a name in `llm_images`."),
+    "model": Key(name, True, "Model that it serves: a name in `llm_models`."),
+    "port": Key(whole(1, 65535), True, "Port that the gateway publishes for it."),
+    "served_model_name": Key(
+        values.served,
+        False,
+        "What clients write as `model`. Without it, the name of the model. Services share one if they have the same model.",
+    ),
+    "gpus": Key(
+        ListOf(values.gpu_id), True, "GPUs that it gets, each declared in `llm_host_gpus`; `[]` for a CPU image."
+    ),
+    "hostname": Key(
+        name,
+        False,
+        "Its name: the gateway answers for it as `api.<hostname>.<llm_domain>`. Services of one model may share one.",
+    ),
+    "status": Key(
+        one_of(*STATUSES),
+        False,
+        "Active services run; a fallback runs when nothing active takes its port or GPUs; the others only when forced.",
+    ),
+    "reason": Key(prose, False, "Why it has its status; required for archived and rejected ones."),
+    "state": Key(one_of(*STATES), False, "Whether it is to run, to be kept stopped, or to be removed."),
+    "description": Key(prose, False, "What it is for, in a few words."),
+    "args": Key(
+        MapOf(FLAG, "an engine flag without its dashes", values.flag_value),
+        False,
+        "The engine's flags, under its own names. true is the bare flag, "
+        "false `--no-<flag>`, a list its values one after the other, a mapping JSON.",
+    ),
+    "env": Key(
+        MapOf(ENV_NAME, "an environment name", values.env_value),
+        False,
+        "The engine's environment, beside what the project sets (caches, no calls home).",
+    ),
+    "plugins": Key(
+        Keys(_PLUGINS),
+        False,
+        "Files that the engine loads, from `files/` beside the inventory's hosts file, or `files/` of the project.",
+    ),
+    "volumes": Key(ListOf(values.mount), False, "More mounts, in Compose's short form (`/on/host:/in/container:ro`)."),
+    "limits": Key(Keys(LIMITS), False, "What the container may take."),
+    "boot_timeout": Key(
+        whole(10, 86_400),
+        False,
+        "Seconds until the engine must be ready; less once its boots are on record (ten times the slowest, and 900 in any case).",
+    ),
+    "stop_grace": Key(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
+    "drain": Key(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
+    "smoke": Key(Keys(SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),
+    "warmup": Key(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
+    "accept": Key(
+        MapOf(RULE, "the id of a rule", values.why),
+        False,
+        "Rules that it may break: id (docs/reference/rules.md) to the reason, which every plan shows.",
+    ),
+    "liveness": Key(Keys(LIVENESS), False, "When it counts as hung, and whether it is brought back then."),
+}
+_GPU: Shape = {
+    "index": Key(whole(0, 63), True, "Its number, as `nvidia-smi -L` shows it."),
+    "uuid": Key(values.uuid, False, "Its UUID there. With it a renumbered GPU keeps its services."),
+    "model": Key(text, True, "Its product name there."),
+    "memory": Key(size, True, "Its memory."),
+}
+
+
+def _certificate_problem(value: Any) -> str:
+    """A certificate without its key, the other way round, or from two places."""
+    if value.get("acme") and (value.get("certificate") or value.get("key")):
+        return "has `acme` beside `certificate` and `key`: a certificate comes from one of them"
+    return (
+        ""
+        if bool(value.get("certificate")) == bool(value.get("key"))
+        else "has one of `certificate` and `key`: give both"
+    )
+
+
+def _agreed(value: Any) -> str:
+    """Consent, which nobody gives by leaving something out."""
+    return "" if value is True else f"must be true once you have read the server's terms of service, got {said(value)}"
+
+
+ACME: Shape = {
+    "email": Key(values.email_address, True, "Address of the account, to which the server may write."),
+    "terms_agreed": Key(_agreed, True, "You agree to the terms of service of the server."),
+    "server": Key(
+        values.https_url,
+        False,
+        "Directory of the ACME server.",
+        "https://acme-v02.api.letsencrypt.org/directory",
+    ),
+    "ca_file": Key(
+        values.safe_path,
+        False,
+        "File on the host with the CA (PEM) by which the server itself is trusted, where it is your own. "
+        "It may then give certificates for names that the public DNS does not have.",
+        "",
+    ),
+}
+GATEWAY: Shape = {
+    "https_port": Key(
+        whole(0, 65535), False, "Port of the door for all services, with TLS and HTTP/2; 0 for none.", 443
+    ),
+    "http_port": Key(
+        whole(0, 65535), False, "Port that sends browsers and clients on to `https_port`; 0 for none.", 80
+    ),
+    "ports_address": Key(
+        values.either("none", values.address),
+        False,
+        "Address on which the services' own ports, which have no TLS, are published: `127.0.0.1` keeps them to the host itself. "
+        "Without it, that of `llm_bind_address`.",
+        "",
+    ),
+    "names": Key(
+        ListOf(values.domain),
+        False,
+        "Further names and addresses of this host, under which the model in a request picks the service. "
+        "`api.<llm_domain>`, localhost and `llm_bind_address` are such names already.",
+        (),
+    ),
+    "certificate": Key(
+        values.absolute,
+        False,
+        "File on the host with a certificate and its chain (PEM). Without it an authority of the host's own issues one, "
+        "and renews it: clients trust `gateway/ca/ca.pem` below `llm_root`.",
+        "",
+    ),
+    "key": Key(values.absolute, False, "File on the host with the certificate's private key (PEM).", ""),
+    "acme": Key(
+        Keys(ACME),
+        False,
+        "An ACME server from which the certificate comes, and by which it is renewed on the host. "
+        "It has to reach port 80 of every name.",
+        {},
+    ),
+    "wait": Key(
+        whole(0, 3600), False, "Seconds that a request waits for a service that is being replaced, or for its turn.", 60
+    ),
+    "body_limit": Key(size, False, "Largest body of a request.", "32m"),
+}
+SETTINGS: Shape = {
+    "root": Key(
+        values.safe_path,
+        False,
+        "Folder of the project on the host; an absolute path.",
+    ),
+    "accelerator": Key(one_of("cpu", "nvidia"), False, "What the host's engines compute on."),
+    "gpu_runtime": Key(
+        one_of("cdi", "nvidia"),
+        False,
+        "How containers get GPUs: as CDI devices (`nvidia.com/gpu=0`), or by Docker's NVIDIA device driver.",
+    ),
+    "bind_address": Key(
+        values.address,
+        False,
+        "Address of the published ports, IPv4 or IPv6. Docker passes ufw by, so any but loopback is reachable from outside.",
+    ),
+    "domain": Key(
+        values.either("none", values.domain),
+        False,
+        "Domain of the services' host names (`api.<hostname>.<domain>`); without it they have none.",
+    ),
+    "engine_uid": Key(whole(1, 4_294_967_293), False, "Numeric user of the engines."),
+    "wheelhouse": Key(
+        values.either("none", text),
+        False,
+        "Folder on the controller with Python packages that builds and pip look into first. "
+        "group_vars/all/project.yml takes it from PIP_FIND_LINKS, if that is one folder.",
+    ),
+    "ca_bundle": Key(
+        values.either("none", text),
+        False,
+        "CA bundle on the controller that downloads and builds trust. "
+        "group_vars/all/project.yml takes it from SSL_CERT_FILE, if that is a file.",
+    ),
+    "hub_endpoint": Key(
+        values.either("huggingface.co", values.url),
+        False,
+        "Address of the hub, or of a mirror that stands for it; empty for huggingface.co. `llm_hub_token` is sent there. "
+        "group_vars/all/project.yml takes it from HF_ENDPOINT.",
+    ),
+    "supervisor": Key(
+        boolean,
+        False,
+        "Watch the engines of the host, and bring back those that hang. A supervisor that runs goes only with `llm_prune`.",
+    ),
+    "supervisor_interval": Key(whole(2, 20), False, "Seconds between two looks at an engine; a verdict takes three."),
+    "supervisor_recoveries": Key(
+        whole(0, 100), False, "Recoveries of a service within an hour after which it is stopped instead."
+    ),
+    "offline": Key(
+        boolean, False, "The host has no network: what is missing and only the network has is refused at once."
+    ),
+    "prune": Key(
+        boolean,
+        False,
+        "Remove engines that the declaration does not want, before anything is started, and in the end images and models that "
+        "nothing needs. A run that would take the last service, the gateway or the supervisor from a host that serves is refused "
+        "without it. For the command line: `-e llm_prune=true`.",
+    ),
+    "verify": Key(
+        one_of("quick", "deep"),
+        False,
+        "How playbooks/verify_models.yml looks: at sizes, headers and index, or also at every byte. For the command line.",
+    ),
+    "repair": Key(
+        boolean,
+        False,
+        "Whether playbooks/verify_models.yml fetches damaged files again. For the command line: `-e llm_repair=true`.",
+    ),
+    "force": Key(
+        ListOf(name),
+        False,
+        "Archived or rejected services to deploy all the same. For the command line: `-e llm_force=name`.",
+    ),
+    "switch": Key(
+        ListOf(name),
+        False,
+        "Services that take the place of those they clash with, in runs that name them: `-e llm_switch=name`. "
+        "In the host's variables it stays.",
+    ),
+    "gateway": Key(Keys(GATEWAY, _certificate_problem), False, "The door of the host, where another one is wanted."),
+}
+
+
+_LOCK: Shape = {
+    "images": Key(
+        MapOf(re.compile(r"[^\s@]+"), "a reference without a digest", values.digest),
+        False,
+        "Digest of each reference that an image's `pull` names by its tag.",
+    ),
+    "models": Key(
+        MapOf(re.compile(r"[^\s@]+@\S+"), "a repository and a branch (owner/name@branch)", values.commit),
+        False,
+        "Commit of each `owner/name@branch` that a model's `hub` and `revision` name.",
+    ),
+}
+
+
+def _by_name(shape: Shape) -> MapOf:
+    return MapOf(NAME, "a name", Keys(shape))
+
+
+# What inventories set beside the settings, by its full name.
+VARIABLES: Shape = {
+    "llm_images": Key(_by_name(_IMAGE), False, "Images that come with the project."),
+    "llm_images_custom": Key(_by_name(_IMAGE), False, "Yours: mappings are merged over `llm_images`, lists replace."),
+    "llm_models": Key(_by_name(_MODEL), False, "Models that come with the project."),
+    "llm_models_custom": Key(_by_name(_MODEL), False, "Yours: mappings are merged over `llm_models`, lists replace."),
+    "llm_recipes": Key(_by_name(_RECIPE), False, "Ways to quantize that come with the project."),
+    "llm_recipes_custom": Key(
+        _by_name(_RECIPE), False, "Yours: mappings are merged over `llm_recipes`, lists replace."
+    ),
+    "llm_services": Key(_by_name(_SERVICE), False, "Services that come with the project."),
+    "llm_services_custom": Key(
+        _by_name(_SERVICE), False, "Yours: mappings are merged over `llm_services`, lists replace."
+    ),
+    "llm_lock": Key(
+        Keys(_LOCK),
+        False,
+        "What tags and branches of the catalogs stand for. `playbooks/lock.yml` writes it, "
+        "to `group_vars/all/llm_lock.yml` of the inventory.",
+    ),
+    "llm_host_services": Key(
+        ListOf(name), False, "Services that the host runs; `[]` for none. A host without it is refused."
+    ),
+    "llm_host_gpus": Key(ListOf(Keys(_GPU)), False, "GPUs of the host."),
+    "llm_service_keys": Key(
+        MapOf(NAME, "the name of a service", values.secret),
+        False,
+        "Client key of a service, by its name; from a vault. Without it a random one is made on the host.",
+    ),
+    "llm_hub_token": Key(values.secret, False, "Token of the Hugging Face hub, for gated models; from a vault."),
+    "llm_pip_mirror": Key(
+        values.secret_url, False, "Index that image builds use in place of PyPI; with a password in it, from a vault."
+    ),
+    "llm_key_do": Key(
+        one_of("list", "create", "rotate", "revoke", "rotate-engine", "leaks"),
+        False,
+        "What playbooks/keys.yml does. This and the next seven are for the command line.",
+        "list",
+    ),
+    "llm_key_client": Key(name, False, "Client whose key it is; to revoke, also the id of one key."),
+    "llm_key_services": Key(ListOf(name), False, "Services that a new key is for, or `*` for all."),
+    "llm_key_per_minute": Key(whole(1, 1_000_000), False, "Requests a minute. No limit without it."),
+    "llm_key_at_once": Key(whole(1, 100_000), False, "Requests under way at a time. No limit without it."),
+    "llm_key_queue": Key(whole(0, 100_000), False, "Requests that may wait beyond that.", 0),
+    "llm_key_expires": Key(text, False, "End of a new key: `90d`, `12h`, or a date. Never without it."),
+    "llm_key_overlap": Key(text, False, "How long older keys go on after a rotation.", "24h"),
+    "llm_usage_since": Key(
+        text,
+        False,
+        "From when on playbooks/usage.yml counts: `30m`, `24h`, `7d`, or a date. For the command line.",
+        "24h",
+    ),
+    "llm_report_dir": Key(
+        text, False, "Folder on the controller for plan.json, verdict.json and their page.", "reports"
+    ),
+}
+
+
+OTHERS = ("llm_hub_token", "llm_pip_mirror", "llm_report_dir")  # variables that are neither catalogs nor settings

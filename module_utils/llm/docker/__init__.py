@@ -1,0 +1,1 @@
+"""Docker on a host: its API, its daemon's settings, its packages."""

@@ -1,0 +1,29 @@
+"""Records of boots: what one measured of its memory, kept under all that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+RECORD_FORMAT = 1
+
+
+def record(harvest: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a boot measured, to be kept and used by `estimate`; None when its log lacks the size of the KV cache.
+
+    harvest: see boot.harvest. key: see record_key. GiB a GPU, tokens of the engine.
+    """
+    wanted = ("kv_cache_tokens", "kv_cache_gib", "weights_gib")
+    if not all(k in harvest for k in wanted):
+        return None
+    more = ("gpu_total_gib", "gpu_free_gib", "requested_gib", "activation_gib", "other_gib", "consumed_gib")
+    measured = {k: harvest[k] for k in (*wanted, *more, "graph_gib", "graph_estimate_gib") if k in harvest}
+    return {**key, "measured": measured}
+
+
+def record_name(kept: Mapping[str, Any]) -> str:
+    """File name of a record: one for each model, image, GPU and set of flags, so that a new boot replaces the old one."""
+    key = {k: kept[k] for k in ("format", "model", "image", "gpu", "flags")}
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] + ".json"

@@ -1,0 +1,1 @@
+"""The gateway on a host: routes, keys, certificates, usage."""

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs of a host: what the tools say of them, and what is wrong."""

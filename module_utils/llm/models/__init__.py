@@ -1,0 +1,1 @@
+"""Models on a host: files, folders, the hub, and those that are made there."""

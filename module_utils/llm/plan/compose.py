@@ -1,0 +1,288 @@
+"""From a service to what Docker Compose runs: names, command line, compose document, release.
+
+A release is everything that decides how an engine behaves: image id, command, environment, mounted files, model, limits.
+Its hash names its folder and container, so a changed release never meets its predecessor's files, and an unchanged one
+is recognised by comparing two strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ansible.module_utils.llm import VERSION
+from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.declare.objects import Declared, Gpu, Image, Model, Service, Settings
+from ansible.module_utils.llm.declare.variables import LIMITS
+
+SECRET = "/run/secrets/engine.yml"  # noqa: S105 - a path
+FORMAT = 1  # raise when rendering changes on purpose: every engine restarts once, and the reason says so
+
+# Python is in every engine image, curl is not.
+HEALTH_PROBE = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{names.ENGINE_PORT}/health', timeout=8)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """What one service would run. `files`: path in the release folder -> content. `facts`: what its hash covers."""
+
+    service: str
+    hash: str
+    facts: Mapping[str, Any]
+    compose: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @property
+    def container(self) -> str:
+        """Name of the container and of the compose project."""
+        return names.container_name(self.service, self.hash)
+
+
+def service_dir(settings: Settings, service: str) -> str:
+    """Folder of a service on its host."""
+    return f"{settings.root}/services/{service}"
+
+
+def release_dir(settings: Settings, service: str, release: str) -> str:
+    """Folder of one release on its host."""
+    return f"{service_dir(settings, service)}/releases/{release}"
+
+
+def model_dir(settings: Settings, model: Model) -> str:
+    """Folder of one revision of a model on its host."""
+    return f"{settings.root}/models/{model.name}/{model.revision.replace('/', '_')}"
+
+
+def key_file(settings: Settings, service: str) -> str:
+    """File with the key that clients of a service send."""
+    return f"{settings.root}/keys/{service}"
+
+
+def image_ref(image: Image) -> str:
+    """The reference that containers run.
+
+    An image that is only ever pulled keeps its own name (tag or digest). One with other sources, or with proofs to hold
+    before it has a name, gets a local one that changes with its recipe: a changed recipe is a new image and never
+    silently reuses the old one.
+    """
+    pulls = [str(s["pull"]) for s in image.sources if "pull" in s]
+    if len(pulls) == len(image.sources) and not image.proofs:
+        return pulls[0]
+    recipe: Any = list(image.sources)
+    if image.proofs or image.on:
+        recipe = {"sources": recipe, "proofs": image.proofs, "on": image.on}
+    return f"{names.LOCAL}{image.name}:{image.engine.get('version', '0')}-{names.digest(recipe)[:8]}"
+
+
+def engine_argv(service: Service) -> list[str]:
+    """Arguments after `vllm serve`, sorted by flag; the key comes from a file, so nothing here is secret."""
+    flags: dict[str, Any] = {
+        "served-model-name": service.served_model_name,
+        "host": "0.0.0.0",  # noqa: S104 - inside the container, whose network only the gateway shares
+        "port": names.ENGINE_PORT,
+        **service.args,
+    }
+    plugins = service.plugins
+    for key, flag in (
+        ("tool_parser", "tool-parser-plugin"),
+        ("reasoning_parser", "reasoning-parser-plugin"),
+        ("chat_template", "chat-template"),
+    ):
+        if key in plugins:
+            flags[flag] = f"/plugins/{_file_name(plugins[key])}"
+    argv = ["/model"]
+    for flag in sorted(flags):
+        argv += _flag(flag, flags[flag])
+    for entry in plugins.get("middleware", ()):
+        path, _, attribute = str(entry).rpartition(":")
+        argv += ["--middleware", f"{PurePosixPath(path).stem}.{attribute}"]
+    return [*argv, "--config", SECRET]
+
+
+def _flag(flag: str, value: Any) -> list[str]:
+    if value is True:
+        return [f"--{flag}"]
+    if value is False:
+        return [f"--no-{flag}"]
+    if isinstance(value, Mapping):
+        return [f"--{flag}", json.dumps(value, sort_keys=True)]
+    if isinstance(value, (list, tuple)):
+        return [f"--{flag}", *(str(v) for v in value)]
+    return [f"--{flag}", str(value)]
+
+
+def _file_name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def plugin_files(service: Service) -> list[str]:
+    """Files (as declared) that the service's plugins need."""
+    single = [service.plugins[k] for k in ("tool_parser", "reasoning_parser", "chat_template") if k in service.plugins]
+    return [*single, *(str(m).rpartition(":")[0] for m in service.plugins.get("middleware", ()))]
+
+
+def environment(service: Service) -> dict[str, str]:
+    """Environment of the engine: caches on the cache volume, no calls home, then the service's own."""
+    return {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/cache/home",
+        "TORCHINDUCTOR_CACHE_DIR": "/cache/inductor",
+        "TRITON_CACHE_DIR": "/cache/triton",
+        "USER": "engine",  # torch asks for a user name, and a numeric user has none in /etc/passwd
+        "VLLM_CACHE_ROOT": "/cache/vllm",
+        "VLLM_NO_USAGE_STATS": "1",
+        "XDG_CACHE_HOME": "/cache/xdg",
+        **({"PYTHONPATH": "/plugins"} if service.plugins.get("middleware") else {}),
+        **service.env,
+    }
+
+
+def _devices(service: Service, gpus: tuple[Gpu, ...], runtime: str) -> list[dict[str, Any]]:
+    """The reservation of exactly the declared GPUs, by UUID where the host declares it (an index can move)."""
+    if not service.gpus:
+        return []
+    by_index = {gpu.index: gpu for gpu in gpus}
+    ids = [str(by_index[g].uuid or g) if isinstance(g, int) and g in by_index else str(g) for g in service.gpus]
+    if runtime == "cdi":
+        return [{"driver": "cdi", "device_ids": [f"nvidia.com/gpu={i}" for i in ids], "capabilities": ["gpu"]}]
+    return [{"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}]
+
+
+def release(
+    declared: Declared,
+    service: Service,
+    image_id: str | None = None,
+    model_digest: str | None = None,
+    plugins: Mapping[str, str] | None = None,
+    door_key: str = "",
+) -> Release:
+    """Render a service.
+
+    image_id: id of its image on the host (`sha256:...`), None while it is not there. model_digest: digest of the model's
+    manifest on the host, None while it is not there. plugins: file name -> content of the service's plugin files.
+    door_key: fingerprint of the key between door and engine, once it has been rotated: a release of its own can start beside
+    the one that has the key of before.
+    """
+    settings, image, model = declared.settings, declared.images[service.image], declared.models[service.model]
+    files = {f"plugins/{file}": content for file, content in (plugins or {}).items()}
+    limits = dict(service.limits)
+    engine: dict[str, Any] = {
+        "image": image_ref(image),
+        "pull_policy": "never",  # images are made in their own stage, before anything that runs is touched
+        "entrypoint": ["vllm", "serve"],
+        "command": engine_argv(service),
+        "environment": environment(service),
+        "user": f"{settings.engine_uid}:{settings.engine_uid}",
+        "init": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "tmpfs": ["/tmp:exec,mode=1777"],  # noqa: S108 - the container's own; compilers run what they write there
+        "shm_size": limits.get("shm_size", LIMITS["shm_size"].default),
+        "pids_limit": limits.get("pids", LIMITS["pids"].default),
+        "networks": [names.NETWORK],
+        "restart": "on-failure:3",
+        "stop_grace_period": f"{service.stop_grace}s",
+        "healthcheck": {
+            "test": ["CMD", "python3", "-c", HEALTH_PROBE],
+            "interval": "30s",
+            "timeout": "10s",
+            "retries": 3,
+            "start_period": f"{service.boot_timeout}s",
+        },
+        "logging": {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}},
+    }
+    if "memory" in limits:
+        engine["mem_limit"] = limits["memory"]
+    if "cpus" in limits:
+        engine["cpus"] = limits["cpus"]
+    if "nofile" in limits:
+        engine["ulimits"] = {"nofile": {"soft": limits["nofile"], "hard": limits["nofile"]}}
+    if devices := _devices(service, declared.gpus, settings.gpu_runtime):
+        engine["deploy"] = {"resources": {"reservations": {"devices": devices}}}
+
+    # The folder of the release is part of the mounts, so its hash is taken before they are added.
+    facts = {
+        "format": FORMAT,
+        "image": {"ref": engine["image"], "id": image_id or names.UNKNOWN_IMAGE},
+        "model": {"name": model.name, "revision": model.revision, "manifest": model_digest or names.UNKNOWN_IMAGE},
+        "command": engine["command"],
+        "environment": engine["environment"],
+        "files": {path: hashlib.sha256(content.encode()).hexdigest() for path, content in files.items()},
+        "volumes": list(service.volumes),
+        "container": {k: v for k, v in engine.items() if k not in ("image", "command", "environment")},
+    }
+    if door_key:
+        facts["door_key"] = door_key
+    name = names.digest(facts)[:12]
+    folder = release_dir(settings, service.name, name)
+    volumes: list[Any] = [
+        _bind(model_dir(settings, model), "/model"),
+        _bind(f"{settings.root}/cache/{names.cache_key(image_id)}", "/cache", read_only=False),
+        _bind(f"{folder}/secrets/engine.yml", SECRET),
+    ]
+    if files:
+        volumes.append(_bind(f"{folder}/plugins", "/plugins"))
+    engine["volumes"] = [*volumes, *service.volumes]
+    container = names.container_name(service.name, name)
+    engine["container_name"] = container
+    engine["labels"] = {
+        "llm.service": service.name,
+        "llm.release": name,
+        "llm.config_hash": names.digest(facts),
+        "llm.image": image_id or names.UNKNOWN_IMAGE,
+        "llm.version": VERSION,
+    }
+    document = {"name": container, "services": {"engine": engine}, "networks": {names.NETWORK: {"external": True}}}
+    return Release(service.name, name, facts, document, files)
+
+
+def _bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
+    """A bind mount that fails when its source is absent: an empty model folder once looked like a slow boot for an hour."""
+    mount = {"type": "bind", "source": source, "target": target, "bind": {"create_host_path": False}}
+    return {**mount, "read_only": True} if read_only else mount
+
+
+def reasons(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Why a release differs from the one that runs: [{name, current, desired}], one entry a changed thing.
+
+    Flags and environment variables are compared one by one; everything else by key.
+    """
+    if old is None:
+        return [{"name": "release", "current": None, "desired": "first deployment"}]
+    found: list[dict[str, Any]] = []
+    before, after = _flags(old.get("command", [])), _flags(new["command"])
+    found += _changes("flag --", before, after)
+    found += _changes("environment ", old.get("environment", {}), new["environment"])
+    for part in ("image", "model", "files", "container"):
+        found += _changes(f"{part} ", old.get(part, {}), new[part])
+    found += _changes("", {"volumes": old.get("volumes", [])}, {"volumes": new["volumes"]})
+    name = "key between door and engine"
+    found += _changes("", {name: old.get("door_key")}, {name: new.get("door_key")})
+    found += _changes("", {"format": old.get("format")}, {"format": new["format"]})
+    return found
+
+
+def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = sorted({*old, *new})
+    return [
+        {"name": f"{prefix}{k}", "current": old.get(k), "desired": new.get(k)} for k in keys if old.get(k) != new.get(k)
+    ]
+
+
+def _flags(argv: list[str]) -> dict[str, str]:
+    """`--flag value value` lists as a mapping; a repeated flag keeps all its values, a bare one has the value `set`."""
+    flags: dict[str, str] = {}
+    current = ""
+    for word in argv:
+        if word.startswith("--"):
+            current = word[2:]
+            flags.setdefault(current, "")
+        elif current:
+            flags[current] = f"{flags[current]} {word}".strip()
+    return {flag: value or "set" for flag, value in flags.items()}

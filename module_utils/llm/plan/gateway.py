@@ -1,0 +1,229 @@
+"""The gateway as it is declared: names, ports and certificates, and what is wrong with them. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.llm.base import addresses
+from ansible.module_utils.llm.base.spelling import did_you_mean
+from ansible.module_utils.llm.declare.findings import Finding
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.declare.values import size_bytes
+from ansible.module_utils.llm.declare.variables import ACME, GATEWAY
+from ansible.module_utils.llm.gateway import acme, certificates
+from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.gateway.certificates import moment
+from ansible.module_utils.llm.plan import placement
+
+BUFFER = 2**20  # bytes of a request that can be looked into: the longest prompt of a 131,072 token model, as text
+WHOLE = BUFFER - 16384  # a body beyond this may not have been read whole
+CONNECTIONS = 4096
+WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
+
+
+def setting(declared: Declared, key: str) -> Any:
+    """One key of `llm_gateway`, or what holds without it."""
+    return declared.settings.gateway.get(key, GATEWAY[key].default)
+
+
+def settings(declared: Declared) -> dict[str, Any]:
+    """What role gateway wants to know beside its routes."""
+    return {
+        "https_port": setting(declared, "https_port"),
+        "http_port": setting(declared, "http_port"),
+        "ports_address": ports_address(declared),
+        "names": names(declared),
+        "certificate_names": certificate_names(declared),
+        "domain": declared.settings.domain,
+        "certificate": setting(declared, "certificate"),
+        "key": setting(declared, "key"),
+        "acme": acme_request(declared),
+        "wait": setting(declared, "wait"),
+        "body_limit": size_bytes(setting(declared, "body_limit")),
+        "connections": CONNECTIONS,
+    }
+
+
+def ports_address(declared: Declared) -> str:
+    """Address on which the services' own ports are published."""
+    return str(setting(declared, "ports_address") or declared.settings.bind_address)
+
+
+def known_as(declared: Declared, reached: str) -> str:
+    """Under what the door answers for all services to clients elsewhere. reached: name or address of the host.
+
+    By another name it says that it does not know it, and the certificate does not have it.
+    """
+    others = [n for n in names(declared) if n not in addresses.LOCAL]
+    return reached if reached in others or not others else others[0]
+
+
+def host_name(declared: Declared, service: str) -> str:
+    """`api.<hostname>.<domain>` of a service, "" where either is not declared."""
+    hostname, domain = declared.services[service].hostname, declared.settings.domain
+    return f"api.{hostname}.{domain}" if hostname and domain else ""
+
+
+def names(declared: Declared) -> list[str]:
+    """Names and addresses under which the door answers for all services: the model in a request picks one."""
+    address = declared.settings.bind_address
+    found = [f"api.{declared.settings.domain}"] if declared.settings.domain else []
+    found += ["localhost", "127.0.0.1", "::1", *([] if address in WILDCARDS else [address])]
+    return list(dict.fromkeys([*found, *setting(declared, "names")]))
+
+
+def certificate_names(declared: Declared) -> list[str]:
+    """All names that a certificate has to have, standing by or not: a switch needs no new one."""
+    own = [host_name(declared, s) for s in declared.host_services]
+    return list(dict.fromkeys([*names(declared), *filter(None, own)]))
+
+
+def acme_names(declared: Declared) -> list[str]:
+    """Of these, what an ACME server is asked for: names, of which others than this host know."""
+    return [n.lower() for n in certificate_names(declared) if n not in addresses.LOCAL and not addresses.is_address(n)]
+
+
+def acme_request(declared: Declared) -> dict[str, Any]:
+    """What a certificate is asked for with; {} where none is. ca_file: on the host, "" for a server that all trust."""
+    wanted = setting(declared, "acme")
+    if not wanted or not declared.host_services:  # a host that lists no service has no gateway
+        return {}
+    told = {k: wanted.get(k, ACME[k].default) for k in ("server", "email", "ca_file")}
+    return {**told, "names": acme_names(declared)}
+
+
+def findings(declared: Declared) -> dict[str, list[Finding]]:
+    """What is wrong with the ports of the door itself and with ACME, under "". Services that share a host name are placement's."""
+    found: dict[str, list[Finding]] = {"": [*_acme_findings(declared), *_plain_findings(declared)]}
+    running = placement.deployed(declared)
+    ports = {declared.services[s].port: f"service `{s}`" for s in running}
+    for key in ("https_port", "http_port"):
+        port = setting(declared, key)
+        if port and port in ports:
+            message = f"{port} is the port of {ports[port]} too"
+            remedy = "Choose another port, or 0 for none"
+            found[""].append(Finding("port-clash", "error", f"llm_gateway.{key}", message, remedy))
+        ports[port] = f"llm_gateway.{key}"
+    return found
+
+
+def _plain_findings(declared: Declared) -> list[Finding]:
+    """Whether keys and contents can be asked for without TLS from elsewhere, where there is TLS."""
+    address = ports_address(declared)
+    if not setting(declared, "https_port") or addresses.is_loopback(address) or not placement.deployed(declared):
+        return []
+    key = "llm_gateway.ports_address" if setting(declared, "ports_address") else "llm_bind_address"
+    message = f"is {address}, where the services' own ports are open as well, without TLS"
+    remedy = (
+        "Set llm_gateway.ports_address to 127.0.0.1, unless clients need these ports and the network may read along"
+    )
+    return [Finding("plain-ports", "warn", key, message, remedy)]
+
+
+def _acme_findings(declared: Declared) -> list[Finding]:
+    """What an ACME server would refuse, or never reach."""
+    request = acme_request(declared)
+    if not request:
+        return []
+    found = []
+
+    def refuse(key: str, message: str, remedy: str, severity: str = "error") -> None:
+        found.append(Finding("acme", severity, key, message, remedy))
+
+    port, names, own = setting(declared, "http_port"), request["names"], setting(declared, "names")
+    if not setting(declared, "https_port"):
+        refuse("llm_gateway.https_port", "is 0, so no port has the certificate that is asked for", "Set it to 443")
+    if not port:
+        refuse("llm_gateway.http_port", "is 0, and the ACME server asks this host at port 80", "Set it to 80")
+    elif port != acme.CHALLENGE_PORT:
+        message = f"is {port}, and the ACME server asks at port 80"
+        remedy = f"Set it to 80, unless something in front of this host leads from its port 80 to {port}"
+        refuse("llm_gateway.http_port", message, remedy, "warn")
+    if addresses.is_loopback(declared.settings.bind_address):
+        message = f"is {declared.settings.bind_address}, where no ACME server reaches port 80"
+        remedy = "Set it to an address of the host that others reach, unless something in front of it leads there"
+        refuse("llm_bind_address", message, remedy, "warn")
+    for name in (n for n in own if addresses.is_address(n)):
+        remedy = "Take it out, or give a certificate for it in llm_gateway.certificate"
+        refuse("llm_gateway.names", f"has {name}: by ACME certificates are asked for names, not for addresses", remedy)
+    if not names:
+        remedy = "Set llm_domain and the services' hostname, or list a name in llm_gateway.names"
+        refuse("llm_gateway.acme", "asks for a certificate, and this host has no name", remedy)
+    if len(names) > acme.MOST_NAMES:
+        message = f"asks for {len(names)} names in one certificate; servers give {acme.MOST_NAMES}"
+        refuse("llm_gateway.acme", message, "List fewer services or llm_gateway.names")
+    for name in () if request["ca_file"] else names:
+        if acme.is_private(name):
+            key = "llm_domain" if name not in map(str.lower, own) else "llm_gateway.names"
+            message = f"gives {name}, a name for which no public ACME server gives a certificate"
+            refuse(key, message, "Use a name that the public DNS has, or name the CA of your own server in ca_file")
+    return found
+
+
+def ports(declared: Declared) -> dict[int, str]:
+    """Ports of the door itself: port to the key that declares it."""
+    return {setting(declared, k): f"llm_gateway.{k}" for k in ("https_port", "http_port") if setting(declared, k)}
+
+
+def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> list[Finding]:
+    """What the host says of a certificate that was given. found: `certificate` of the gateway's facts."""
+    if not setting(declared, "https_port"):
+        return []
+    if acme_request(declared):
+        return _acme_host_findings(found, now)
+    if not setting(declared, "certificate"):
+        return []
+    key = "llm_gateway.certificate"
+    if found.get("problem"):
+        return [
+            Finding("certificate", "error", key, found["problem"], "Give a valid one; the running door is untouched")
+        ]
+    lacking = [
+        n
+        for n in certificate_names(declared)
+        if n not in addresses.LOCAL and not certificates.covers(found["names"], n)
+    ]
+    if lacking:
+        message = f"is not for {', '.join(lacking)} (it is for {', '.join(found['names']) or 'no name'})"
+        remedy = "Give one that has these names, or change llm_domain, hostname or llm_gateway.names"
+        return [Finding("certificate-names", "error", key, message, remedy)]
+    left = found["expires"] - now
+    if left < certificates.RENEW:
+        message = f"ends in {max(int(left // 86400), 0)} days, at {moment(found['expires'])}"
+        return [Finding("certificate-ends", "warn", key, message, "Put a new one in its place and run site.yml")]
+    return []
+
+
+def _acme_host_findings(found: Mapping[str, Any], now: float) -> list[Finding]:
+    """What the host says of the certificate that ACME gives. found: `certificate` of its facts, with `acme` in it."""
+    state = found.get("acme") or {}
+    if state.get("ca_problem"):
+        return [Finding("acme-ca", "error", "llm_gateway.acme.ca_file", state["ca_problem"], "Give the server's CA")]
+    if not state.get("error") or state.get("missing"):  # of what is missing the run itself says whether it got it
+        late = not state.get("missing") and state and acme.is_late(found, now)
+        why = "was not renewed in time, and its client says nothing of it" if late else ""
+    else:
+        why = f"could not be renewed {state['failures']} times in a row: {state['error']}"
+    if not why:
+        return []
+    left = f"it ends in {max(int((found['expires'] - now) // 86400), 0)} days, at {moment(found['expires'])}"
+    remedy = "Correct that; it is tried again by itself, and at once without gateway/acme/data/attempt.json"
+    return [Finding("acme-renewal", "warn", "llm_gateway.acme", f"{why}; {left}", remedy)]
+
+
+def key_findings(declared: Declared, found: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with the clients' keys on the host, a file that people edit. found: `clients` of the gateway's facts.
+
+    A key for a service that is not declared any more is no reason to keep the service from going.
+    """
+    place = f"{declared.settings.root}/gateway/clients.json"
+    if found.get("problem"):
+        return [Finding("client-keys", "error", place, found["problem"], gateway_keys.CLIENTS_REMEDY)]
+    findings = []
+    for entry in found.get("keys", ()):
+        if unknown := [s for s in entry["services"] if s != "*" and s not in declared.services]:
+            message = f"key {entry['id']} of client {entry['client']} is for `{unknown[0]}`, which is not declared"
+            remedy = f"Revoke it (playbooks/keys.yml), or correct it. {did_you_mean(unknown[0], declared.services)}"
+            findings.append(Finding("client-scope", "warn", place, message, remedy))
+    return findings

@@ -1,0 +1,56 @@
+"""What is put to an image before anything is stopped for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.llm.declare.objects import Declared
+from ansible.module_utils.llm.images import images
+from ansible.module_utils.llm.plan import compose
+
+
+def jobs(
+    declared: Declared,
+    facts: Mapping[str, Any],
+    services: Iterable[str],
+    rendered: Mapping[str, compose.Release],
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    predict: bool = False,
+) -> list[dict[str, Any]]:
+    """What is to be asked before these services are deployed, an entry for each image.
+
+    A release that is current was asked before: its hash covers image, command, plugins and model. configs: config.json by
+    model, for models that are not on the host. predict: it is check mode, and an image that is not there can't be asked.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in services:
+        release, service = rendered[name], declared.services[name]
+        ref = compose.image_ref(declared.images[service.image])
+        known = ref in facts["images"]
+        if facts["releases"].get(name, {}).get("current") == release.hash or (predict and not known):
+            continue
+        job = found.setdefault(
+            ref,
+            {
+                "image": ref,
+                "image_id": facts["images"].get(ref, ""),
+                "records": f"{declared.settings.root}/state/preflight",
+                "services": {},
+            },
+        )
+        model: dict[str, Any] = {}
+        state = facts["models"].get(service.model, {})
+        if state.get("digest"):
+            folder = compose.model_dir(declared.settings, declared.models[service.model])
+            model = {"folder": folder, "digest": state["digest"]}
+        elif configs.get(service.model):
+            model = {"config": configs[service.model]}
+        job["services"][name] = {
+            "argv": release.facts["command"],
+            "env": release.facts["environment"],
+            "files": images.plugin_texts(release.files),
+            "model": model,
+        }
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""What clients got, for people and for machines."""

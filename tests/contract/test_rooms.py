@@ -1,0 +1,88 @@
+"""Who imports whom in module_utils/llm, and which of it goes to hosts."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests import catalogs
+
+LIBRARY = catalogs.ROOT / "module_utils" / "llm"
+PACKAGE = "ansible.module_utils.llm"
+ON_HOSTS = {"base", "docker", "gpu", "models", "images", "engine", "gateway", "host", "clients"}
+"""Rooms that modules and programs on hosts may use, with DECLARED of room `declare`. The others plan, on the controller."""
+DECLARED = {"declare.objects", "declare.values", "declare.facts", "declare.checks"}
+PAGE = catalogs.ROOT / "docs" / "architecture.md"
+PICTURE = re.compile(r"<!-- rooms -->\n```mermaid\n(.*?)```\n", re.DOTALL)
+
+
+def imported(program: Path) -> set[str]:
+    """Modules of ours that a program imports, as `room.module`."""
+    found = set()
+    for node in ast.walk(ast.parse(program.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith(f"{PACKAGE}."):
+            continue
+        place = (node.module or "").removeprefix(PACKAGE).removeprefix(".")
+        for name in (f"{place}.{alias.name}".removeprefix(".") for alias in node.names):
+            found |= {m for m in (name, place) if (LIBRARY / f"{m.replace('.', '/')}.py").is_file()}
+    return found
+
+
+MODULES = {
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts): imported(path)
+    for path in LIBRARY.rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+def shipped(modules: Iterable[str]) -> set[str]:
+    """These modules with all that they need, which is what Ansible sends along."""
+    todo, found = [*modules], set[str]()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += MODULES[name]
+    return found
+
+
+PROGRAMS = sorted([*catalogs.ROOT.glob("library/*.py"), *catalogs.ROOT.glob("roles/*/files/**/*.py")])
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: str(p.relative_to(catalogs.ROOT)))
+def test_hosts_get_nothing_of_the_planner(program: Path) -> None:
+    found = {m for m in shipped(imported(program)) if m.partition(".")[0] not in ON_HOSTS and m not in DECLARED}
+    assert not found, f"these are for the controller: {sorted(found)}"
+
+
+def rooms() -> dict[str, set[str]]:
+    """Room to the rooms that it imports from."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, needed in MODULES.items():
+        found[name.partition(".")[0]] |= {m.partition(".")[0] for m in needed}
+    return {room: others - {room} for room, others in found.items()}
+
+
+def test_neither_modules_nor_rooms_import_in_a_circle() -> None:
+    TopologicalSorter(MODULES).prepare()
+    TopologicalSorter(rooms()).prepare()
+
+
+def test_the_lowest_room_needs_no_other() -> None:
+    assert rooms()["base"] == set()
+
+
+def test_the_picture_shows_the_rooms_as_they_are() -> None:
+    arrows = [f"  {below} --> {room}\n" for room, needed in sorted(rooms().items()) for below in sorted(needed)]
+    drawn = PICTURE.search(PAGE.read_text())
+    wanted = "".join(["graph LR\n", *arrows])
+    assert drawn and drawn[1] == wanted, f"docs/architecture.md does not show what is so:\n{wanted}"
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for room in rooms():
+        assert ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text())), room
