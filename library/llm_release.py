@@ -213,7 +213,7 @@ def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
             files.link(folder / "previous", f"releases/{current}")
         files.link(folder / "current", f"releases/{release}")
         prune(folder)
-    # The link's time is when a deployment succeeded last, also one of the release that was current before (attempt of host/read.py).
+    # The link's time is when a deployment succeeded last, also one of the release that was current before (see read.attempt).
     os.utime(folder / "current", follow_symlinks=False)
     return {"changed": changed}
 

@@ -91,8 +91,8 @@ options:
     type: path
   history_folder:
     description:
-      - Folder with the records of releases (see module_utils/llm/engine/history.py). With it and O(release), the speed of a stream is
-        held against the median of what this release reached on this host, and recorded if every check passed.
+      - Folder with the records of releases (see module_utils/llm/engine/history.py). With it and O(release), the speed of a stream
+        is held against the median of what this release reached on this host, and recorded if every check passed.
     type: path
   release:
     description: The release that is asked, for its record.

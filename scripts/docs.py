@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python scripts/docs.py [FOLDER]     (default: the project)
 
-Roles and modules come from ansible-doc, keys of the declaration from the tables of module_utils/llm/declare/variables.py, rules from
+Roles and modules come from ansible-doc, keys of the declaration from module_utils/llm/declare/variables.py, rules from
 rulebook.py beside it, experiments from docs/experiments/*.yml, catalogs from group_vars/all, playbooks from their first
 comment, changes from changelogs/. The same input gives the same bytes.
 """

@@ -69,7 +69,7 @@ def _failed(name: str, why: str) -> verdict.Check:
 
 
 def document(verdict: verdict.Verdict, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of verdict.json: the verdict, and of what machine it is. machine: {"processor": see processor_of of host/read.py} or {}."""
+    """Content of verdict.json: the verdict, and of what machine it is. machine: {"processor": see read.processor_of} or {}."""
     return {**verdict, "host": dict(machine)}
 
 
