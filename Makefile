@@ -55,7 +55,7 @@ bench-converge: setup ## what an unchanged host costs, against a floor: wall, pr
 	@$(BIN)python benchmarks/converge.py
 
 bench-door: setup ## what the gateway adds to the first byte of an answer, beside a stub of an engine, and its memory
-	@$(BIN)python benchmarks/door.py
+	@$(BIN)python benchmarks/gateway.py
 
 test: check ## everything that CI runs, with the chosen scenarios
 	scripts/test.sh

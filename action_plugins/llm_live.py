@@ -40,11 +40,11 @@ LOST = 120.0
 ALIVE_EVERY = 5.0
 """Seconds between two looks for the module's processes."""
 MARK = "--llm-live--"
-KILLED = "Look for the kernel's out-of-memory killer (`dmesg`) and for a reboot on that host, then run the play again."
+KILLED = "Poll for the kernel's out-of-memory killer (`dmesg`) and for a reboot on that host, then run the play again."
 
 
 @dataclass(frozen=True)
-class Look:
+class Poll:
     """What one look at the host found: the result when there is one, the newest progress line, a sign of life."""
 
     result: str | None
@@ -74,7 +74,7 @@ def look_command(results_file: str, progress_file: str, job: str, *, check_alive
     return "{ " + "; ".join(parts) + "; } 2>/dev/null; true"
 
 
-def read_look(output: str, *, check_alive: bool) -> Look:
+def read_look(output: str, *, check_alive: bool) -> Poll:
     """Take the answer of a look apart; anything half-written counts as not there yet."""
     parts = [part.strip() for part in (output.split(MARK) + ["", ""])[:3]]
     result = None
@@ -85,7 +85,7 @@ def read_look(output: str, *, check_alive: bool) -> Look:
     # While the module runs, the file holds {"started": ..., "finished": false}; afterwards the module's own result.
     if isinstance(data, dict) and ("started" not in data or data.get("finished")):
         result = parts[0]
-    return Look(result, parse_last(parts[1]), bool(parts[2]) if check_alive else None)
+    return Poll(result, parse_last(parts[1]), bool(parts[2]) if check_alive else None)
 
 
 def ended_badly(data: Mapping[str, Any]) -> str:

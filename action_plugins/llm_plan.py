@@ -56,12 +56,12 @@ CATALOGS = ("images", "models", "recipes", "services")
 INTERNAL = (
     "llm_plan",
     "llm_host",
-    "llm_prove",
-    "llm_prove_depth",
+    "llm_smoke_services",
+    "llm_smoke_depth",
     "llm_again",
     "llm_verdict",
-    "llm_look_refuses",
-    "llm_look_takes",
+    "llm_refresh_strict",
+    "llm_refresh_for_change",
     "llm_gateway_address",
     "llm_report",
 )
@@ -138,7 +138,7 @@ class ActionModule(ActionBase):
                 judged[""] += on_host.loss_findings(declared, facts, selection.stages)
         rendered = changes.releases(declared, facts, plugins)
         if facts:
-            for service, found in on_host.stranger_findings(declared, facts, running, rendered).items():
+            for service, found in on_host.foreign_findings(declared, facts, running, rendered).items():
                 judged.setdefault(service, []).extend(found)
         known, unreadable = self._known(declared, variables, facts)
         judged[""] += unreadable
@@ -201,12 +201,12 @@ class ActionModule(ActionBase):
             },
             "host": _host_wants(declared),
             "supervisor": _plain(supervisor.plan(declared)),
-            "door": _plain(gateway_plan.settings(declared)),
+            "gateway": _plain(gateway_plan.settings(declared)),
             "gateway_image": compose.image_ref(declared.images[GATEWAY_IMAGE])
             if GATEWAY_IMAGE in declared.images
             else "",
             "acme_image": compose.image_ref(declared.images[ACME_IMAGE])
-            if ACME_IMAGE in needs.door_images(declared)
+            if ACME_IMAGE in needs.gateway_images(declared)
             else "",
         }
         if facts:
@@ -487,7 +487,7 @@ def _place(key: str, origins: Mapping[str, str]) -> str:
 def _to_lock(declared: Declared, services: Iterable[str]) -> dict[str, dict[str, str]]:
     """Tags and branches that these services and their gateway come from; see lock.wanted."""
     services = tuple(services)
-    gateway = needs.door_images(declared) if services else []
+    gateway = needs.gateway_images(declared) if services else []
     models = needs.needed_models(declared, services)
     images = [*needs.needed_images(declared, services), *quantize_plan.images(declared, models), *gateway]
     return lock.wanted(declared, images, [*models, *quantize_plan.sources(declared, models)])
@@ -573,7 +573,7 @@ def _for_clients(declared: Declared, name: str, reached: str) -> dict[str, Any]:
     service = declared.services[name]
     model = declared.models[service.model]
     told = programs.facts(service.served_model_name, service.args, model.context or 0, bool(model.vision))
-    place = programs.Door(
+    place = programs.Address(
         declared.settings.bind_address,
         reached,
         gateway_plan.setting(declared, "https_port"),
@@ -652,7 +652,7 @@ def _host_wants(declared: Declared) -> dict[str, Any]:
         "ports": sorted(
             {*(declared.services[s].port for s in placement.deployed(declared)), *gateway_plan.ports(declared)}
         ),
-        "door": _plain(gateway_plan.settings(declared)),
+        "gateway": _plain(gateway_plan.settings(declared)),
         "gpus": declared.settings.accelerator == "nvidia",
     }
 
@@ -679,7 +679,7 @@ def _work(
                 }
                 for s, why in reasons.items()
             ],
-            "strays": deploy.strays(facts, running, reasons),
+            "stale": deploy.stale(facts, running, reasons),
             "stop": changes.to_stop(declared, facts, selected, reasons),
             "orphans": [] if declared.settings.prune else orphans,
             "removed": orphans if declared.settings.prune else [],

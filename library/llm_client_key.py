@@ -85,7 +85,7 @@ key:
   description: The new key. It is kept nowhere.
   returned: when one was made
   type: str
-told:
+applied:
   description: Whether a running gateway follows; otherwise it will when it starts.
   returned: always
   type: bool
@@ -106,7 +106,7 @@ from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 
-UNTOLD = (
+NOT_APPLIED = (
     "The change is written down, but the gateway did not take it: as long as it runs, it goes by the keys of before, so one that "
     "was revoked or replaced still passes and a new one does not. Run site.yml, which tells it again; "
     f"`docker restart {names.GATEWAY}` does it at once, and cuts what is under way"
@@ -132,13 +132,18 @@ def act(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             )
         if not check_mode:
             gateway_host.new_engine_key(folder)
-    told = ""
+    applied = ""
     if do not in ("list", "rotate-engine") and not check_mode:
         gateway_host.keep_clients(folder, keys)
-        told = gateway_host.refresh_keys(root)
+        applied = gateway_host.refresh_keys(root)
     shown = [{**dataclasses.asdict(k), "state": k.state(now)} for k in keys]
-    result = {"changed": do != "list", "keys": shown, "table": gateway_keys.table(keys, now), "told": told == "told"}
-    result["problem"] = UNTOLD if told == "untold" else ""
+    result = {
+        "changed": do != "list",
+        "keys": shown,
+        "table": gateway_keys.table(keys, now),
+        "applied": applied == "applied",
+    }
+    result["problem"] = NOT_APPLIED if applied == "refused" else ""
     return {**result, "key": made} if made and not check_mode else result
 
 

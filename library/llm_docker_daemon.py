@@ -105,7 +105,7 @@ from ansible.module_utils.llm.base import files
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import daemon
 from ansible.module_utils.llm.docker import host as docker_host
-from ansible.module_utils.llm.docker.process import Engine, Failed
+from ansible.module_utils.llm.docker.process import DaemonFailed, Engine
 
 
 class Daemon:
@@ -121,7 +121,7 @@ class Daemon:
             found = daemon.parse(self.before[self.file] or "")
         except daemon.Broken as error:
             text = f"{self.file} is not what Docker reads: {error}. Repair it (nothing was written), and run again"
-            raise Failed(text) from error
+            raise DaemonFailed(text) from error
         has = daemon.read_environment(self.before[self.defaults] or "")
         self.loaded = docker_host.loaded(self.engine.process) or {"settings": found, "environment": has}
         self.found = found
@@ -169,14 +169,16 @@ class Daemon:
         """Refuse what can't work, before anything is written."""
         swarm = (self.engine.info.get("Swarm") or {}).get("LocalNodeState", "inactive") != "inactive"
         if swarm and self.change.settings.get("live-restore"):
-            raise Failed("the engine is a node of a swarm, which excludes live-restore. Write live_restore: false")
+            raise DaemonFailed(
+                "the engine is a node of a swarm, which excludes live-restore. Write live_restore: false"
+            )
         if action == "restart" and self.containers and not self.change.settings.get("live-restore"):
-            raise Failed(
+            raise DaemonFailed(
                 f"{', '.join(self.change.restart) or 'an upgrade'} needs a restart of the engine, and without live-restore its "
                 f"{len(self.containers)} running containers would stop with it. Switch that on, or stop them, and run again"
             )
         if self.engine.running and self.engine.process is None:
-            raise Failed(
+            raise DaemonFailed(
                 f"the engine is no process of this host that /{docker_host.PID_FILE} names. Change its settings there"
             )
         text = self.after[self.file]
@@ -191,7 +193,7 @@ class Daemon:
             staged.unlink(missing_ok=True)
         if rc != 0:
             said = daemon.shown((err or out).strip()).replace(str(staged), str(self.file))
-            raise Failed(f"dockerd refuses what {self.file} would hold: {said}. Correct it; nothing was written")
+            raise DaemonFailed(f"dockerd refuses what {self.file} would hold: {said}. Correct it; nothing was written")
 
     def record(self, settings: dict[str, Any], environment: dict[str, str]) -> None:
         """Write down what the engine runs with, while the files say something else."""
@@ -216,7 +218,7 @@ class Daemon:
                 self.write({self.file: daemon.render(daemon.merge(self.found, {"live-restore": True}))})
                 self.engine.reload()
                 if not self.engine.info.get("LiveRestoreEnabled"):
-                    raise Failed("it does not switch live-restore on")
+                    raise DaemonFailed("it does not switch live-restore on")
             self.write(self.after)
             if action == "reload":
                 self.engine.reload()
@@ -224,11 +226,15 @@ class Daemon:
                 self.engine.stop()
             if action in ("restart", "start"):
                 self.engine.start()
-        except Failed as error:
-            raise Failed(f"Docker with the new settings: {error}. {self.undo(action)}\n{self.engine.log()}") from error
+        except DaemonFailed as error:
+            raise DaemonFailed(
+                f"Docker with the new settings: {error}. {self.undo(action)}\n{self.engine.log()}"
+            ) from error
         lost = self.engine.lost(self.containers)
         if lost and action == "restart":
-            raise Failed(f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again")
+            raise DaemonFailed(
+                f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again"
+            )
         if self.waits(action):
             self.record(daemon.reloaded(self.loaded["settings"], self.change.settings), self.loaded["environment"])
         else:
@@ -245,7 +251,7 @@ class Daemon:
                 self.engine.reload()
             else:
                 self.engine.start()
-        except Failed as error:
+        except DaemonFailed as error:
             return f"The old files are back, and with them {error}. Repair what its log says, and run again"
         Path(daemon.LOADED_FILE).unlink(missing_ok=True)
         lost = self.engine.lost(self.containers) if action == "restart" else []
@@ -262,7 +268,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     state.containers = state.engine.containers()
     action = state.action()
     if action == "start" and not state.version and not module.check_mode:
-        raise Failed("there is no dockerd on this host. Install it (role docker_engine), and run again")
+        raise DaemonFailed("there is no dockerd on this host. Install it (role docker_engine), and run again")
     state.judge(action)
     result = {
         "action": action,
@@ -277,7 +283,9 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         return result
     lost = state.engine.lost(module.params["containers"]) if state.engine.running else []
     if lost:
-        raise Failed(f"containers did not outlive what was done to the engine: {', '.join(lost)}. Start them again")
+        raise DaemonFailed(
+            f"containers did not outlive what was done to the engine: {', '.join(lost)}. Start them again"
+        )
     if result["changed"]:
         state.load(action)
         result["version"] = state.engine.version()
@@ -309,7 +317,7 @@ def main() -> None:
         module.no_log_values.update(daemon.passwords(json.dumps(module.params[name])))
     try:
         module.exit_json(**act(module))
-    except (Failed, docker_api.DockerError) as error:
+    except (DaemonFailed, docker_api.DockerError) as error:
         module.fail_json(msg=f"docker: {error}")
     except OSError as error:
         module.fail_json(msg=f"docker: {error.filename}: {error.strerror}; run as root, and check the disk")

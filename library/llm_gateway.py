@@ -33,13 +33,13 @@ options:
     description: Ports that must accept connections in the end.
     type: list
     elements: int
-  pools:
+  backends:
     description: What leads to which engines, of C(module_utils/llm/gateway/routes.py).
     type: list
     elements: dict
     default: []
   returns:
-    description: Pool to seconds after which it is expected back, for those that are closed; -1 for one that was stopped.
+    description: Backend to seconds after which it is expected back, for those that are closed; -1 for one that was stopped.
     type: dict
     default: {}
   certificate:
@@ -58,7 +58,7 @@ options:
     type: str
     default: 127.0.0.1
   ports_address:
-    description: Address on which the ports of O(pools) are published; left out, O(address).
+    description: Address on which the ports of O(backends) are published; left out, O(address).
     type: str
 attributes:
   check_mode:
@@ -84,7 +84,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: none, told (at run time), reloaded, started or removed.
+  description: none, updated (at run time), reloaded, started or removed.
   returned: always
   type: str
 """
@@ -255,7 +255,7 @@ def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> 
 
 def wait_for_ports(module: AnsibleModule) -> None:
     """Fail unless every port accepts a connection in time."""
-    own = {port for pool in module.params["pools"] for port in pool.get("ports", ())}
+    own = {port for backend in module.params["backends"] for port in backend.get("ports", ())}
     end = time.monotonic() + READY_WITHIN
     for port in module.params["ports"]:
         address = module.params["ports_address" if port in own else "address"] or module.params["address"]
@@ -304,7 +304,7 @@ def load(folder: Path, maps: dict[str, str]) -> bool:
 
 def act(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and do what is missing."""
-    folder, texts, pools = Path(module.params["folder"]), dict(module.params["files"]), module.params["pools"]
+    folder, texts, backends = Path(module.params["folder"]), dict(module.params["files"]), module.params["backends"]
     found = inspected()
     running = bool(found and found["State"]["Running"])
     stamp = folder / "loaded"
@@ -314,7 +314,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     returns = {
         n: routes.STOPPED if int(s) == routes.STOPPED else now + int(s) for n, s in module.params["returns"].items()
     }
-    maps = gateway_host.maps(folder.parent, pools, returns)
+    maps = gateway_host.maps(folder.parent, backends, returns)
     # By ACME another one comes at any time, and whoever brings it tells HAProxy.
     in_place = "acme" if module.params["certificate"].get("acme") else certificate
     wanted = [*sums(texts), found["Id"][:12] if found else "", *map(gateway_host.digest, (maps["keys.map"], in_place))]
@@ -333,7 +333,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
             and not why
         ):
             changes = routes.switched(before, texts[CONFIG])
-            action = "told" if changes is not None else action
+            action = "updated" if changes is not None else action
     else:
         action = "started"
     if module.check_mode:
@@ -354,7 +354,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(run, module.params["uid"], module.params["uid"])
     if changes is not None:
-        during = gateway_host.maps(folder.parent, pools, returns, changes)
+        during = gateway_host.maps(folder.parent, backends, returns, changes)
         # Connections to the engine of before are used on until it ends, and it knows no newer key than this one.
         kept = {k: during[k] for k in ["engines.map"] if during[k].count("\n") == maps[k].count("\n")}
         if not (load(folder, during) and tell(folder, changes) and load(folder, {**maps, **kept})):
@@ -410,7 +410,7 @@ def main() -> None:
             "image": {"type": "str"},
             "files": {"type": "dict"},
             "ports": {"type": "list", "elements": "int"},
-            "pools": {"type": "list", "elements": "dict", "default": []},
+            "backends": {"type": "list", "elements": "dict", "default": []},
             "returns": {"type": "dict", "default": {}},
             "certificate": {"type": "dict", "default": {}},
             "address": {"type": "str", "default": "127.0.0.1"},

@@ -83,7 +83,7 @@ from ansible.module_utils.llm.declare import values
 from ansible.module_utils.llm.declare.objects import Gpu
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import daemon
-from ansible.module_utils.llm.docker.process import Engine, Failed, waited
+from ansible.module_utils.llm.docker.process import DaemonFailed, Engine, waited
 from ansible.module_utils.llm.gpu import host as gpu_host
 from ansible.module_utils.llm.gpu import nvidia
 
@@ -142,21 +142,21 @@ class Toolkit:
         rc, out, err = self.module.run_command(argv)
         if rc != 0:
             said = (err or out).strip()[-600:]
-            raise Failed(f"{what}: `{' '.join(argv)}` failed with exit status {rc}: {said}. {remedy}")
+            raise DaemonFailed(f"{what}: `{' '.join(argv)}` failed with exit status {rc}: {said}. {remedy}")
         return str(out)
 
     def judge(self) -> None:
         """Refuse what can't work, before anything is touched."""
         wrong = self.seen["trouble"]
         if wrong:
-            raise Failed(f"{wrong['message']}. {wrong['remedy']}")
+            raise DaemonFailed(f"{wrong['message']}. {wrong['remedy']}")
         problem = nvidia.runtime_problem(self.docker, self.runtime, wsl=self.seen["wsl"])
         if problem:
-            raise Failed(f"llm_gpu_runtime: {problem[0]}. {problem[1]}")
+            raise DaemonFailed(f"llm_gpu_runtime: {problem[0]}. {problem[1]}")
         for differs in nvidia.differences(self.declared, self.seen["gpus"]):
             text = f"llm_host_gpus.{differs['position']}.{differs['part']}: {differs['message']}. {differs['remedy']}"
             if differs["id"] == "gpu-missing":
-                raise Failed(text)
+                raise DaemonFailed(text)
             if differs["severity"] != "info":
                 self.module.warn(text)
 
@@ -192,10 +192,12 @@ class Toolkit:
         try:
             lost = nvidia.lost_settings(json.loads(before or "{}"), json.loads(after))
         except ValueError as error:
-            raise Failed(f"nvidia-ctk answers with no JSON ({error}): {daemon.shown(after[:200])}. {remedy}") from error
+            raise DaemonFailed(
+                f"nvidia-ctk answers with no JSON ({error}): {daemon.shown(after[:200])}. {remedy}"
+            ) from error
         if lost:
             own = "features.cdi: true" if "--cdi.enabled" in argv else "runtimes.nvidia"
-            raise Failed(
+            raise DaemonFailed(
                 f"nvidia-ctk would drop {', '.join(lost)} from {DAEMON}, so it was not asked to write. "
                 f"Set {own} there yourself, restart Docker when its containers may stop, and run again"
             )
@@ -219,11 +221,11 @@ class Toolkit:
         """Have the engine read daemon.json again; containers don't notice."""
         try:
             Engine(self.module).reload()
-        except Failed as error:
+        except DaemonFailed as error:
             text = f"the engine could not be told to read {DAEMON}: {error}"
-            raise Failed(f"{text}. Reload it (`systemctl reload docker`), and run again") from error
+            raise DaemonFailed(f"{text}. Reload it (`systemctl reload docker`), and run again") from error
         if not waited(lambda: "nvidia" in engine()["runtimes"], LOADS_WITHIN):
-            raise Failed(
+            raise DaemonFailed(
                 f"the engine does not load the runtime nvidia of {DAEMON}. Its log says why: `journalctl -u docker`"
             )
 
@@ -233,7 +235,7 @@ class Toolkit:
         running = process.containers()
         if running and not self.docker["live_restore"] and not self.module.params["restart_engine"]:
             names = ", ".join(sorted(c["Names"][0].lstrip("/") for c in docker_api.containers(running_only=True)))
-            raise Failed(
+            raise DaemonFailed(
                 f"Docker must be restarted before containers get GPUs ({why}), and {names} would stop with it. Switch "
                 f"live-restore on (docker_engine_live_restore), or allow it with nvidia_toolkit_restart_engine: true, or "
                 f"restart it yourself; then run again"
@@ -241,11 +243,13 @@ class Toolkit:
         try:
             process.stop()
             process.start()
-        except Failed as error:
-            raise Failed(f"Docker must be restarted ({why}), and {error}. {process.log()}") from error
+        except DaemonFailed as error:
+            raise DaemonFailed(f"Docker must be restarted ({why}), and {error}. {process.log()}") from error
         lost = process.lost(running)
         if lost and self.docker["live_restore"]:
-            raise Failed(f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again")
+            raise DaemonFailed(
+                f"containers did not outlive the restart of the engine: {', '.join(lost)}. Start them again"
+            )
 
     # -- persistence ---------------------------------------------------------------------------------------------------
 
@@ -285,7 +289,7 @@ class Toolkit:
                 lost.append(f"{listed['Names'][0].lstrip('/')} ({wrong['message']})")
         if lost:
             names = " ".join(item.partition(" ")[0] for item in sorted(lost))
-            raise Failed(
+            raise DaemonFailed(
                 f"running containers have no GPU any more: {', '.join(sorted(lost))}. A `systemctl daemon-reload`, as packages "
                 f"do when they are installed, detaches them. Restart them (`docker restart {names}`), and run again"
             )
@@ -307,14 +311,16 @@ class Toolkit:
                 rc, output = run_container(tool, nvidia.request(self.runtime, ids))
         except docker_api.DockerError as error:
             remedy = "Compare `nvidia-ctk cdi list`" if self.runtime == "cdi" else "See `journalctl --unit docker`"
-            raise Failed(f"no container gets GPUs by llm_gpu_runtime: {self.runtime}: {error}. {remedy}") from error
+            raise DaemonFailed(
+                f"no container gets GPUs by llm_gpu_runtime: {self.runtime}: {error}. {remedy}"
+            ) from error
         finally:
             self.module.run_command(["docker", "image", "rm", "--force", IMAGE])
         seen = nvidia.parse_list(output)
         if not expected <= set(seen):
             wrong = nvidia.failure(rc, output)
             why = wrong["message"] if wrong else f"it shows {', '.join(seen) or 'none'}"
-            raise Failed(
+            raise DaemonFailed(
                 f"a container given {', '.join(ids)} by llm_gpu_runtime: {self.runtime} does not see "
                 f"{', '.join(sorted(expected - set(seen)))}: {why}. It said: {' '.join(output.split())[:300]}"
             )
@@ -325,7 +331,7 @@ class Toolkit:
         rc, out, _ = self.module.run_command(["ldd", tool])
         linked = re.findall(r"(?:=> |^\s*)(/\S+) \(", out, re.MULTILINE) if rc == 0 else []
         if not linked:  # seen on a machine whose nvidia-smi is a script that starts the real one
-            raise Failed(
+            raise DaemonFailed(
                 f"{tool} is not the program itself: `ldd` names no library of it. Put NVIDIA's own before it on the path"
             )
         archive = io.BytesIO()
@@ -335,7 +341,9 @@ class Toolkit:
         argv = ["docker", "import", "--change", f'ENTRYPOINT ["{tool}"]', "-", IMAGE]
         rc, out, err = self.module.run_command(argv, data=archive.getvalue(), binary_data=True)
         if rc != 0:
-            raise Failed(f"`{' '.join(argv)}` failed: {(err or out).strip()}. Look whether Docker has room on its disk")
+            raise DaemonFailed(
+                f"`{' '.join(argv)}` failed: {(err or out).strip()}. Look whether Docker has room on its disk"
+            )
 
 
 def declared(entry: dict[str, Any], position: int) -> Gpu:
@@ -346,7 +354,7 @@ def declared(entry: dict[str, Any], position: int) -> Gpu:
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         text = f"nvidia_toolkit_gpus.{position} needs index, model and memory (such as 24 GiB): {error!r}"
-        raise Failed(text) from error
+        raise DaemonFailed(text) from error
 
 
 def made_for(spec_facts: dict[str, Any]) -> str:
@@ -395,7 +403,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     if not module.get_bin_path("nvidia-ctk"):
         if module.check_mode:  # it is not installed yet, so nothing can be asked
             return result
-        raise Failed(
+        raise DaemonFailed(
             "NVIDIA's container toolkit is not there (nvidia-ctk). Install it (role nvidia_toolkit), and run again"
         )
     if "cdi" in steps:
@@ -409,14 +417,14 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         return result
     toolkit.read()
     if not toolkit.docker["running"]:
-        raise Failed("the Docker engine does not answer. Start it (role docker_engine), and run again")
+        raise DaemonFailed("the Docker engine does not answer. Start it (role docker_engine), and run again")
     toolkit.ask_containers()
     result["seen"] = toolkit.probe()
     toolkit.read()
     left = {name: why for name, why in toolkit.steps().items() if name != "proof"}
     if left:
         text = "; ".join(f"{name}: {why}" for name, why in left.items())
-        raise Failed(
+        raise DaemonFailed(
             f"this is not as it should be after it was done: {text}. Look at nvidia-smi and `journalctl --unit docker`"
         )
     proof = json.dumps(nvidia.signature(toolkit.facts, toolkit.runtime), indent=2, sort_keys=True) + "\n"
@@ -442,7 +450,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**act(module))
-    except (Failed, docker_api.DockerError) as error:
+    except (DaemonFailed, docker_api.DockerError) as error:
         fail(module, str(error))
     except OSError as error:
         fail(module, f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")

@@ -43,8 +43,8 @@ options:
     description: Read NVIDIA GPUs, driver and container toolkit as well; it takes nvidia-smi a moment.
     type: bool
     default: false
-  door:
-    description: The plan's C(door); of the certificate that it wants is said what is wrong with the one that is there.
+  gateway:
+    description: The plan's C(gateway); of the certificate that it wants is said what is wrong with the one that is there.
     type: dict
     default: {}
 attributes:
@@ -107,7 +107,7 @@ ansible_facts:
         containers:
           description: Engines - id, name, service, release, state, status, image_id, made_of, ip.
           type: list
-        strangers:
+        foreign:
           description: Containers that are not ours and have a name like ours, or write to folders - name, image, state, writes.
           type: list
         published:
@@ -177,7 +177,7 @@ ansible_facts:
             - acme, of its client what supervisor says of that one.
             - certificate (names, begins, expires, problem; acme, where that gives it), clients (keys, problem), now.
             - due (why it needs a hand), old_engine_keys (services without the newest), engine_key (fingerprint of the newest, once
-              it was rotated), stopped (pools of which it tells clients that they were stopped).
+              it was rotated), stopped (backends of which it tells clients that they were stopped).
           type: dict
 """
 
@@ -257,7 +257,7 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "gpus": {"type": "bool", "default": False},
-            "door": {"type": "dict", "default": {}},
+            "gateway": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -278,7 +278,7 @@ def main() -> None:
         "image_records": records,
         "release_images": read_host.release_images(root / "services"),
         "containers": engines,
-        "strangers": read_host.strangers(containers, names.PREFIX, names.LABELS),
+        "foreign": read_host.foreign(containers, names.PREFIX, names.LABELS),
         "published": published,
         "listening": read_host.listening(wanted["ports"]),
         "releases": {s: read_host.release(root / "services" / s, ids) for s in {*wanted["services"], *ours}},
@@ -307,7 +307,7 @@ def main() -> None:
             "id": gateway["Id"][:12] if gateway else "",
             "state": gateway["State"] if gateway else "absent",
             "acme": read_host.program(root / "gateway" / acme.FOLDER, containers, names.ACME, names.ACME_LABEL),
-            **gateway_host.facts(root, wanted["door"], time.time()),
+            **gateway_host.facts(root, wanted["gateway"], time.time()),
         },
     }
     module.exit_json(changed=False, ansible_facts={"llm_host": facts})

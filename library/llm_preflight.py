@@ -138,12 +138,12 @@ def main() -> None:
         found.update(answers)
         if folder and not module.check_mode:
             keep(folder, names, answers, image)
-    if problems := preflight.told(found, "error"):
+    if problems := preflight.texts(found, "error"):
         lines = "\n".join(f"  - {p}" for p in problems)
         module.fail_json(
             msg=f"{image} refuses the declaration; nothing was stopped.\n{lines}", services=found, asked=asked
         )
-    for warning in preflight.told(found, "warn"):
+    for warning in preflight.texts(found, "warn"):
         module.warn(warning)
     module.exit_json(changed=False, services=found, asked=asked)
 

@@ -156,7 +156,7 @@ LOOK_EVERY = 2.0  # seconds between two looks at what the container prints
 TAIL = 8192  # bytes of its output that are looked at
 
 
-class Failed(Exception):
+class QuantizeFailed(Exception):
     """What keeps a model from being made; the text says why, and what to do."""
 
 
@@ -174,44 +174,46 @@ class Maker:
     # -- before anything is touched -------------------------------------------------------------------------------------
 
     def foresee(self) -> None:
-        """The same as far as it can be told before anything is fetched or repaired. Raises Failed."""
+        """The same as far as it can be told before anything is fetched or repaired. Raises QuantizeFailed."""
         self._check_text()
         state = artifacts.look(self.source)
         if state["present"] and not (state["problem"] and self.module.params["state"] == "repaired"):
             self.check()
 
     def check(self) -> dict[str, Any]:
-        """What the source is: {digest, bytes, config}. Raises Failed when it cannot be quantized here."""
+        """What the source is: {digest, bytes, config}. Raises QuantizeFailed when it cannot be quantized here."""
         self._check_text()
         of = self.module.params["source"]["name"]
         state = artifacts.look(self.source)
         if not state["present"]:
             # A stage `models` fetches it only for a model that is not there.
             first = f"Remove {self.folder}, and " if self.folder.is_dir() else ""
-            raise Failed(f"its source {of} is not in {self.source}. {first}`site.yml --tags models` fetches it")
+            raise QuantizeFailed(f"its source {of} is not in {self.source}. {first}`site.yml --tags models` fetches it")
         if state["problem"]:
-            raise Failed(
+            raise QuantizeFailed(
                 f"its source {of} is damaged: {state['problem']}. playbooks/verify_models.yml -e llm_repair=true"
             )
         config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
         if config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config"):
-            raise Failed(f"its source {of} is quantized already. Declare the model in its full precision as the source")
+            raise QuantizeFailed(
+                f"its source {of} is quantized already. Declare the model in its full precision as the source"
+            )
         need, free = quantize.memory_need(state["bytes"], config, self.recipe), read_host.memory()["available"] or 0
         if need > free:
-            raise Failed(f"{quantize.no_memory(need, free)}. {quantize.NO_MEMORY}")
+            raise QuantizeFailed(f"{quantize.no_memory(need, free)}. {quantize.NO_MEMORY}")
         self.memory = free - quantize.SPARE // 2
         room = shutil.disk_usage(next(p for p in self.folder.parents if p.is_dir())).free
         if problem := store.no_room(state["bytes"], room, str(self.folder.parent)):
-            raise Failed(problem)
+            raise QuantizeFailed(problem)
         return {"digest": state["digest"], "bytes": state["bytes"], "tied": bool(config.get("tie_word_embeddings"))}
 
     def _check_text(self) -> None:
         dataset = self.recipe["dataset"]
         if (file := dataset.get("file")) and (problem := dataset_files.look(Path(file))):
-            raise Failed(f"the text {file} {problem}. {self._where()}")
+            raise QuantizeFailed(f"the text {file} {problem}. {self._where()}")
         if not file and self.module.params["offline"]:
             message = f"the data set {dataset['hub']} needs the network, and llm_offline is set"
-            raise Failed(f"{message}. {self._where()}")
+            raise QuantizeFailed(f"{message}. {self._where()}")
 
     def _where(self) -> str:
         return quantize.other_text(self.recipe["name"])
@@ -270,7 +272,7 @@ class Maker:
         else:
             file, more = self._from_hub(dataset)
             if problem := dataset_files.look(file):
-                raise Failed(f"{file.name} of the data set {dataset['hub']} {problem}. {self._where()}")
+                raise QuantizeFailed(f"{file.name} of the data set {dataset['hub']} {problem}. {self._where()}")
         return {"file": file.name, "sha256": artifacts.sha256(self.place / "text" / file.name), **more}
 
     def _from_hub(self, dataset: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -281,7 +283,7 @@ class Maker:
         try:
             import huggingface_hub
         except ImportError as error:
-            raise Failed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
+            raise QuantizeFailed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
         endpoint, token = self.module.params["hub_endpoint"], self.module.params["hub_token"] or False
         self.progress.say("fetch text", dataset["hub"])
         try:
@@ -289,7 +291,7 @@ class Maker:
             info = api.dataset_info(dataset["hub"], revision=dataset.get("revision", "main"), timeout=10)
             names = sorted(s.rfilename for s in info.siblings or () if fnmatch.fnmatch(s.rfilename, dataset["match"]))
             if not names:
-                raise Failed(f"the data set {dataset['hub']} has no file {dataset['match']}. {self._where()}")
+                raise QuantizeFailed(f"the data set {dataset['hub']} has no file {dataset['match']}. {self._where()}")
             found = huggingface_hub.hf_hub_download(
                 dataset["hub"],
                 names[0],
@@ -299,12 +301,14 @@ class Maker:
                 endpoint=endpoint,
                 token=token,
             )
-        except Failed:
+        except QuantizeFailed:
             raise
         except Exception as error:  # the library raises many kinds; their texts may show signed addresses
             status = getattr(getattr(error, "response", None), "status_code", type(error).__name__)
             message = f"the data set {dataset['hub']} cannot be had from {endpoint} ({status})"
-            raise Failed(f"{message}. Check name, network and llm_hub_token, or name a file on the host") from error
+            raise QuantizeFailed(
+                f"{message}. Check name, network and llm_hub_token, or name a file on the host"
+            ) from error
         file = self.place / "text" / Path(names[0]).name
         shutil.move(found, file)
         shutil.rmtree(self.place / "hub", ignore_errors=True)
@@ -333,21 +337,21 @@ class Maker:
         except (OSError, ValueError):
             result = {}
         if rc == 137:
-            raise Failed(
+            raise QuantizeFailed(
                 f"the container was killed: it wanted more than {store.size(self.memory)}. {quantize.NO_MEMORY}"
             )
         if error := result.get("error"):
             about = f"the text {self.recipe['dataset'].get('file', self.recipe['dataset'].get('hub'))}"
             what = about if "pieces of" in error or "be read" in error or "column" in error else "its source"
-            raise Failed(f"{what} {error}")
+            raise QuantizeFailed(f"{what} {error}")
         lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
         if rc == 125:  # Docker's own
             said = next((line for line in lines if "rror" in line), "Docker did not say why")[:300]
-            raise Failed(
+            raise QuantizeFailed(
                 f"the container was not started: {said}. If its image is missing, `site.yml --tags images` makes it"
             )
         if rc or not result:
-            raise Failed(f"llm-compressor ended with {rc}: {lines[-1][:400] if lines else 'it said nothing'}")
+            raise QuantizeFailed(f"llm-compressor ended with {rc}: {lines[-1][:400] if lines else 'it said nothing'}")
         return result
 
     def _watch(self, log: Path, done: threading.Event) -> None:
@@ -366,7 +370,7 @@ class Maker:
                 shown = line
 
     def _prove(self, out: Path, result: dict[str, Any], tied: bool) -> quantize.Proof:
-        """Every module packed that is to be, every tensor as it was that is not. Raises Failed."""
+        """Every module packed that is to be, every tensor as it was that is not. Raises QuantizeFailed."""
         self.progress.say("prove", "tensors that must be as they were")
         artifacts.check_folder(out)
         before, after = artifacts.tensors(self.source), artifacts.tensors(out)
@@ -374,7 +378,7 @@ class Maker:
         changed = [n for n in proof.compare if not artifacts.same_bytes(self.source, before[n], out, after[n])]
         if problems := [*proof.problems, *(f"{n} has other bytes than in the source" for n in changed)]:
             more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise Failed(
+            raise QuantizeFailed(
                 f"the result is not what the recipe says: {'; '.join(problems[:5])}{more}. Report it, with the versions "
                 f"{result['versions']}"
             )
@@ -385,14 +389,14 @@ class Maker:
         self.module.run_command(["docker", "rm", "--force", container])
 
     def accept(self, made: dict[str, Any], out: Path) -> str:
-        """Give a result its name, or set it aside and raise Failed. Returns its digest."""
+        """Give a result its name, or set it aside and raise QuantizeFailed. Returns its digest."""
         origin = {"source": f"quantize {made['of']}", "revision": self.folder.name, "made": made}
         say = lambda name: self.progress.say("verify", name)  # noqa: E731
         if why := quantize.beyond(made["quality"], self.recipe["quality"]):
             aside = store.aside(self.folder)
             shutil.rmtree(aside, ignore_errors=True)
             store.settle(out, aside, origin, say)
-            raise Failed(f"{quantize.refusal(self.recipe['name'], why, str(aside))}. {quantize.REMEDY}")
+            raise QuantizeFailed(f"{quantize.refusal(self.recipe['name'], why, str(aside))}. {quantize.REMEDY}")
         return store.settle(out, self.folder, origin, say)
 
     def clean(self) -> None:
@@ -415,7 +419,7 @@ def make(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
     how = recipe["method"] + (f", groups of {recipe['group_size']}" if recipe["method"] != "fp8-dynamic" else "")
     before = _aside(maker)
     if before and (why := quantize.beyond(before["quality"], recipe["quality"])):
-        raise Failed(f"{quantize.refusal(recipe['name'], why, str(store.aside(folder)))}. {quantize.REMEDY}")
+        raise QuantizeFailed(f"{quantize.refusal(recipe['name'], why, str(store.aside(folder)))}. {quantize.REMEDY}")
     said = "set aside before, and within the limits now" if before else f"from {module.params['source']['name']}: {how}"
     result: dict[str, Any] = {
         "changed": True,
@@ -430,7 +434,7 @@ def make(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
     try:
         if before:
             if damaged := store.damage(store.aside(folder), deep=True):
-                raise Failed(
+                raise QuantizeFailed(
                     f"{store.aside(folder)} is damaged: {next(iter(damaged.values()))}. Remove it, and it is made anew"
                 )
             store.aside(folder).rename(folder)
@@ -447,13 +451,13 @@ def present(module: AnsibleModule, maker: Maker) -> dict[str, Any]:
     """Have the model."""
     state = artifacts.look(maker.folder)
     if state["problem"]:
-        raise Failed(
+        raise QuantizeFailed(
             f"{maker.folder} is damaged: {state['problem']}. Run playbooks/verify_models.yml with -e llm_repair=true"
         )
     if not state["present"]:
         return make(module, maker)
     if problem := quantize.foreign(state.get("made"), maker.folder.name):
-        raise Failed(f"what lies in {maker.folder} {problem}. Remove the folder, and it is made anew")
+        raise QuantizeFailed(f"what lies in {maker.folder} {problem}. Remove the folder, and it is made anew")
     return {"changed": False, "digest": state["digest"], "made": {}}
 
 
@@ -509,7 +513,7 @@ def main() -> None:
     act = {"present": present, "repaired": repaired}[module.params["state"]]
     try:
         result = act(module, maker)
-    except (Failed, artifacts.Broken) as failure:
+    except (QuantizeFailed, artifacts.Broken) as failure:
         module.fail_json(msg=f"llm_models.{module.params['name']}: {failure}")
     except OSError as error:
         module.fail_json(

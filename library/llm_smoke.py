@@ -228,7 +228,7 @@ NO_ANSWER = "no complete answer within"
 
 def make_service(
     params: Mapping[str, Any], key: str, usual: judge.Speed | None, before: numbers.Reading | None = None
-) -> checks.Service:
+) -> checks.Client:
     """The service with a client for it. Services run on this very host; a proxy that the environment names is for other places."""
     sdk = openai.OpenAI(
         base_url=params["base_url"],
@@ -238,10 +238,12 @@ def make_service(
         http_client=openai.DefaultHttpxClient(trust_env=False),
     )
 
-    return checks.Service(params, key, sdk, openai.Omit(), usual, before)
+    return checks.Client(params, key, sdk, openai.Omit(), usual, before)
 
 
-def judged(name: str, question: Callable[[], judge.Judgement], seconds: float, hidden: list[str]) -> verdict.Check:
+def judged(
+    name: str, question: Callable[[], judge.Judgement], seconds: float, hidden: list[str]
+) -> verdict.CheckResult:
     """Run one check inside its time limit; whatever goes wrong becomes its evidence."""
     start = time.perf_counter()
     try:
@@ -255,9 +257,9 @@ def judged(name: str, question: Callable[[], judge.Judgement], seconds: float, h
     return made(name, found, round(time.perf_counter() - start, 3), hidden)
 
 
-def made(name: str, found: judge.Judgement, seconds: float, hidden: list[str]) -> verdict.Check:
+def made(name: str, found: judge.Judgement, seconds: float, hidden: list[str]) -> verdict.CheckResult:
     """A check as the verdict has it."""
-    return verdict.Check(
+    return verdict.CheckResult(
         id=name,
         ok=found.ok,
         seconds=seconds,
@@ -275,7 +277,7 @@ def read_before(path: Path, service: str) -> numbers.Reading | None:
     return numbers.held(found)
 
 
-def numbers_of(service: checks.Service) -> verdict.Numbers:
+def numbers_of(service: checks.Client) -> verdict.Numbers:
     """What the log-probabilities told, as a verdict keeps it."""
     margin, now = service.margin, service.reading
     return verdict.Numbers(
@@ -296,7 +298,7 @@ def write_verdict(path: Path, service: str, result: verdict.ServiceVerdict) -> N
     files.write(path, json.dumps(merged, indent=2, ensure_ascii=False) + "\n")
 
 
-def why_stop(checks: list[verdict.Check], service: checks.Service) -> str:
+def why_stop(checks: list[verdict.CheckResult], service: checks.Client) -> str:
     """Why it is no use to ask any more, "" while it is."""
     if service.unreachable:
         return "nobody answers there"
@@ -307,14 +309,14 @@ def why_stop(checks: list[verdict.Check], service: checks.Service) -> str:
 
 
 def run(
-    service: checks.Service,
+    service: checks.Client,
     asked: list[Asked],
     progress: Progress,
-    keep: Callable[[list[verdict.Check]], None],
-) -> list[verdict.Check]:
+    keep: Callable[[list[verdict.CheckResult]], None],
+) -> list[verdict.CheckResult]:
     """Put the checks to the service, one after the other; what is there is kept after each, in case this is killed."""
     hidden = [service.key, service.wrong_key]
-    checks: list[verdict.Check] = []
+    checks: list[verdict.CheckResult] = []
     useless = ""
     for number, one in enumerate(asked, 1):
         progress.say("smoke", f"{one.id} ({number} of {len(asked)})")
@@ -387,7 +389,7 @@ def main() -> None:
     left_out = {a.id: str(params["unable"][a.id]) for a in applying if a.id in params["unable"]}
     file = Path(params["verdict_file"]) if params["verdict_file"] and not module.check_mode else None
 
-    def keep(checks: list[verdict.Check]) -> None:
+    def keep(checks: list[verdict.CheckResult]) -> None:
         """What there is while more is asked; that it cannot be written is reported at the end."""
         if file is not None:
             try:

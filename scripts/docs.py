@@ -30,7 +30,7 @@ ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 from ansible.module_utils.llm.declare import renamed, values  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.declare.objects import Gpu, Image, Model, Recipe, Service, Settings  # noqa: E402 - the path comes first
-from ansible.module_utils.llm.declare.schema import Key, Keys, OneOf, Shape  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.declare.schema import Field, Keys, OneOf, Schema  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.declare.variables import OWNED_ENV, OWNED_FLAGS, SETTINGS, STATUSES, VARIABLES  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.fit import rulebook, rules  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.plan.selection import STAGES  # noqa: E402 - the path comes first
@@ -293,7 +293,7 @@ def sections() -> Iterator[dict[str, Any]]:
         yield from _below(variable, key, {})
 
 
-def _below(name: str, key: Key, defaults: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _below(name: str, key: Field, defaults: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     place, check = _inside(name, key.check)
     if not isinstance(check, (Keys, OneOf)):
         return
@@ -312,7 +312,7 @@ def _inside(name: str, check: values.Check) -> tuple[str, values.Check]:
     return name, check
 
 
-def _rows(place: str, shape: Shape, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(place: str, shape: Schema, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, key in shape.items():
         below, check = _inside(f"{place}.{name}" if place else name, key.check)

@@ -73,7 +73,7 @@ class Row:
 
     def gpustack(self) -> int:
         """Tokens that gpustack's rule of thumb leaves of what the engine may take."""
-        model = architecture.shape(self.known.config or {})
+        model = architecture.read(self.known.config or {})
         held = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(model)) / GIB
         ranks = self.told.tp * self.told.pp
         room = self.total * self.told.utilization - fit_estimate.gpustack_gib(held) / ranks
@@ -92,7 +92,7 @@ def rows() -> list[Row]:
         else:
             harvest = dict(raw["measured"])
             config = json.loads((DATA / "configs" / f"{raw['config']}.json").read_text(encoding="utf-8"))
-            size = fit_estimate.kv_token_bytes(architecture.shape(config), told) * harvest["kv_cache_tokens"] / GIB
+            size = fit_estimate.kv_token_bytes(architecture.read(config), told) * harvest["kv_cache_tokens"] / GIB
             harvest |= {"kv_cache_gib": round(size, 2), "gpu_total_gib": total}
         booted = raw.get("booted", True)
         found.append(Row(raw["row"], raw["config"], told, harvest, booted, gpu, data["engine"], total))
@@ -185,7 +185,7 @@ def parts() -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for one in judged():
-        model = architecture.shape(one.row.known.config or {})
+        model = architecture.read(one.row.known.config or {})
         guesses = (one.before.weights.likely, one.before.activation.likely, fit_estimate.graphs(model, one.row.told))
         cells = [one.row.name]
         for guess, key in zip(guesses, ("weights_gib", "activation_gib", "graph_gib"), strict=True):

@@ -30,7 +30,7 @@ def gateway(declared: Declared, routes: list[dict[str, Any]], name: str, **value
     own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
     own |= {"_gateway_ports_address": settings["ports_address"]}
     own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
-    own |= {"_gateway_pools": gateway_routes.pools(routes, settings["domain"]), "_gateway_ports": ports}
+    own |= {"_gateway_backends": gateway_routes.backends(routes, settings["domain"]), "_gateway_ports": ports}
     own |= {
         "_gateway_buffer": gateway_plan.BUFFER,
         "_gateway_whole": gateway_plan.WHOLE,

@@ -271,8 +271,8 @@ def test_an_inventory_with_old_names_is_refused_with_the_new_ones(project: Path)
         ("roles/gateway/meta/argument_specs.yml", "gateway_memory:", "gateway_ram:", "gateway_memory"),
         (
             "module_utils/llm/declare/variables.py",
-            '    "shm_size": Key',
-            '    "shm": Key',
+            '    "shm_size": Field',
+            '    "shm": Field',
             "llm_services.*.limits.shm_size",
         ),
     ],

@@ -1,6 +1,6 @@
 """A gateway of its own on this machine, before STUBS of engines: role gateway's configuration, program and limits, in real HAProxy.
 
-For tests of the door alone and for benchmarks/door.py. Needs Docker and the images of the demo; touches nothing of a deployment.
+For tests of the gateway alone and for benchmarks/gateway.py. Needs Docker and the demo's images; touches nothing of a deployment.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def address(container: str) -> str:
 
 
 def tell(container: str, **content: Any) -> None:
-    """Send an engine something past the door; see light_engine.py."""
+    """Send an engine something past the gateway; see light_engine.py."""
     asked = urllib.request.Request(f"http://{address(container)}:8000/", json.dumps(content).encode())
     _OPENER.open(asked, timeout=60).close()
 
 
-class Door:
+class Gateway:
     """The gateway, while it stands; `engines`: containers of the stubs by service."""
 
     def __init__(self, folder: Path, name: str, engines: Mapping[str, str]) -> None:
@@ -108,19 +108,19 @@ class Door:
 def standing(
     routes: Sequence[Mapping[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
-    keys: Sequence[gateway_keys.Key] = (),
+    keys: Sequence[gateway_keys.ClientKey] = (),
     stalled: int = 60,
     **values: Any,
-) -> Iterator[Door]:
+) -> Iterator[Gateway]:
     """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block.
 
     stalled: seconds without a token after which an engine of several is set aside. values: the role's variables that are to be
     others.
     """
-    name = f"llm-door-{os.getpid()}"
+    name = f"llm-gateway-{os.getpid()}"
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
     with tempfile.TemporaryDirectory() as place:
-        found = Door(Path(place), name, engines)
+        found = Gateway(Path(place), name, engines)
         named = [{**r, "container": engines[r["service"]]} for r in routes]
         file = _configure(found, name, named, service_keys, keys, values)
         if stalled != 60:
@@ -146,11 +146,11 @@ def standing(
 
 
 def _configure(
-    found: Door,
+    found: Gateway,
     name: str,
     routes: list[dict[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
-    keys: Sequence[gateway_keys.Key],
+    keys: Sequence[gateway_keys.ClientKey],
     values: Mapping[str, Any],
 ) -> Path:
     """Write what the gateway reads, and its compose file; returns that."""
@@ -161,12 +161,12 @@ def _configure(
         "gateway_uid": UID,
         **values,
     }
-    etc, pools = found.folder / "etc", gateway_routes.pools(routes)
+    etc, backends = found.folder / "etc", gateway_routes.backends(routes)
     texts = {
         "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", **given),
         "door.lua": (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8"),
         "maps/keys.map": gateway_keys.key_map(keys, service_keys),
-        "maps/models.map": "".join(f"{model} {p['name']}\n" for p in pools for model in p["models"]),
+        "maps/models.map": "".join(f"{model} {p['name']}\n" for p in backends for model in p["models"]),
         "maps/engines.map": "",
         "maps/returns.map": "",
         "tls/door.pem": _certificate(found.root),
@@ -186,6 +186,16 @@ def _configure(
 
 def _certificate(folder: Path) -> str:
     """A certificate that nobody trusts, and its key."""
-    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=door"]
+    made = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=gateway",
+    ]
     subprocess.run(["openssl", *made, "-out", "pem", "-keyout", "key"], cwd=folder, capture_output=True, check=True)
     return (folder / "pem").read_text(encoding="utf-8") + (folder / "key").read_text(encoding="utf-8")

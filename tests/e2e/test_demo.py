@@ -265,7 +265,7 @@ def _read(path: Path) -> str:
 def test_stop_holds_until_the_next_run(playbook: Playbook, machine: Machine) -> None:
     release, name, gateway = machine.release, machine.engine().name, machine.gateway().id
     stopped = playbook("playbooks/stop.yml").passed()
-    assert stopped.changed == 2 and machine.engine().status == "exited"  # the door, then the engine
+    assert stopped.changed == 2 and machine.engine().status == "exited"  # the gateway, then the engine
     status, text = request(f"{ENDPOINT}/models", {"Authorization": f"Bearer {machine.key}"})
     # Who has to wait for a service is told something else in the end.
     assert (status, json.loads(text)["error"]["message"]) == (503, "this service was stopped and is not serving")

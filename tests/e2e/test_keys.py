@@ -39,10 +39,10 @@ class Load:
             thread.join(120)
 
     def _ask(self, number: int) -> None:
-        door = Http1(("127.0.0.1", 5010), patience=120)
+        gateway = Http1(("127.0.0.1", 5010), patience=120)
         while not self.ended.wait(0.005):
             key = self.keys[number]
-            status, _ = door.ask(Sent("GET", "/v1/models"), [("Authorization", f"Bearer {key}")])
+            status, _ = gateway.ask(Sent("GET", "/v1/models"), [("Authorization", f"Bearer {key}")])
             self.statuses[key, status] += 1
 
     def await_more(self, key: str, count: int = 50) -> None:
@@ -123,7 +123,7 @@ def test_the_engine_s_key_is_rotated_under_load(playbook: Playbook, machine: Mac
             load.await_more(machine.key)
             playbook(BOOK, "-e", "llm_key_do=rotate-engine").passed()
             load.await_more(machine.key)
-            playbook("site.yml").passed().says("key between door and engine")
+            playbook("site.yml").passed().says("key between gateway and engine")
             load.await_more(machine.key)
         newest = gateway_host.engine_keys(ROOT / "gateway")[0]
         print(f"\nrotation of the engine's key: {sum(load.statuses.values())} requests, {load.failed()} failed")

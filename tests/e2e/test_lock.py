@@ -338,7 +338,7 @@ llm_models_custom:
 def files_hub(tmp_path: Path) -> Iterator[str]:
     """Address of the stand-in of scenario model_store_alternative, with a model of SmolLM2's shape whose weights are a hole."""
     kept = json.loads((CHECKOUT / "files/configs/smollm2-135m-instruct.json").read_text(encoding="utf-8"))
-    model = architecture.shape(kept["config"])
+    model = architecture.read(kept["config"])
     header, at = {}, 0
     for tensor in architecture.tensors(model):
         for number in range(tensor.times):

@@ -202,7 +202,7 @@ def parameters(address: str, name: str, of: Served, told: dict[str, Any]) -> dic
     }
 
 
-def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[verdict.Check]:
+def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = "gate") -> list[verdict.CheckResult]:
     """The checks that apply to a service of these flags, asked as the module does."""
     params = parameters(address, name, of, told)
     asked = judge.applying(params["args"], depth, room=params["context"], needle=params["needle"])
@@ -210,7 +210,7 @@ def ask(address: str, name: str, of: Served, told: dict[str, Any], depth: str = 
     return llm_smoke.run(llm_smoke.make_service(params, KEY, None), chosen, Progress(None), lambda _checks: None)
 
 
-def told(checks: list[verdict.Check]) -> str:
+def told(checks: list[verdict.CheckResult]) -> str:
     return "\n".join(f"{'ok ' if c['ok'] else 'BAD'} {c['id']} {c['seconds']} {c['evidence']}" for c in checks)
 
 

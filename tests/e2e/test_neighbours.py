@@ -1,4 +1,4 @@
-"""The door of the demo on an address that neighbours reach, with names: who finds what, and what nobody finds."""
+"""The gateway of the demo on an address that neighbours reach, with names: who finds what, and what nobody finds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Neighbour:
 
     container: Any
     address: str
-    before: set[str]  # what it reached while the door was on loopback
+    before: set[str]  # what it reached while the gateway was on loopback
 
     @property
     def own(self) -> str:
@@ -95,7 +95,7 @@ def places(machine: Machine, address: str) -> tuple[set[str], set[str]]:
 
 @pytest.fixture(scope="module")
 def neighbour(machine: Machine, playbook: Playbook, docker_client: docker.DockerClient) -> Iterator[Neighbour]:
-    """The neighbour, while the door has a domain and an address on the neighbour's network. Both are gone afterwards."""
+    """The neighbour, while the gateway has a domain and an address on the neighbour's network. Both are gone afterwards."""
     network = docker_client.networks.create(NAME, driver="bridge")
     container = None
     try:
@@ -119,7 +119,7 @@ def neighbour(machine: Machine, playbook: Playbook, docker_client: docker.Docker
 
 def test_from_another_network_only_the_door_answers(neighbour: Neighbour, machine: Machine) -> None:
     inside, outside = places(machine, neighbour.address)
-    assert neighbour.reaches(inside) == set(), "engines, supervisor and gateway have no door of their own"
+    assert neighbour.reaches(inside) == set(), "engines, supervisor and gateway have no port of their own"
     assert neighbour.reaches(outside) - neighbour.before == {f"{neighbour.address}:{port}" for port in PORTS}
 
 
@@ -173,23 +173,23 @@ def test_a_service_is_found_by_its_name_its_prefix_and_its_model(
 
 
 def test_what_leads_nowhere_is_said_in_the_dialect_that_was_spoken(neighbour: Neighbour, machine: Machine) -> None:
-    door = Named(neighbour.address, f"api.{DOMAIN}")
+    gateway = Named(neighbour.address, f"api.{DOMAIN}")
     for path, opening in (("/v1/chat/completions", None), ("/v1/messages", "error")):
         for body, key, status, code in (
             ({**CHAT, "model": "gpt-9"}, machine.key, 404, "model_not_found"),
             ({}, machine.key, 400, "model_missing"),
             (CHAT, "sk-wrong", 401, "invalid_api_key"),
         ):
-            got, said = ask(door, path, key, body)
+            got, said = ask(gateway, path, key, body)
             assert (got, said.get("type"), said["error"]["code"]) == (status, opening, code)
-    assert ask(door, f"/{SERVICE}s/v1/models", machine.key)[0] == 404
-    assert [m["id"] for m in ask(door, "/v1/models", machine.key)[1]["data"]] == [MODEL]
+    assert ask(gateway, f"/{SERVICE}s/v1/models", machine.key)[0] == 404
+    assert [m["id"] for m in ask(gateway, "/v1/models", machine.key)[1]["data"]] == [MODEL]
     stranger = Http1((neighbour.address, 8080)).ask(Sent("GET", "/v1/models?x=1", hosts=(f"api.{DOMAIN}",)))
     assert stranger[0] == 308, "plain HTTP is sent on to TLS"
 
 
 def test_it_speaks_http_2(neighbour: Neighbour, machine: Machine) -> None:
-    door = Http2((neighbour.address, 8443), ROOT / "gateway/ca/ca.pem")
+    gateway = Http2((neighbour.address, 8443), ROOT / "gateway/ca/ca.pem")
     asked = [
         (":method", "POST"),
         (":scheme", "https"),
@@ -197,5 +197,5 @@ def test_it_speaks_http_2(neighbour: Neighbour, machine: Machine) -> None:
         (":path", "/v1/chat/completions"),
     ]
     asked += [("authorization", f"Bearer {machine.key}"), ("content-type", "application/json")]
-    assert door.ask(asked, json.dumps(CHAT).encode()) == 200
-    assert door.ask([*asked[:2], (":authority", "nobody.example.org"), *asked[3:]], b"{}") == 404
+    assert gateway.ask(asked, json.dumps(CHAT).encode()) == 200
+    assert gateway.ask([*asked[:2], (":authority", "nobody.example.org"), *asked[3:]], b"{}") == 404

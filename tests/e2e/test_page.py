@@ -74,7 +74,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 },
             ]
             checks[1]["remedy"] = "" if checks[1]["ok"] else "Set `tool-call-parser` of the service"
-            services[name] = verdict.service_verdict([verdict.Check(**check) for check in checks])  # type: ignore[typeddict-item]
+            services[name] = verdict.service_verdict([verdict.CheckResult(**check) for check in checks])  # type: ignore[typeddict-item]
         noted = {name: {"ttft_ms": 90.0 + run % 4, "endpoint": "http://127.0.0.1:5010/v1"} for name in services}
         history = results.add_run(history, verdict.verdict(services), noted, about, 1795610000.0 + 3600 * run)
     file = tmp_path_factory.mktemp("page") / "report.html"

@@ -1,4 +1,4 @@
-"""What the door lets through: every route of the real engine, with every kind of key, in every disguise; the list and no more.
+"""What the gateway lets through: every route of the real engine, with every kind of key, in every disguise; the list and no more.
 
 What arrived at the engine is read from the engine's own access log: a request carries the name of its disguise in its query.
 """
@@ -155,7 +155,7 @@ HTTP1: Mapping[str, Callable[[str, str, str], list[Sent]]] = {
     ],
     "two-lengths": lambda m, p, t: [smuggling(m, p, t, ("Content-Length", "0"), LENGTH)],
     "length-with-sign": lambda m, p, t: [smuggling(m, p, t, ("Content-Length", "+5"))],
-    # An upgrade that the engine took would be a tunnel past the door.
+    # An upgrade that the engine took would be a tunnel past the gateway.
     "upgrade": lambda m, p, t: [
         sent(m, p, t, headers=[*JSON, ("Connection", f"Upgrade{more}"), ("Upgrade", protocol), *fields])
         for protocol, more, fields in (
@@ -207,7 +207,7 @@ class Keys:
         options = dict.fromkeys(("services", "per_minute", "at_once", "queue", "expires", "overlap"))
         options |= {"root": str(ROOT), "do": do, "client": client, "known": [SERVICE, "micro"], "services": [SERVICE]}
         result = llm_client_key.act({**options, **given}, check_mode=False)
-        assert result["told"], "the running gateway did not follow"
+        assert result["applied"], "the running gateway did not follow"
         return str(result.get("key", ""))
 
     def forget(self) -> None:
@@ -217,14 +217,14 @@ class Keys:
 
 
 @pytest.fixture(scope="module")
-def keys(watched: Watched) -> Iterator[Keys]:  # noqa: ARG001 - the door has to be open
+def keys(watched: Watched) -> Iterator[Keys]:  # noqa: ARG001 - the gateway has to be open
     found = Keys()
     yield found
     found.forget()
 
 
 class Watched:
-    """The engine behind the door, and what of the gateway's requests it has seen."""
+    """The engine behind the gateway, and what of the gateway's requests it has seen."""
 
     def __init__(self, machine: Machine) -> None:
         self.engine = machine.engine()
@@ -233,7 +233,7 @@ class Watched:
         self.line = re.compile(rf'{address}:\d+ - "(\S+) (.*) HTTP/(\S+)" \d+')
         engine = self.engine.attrs["NetworkSettings"]["Networks"]["llm"]["IPAddress"]
         self.url = f"http://{engine}:8000"
-        self.door, self.key = Http1(("127.0.0.1", 5010)), machine.key
+        self.gateway, self.key = Http1(("127.0.0.1", 5010)), machine.key
 
     def routes(self) -> list[Route]:
         """Every route of the engine, by its own word, and those that it keeps silent about."""
@@ -244,8 +244,8 @@ class Watched:
     def mark(self) -> str:
         """Send what can be found again, and wait until the engine's log has it: so it has all that came before."""
         name = f"mark-{uuid.uuid4()}"
-        self.door.close()  # it may have been idle for too long
-        status, _ = self.door.ask(Sent("GET", f"/v1/models?t={name}"), bearer(self.key))
+        self.gateway.close()  # it may have been idle for too long
+        status, _ = self.gateway.ask(Sent("GET", f"/v1/models?t={name}"), bearer(self.key))
         assert status == 200
         end = time.monotonic() + 120
         while name not in self.engine.logs(tail=200).decode():
@@ -304,7 +304,7 @@ def test_without_a_good_key_nothing_arrives(keys: Keys, watched: Watched) -> Non
     for state, key in keys.bad.items():
         for route in routes:
             for trick, one in in_http1(route):
-                status, body = watched.door.ask(one, bearer(key))
+                status, body = watched.gateway.ask(one, bearer(key))
                 statuses[status] += 1
                 if trick in SAME and route == HEALTH:
                     assert (status, body) == (200, b'{"status":"ok"}')
@@ -327,9 +327,9 @@ def test_what_is_nearly_a_key_is_none(keys: Keys, watched: Watched) -> None:
     headers += [[("api-key", good)], [("X-Forwarded-For", "127.0.0.1")], [("x_api_key", good)]]
     for method, path in sorted(LISTED):
         for header in headers:
-            status, body = watched.door.ask(sent(method, path, "false"), header)
+            status, body = watched.gateway.ask(sent(method, path, "false"), header)
             assert status == 401, (method, path, header, body)
-        assert watched.door.ask(sent(method, f"{path}?api_key={good}&key={good}", "false"))[0] == 401
+        assert watched.gateway.ask(sent(method, f"{path}?api_key={good}&key={good}", "false"))[0] == 401
     assert watched.since(start) == []
 
 
@@ -337,7 +337,7 @@ def test_with_a_good_key_the_list_arrives_and_nothing_else(keys: Keys, watched: 
     start, routes, statuses = watched.mark(), watched.routes(), collections.Counter[int]()
     for route in routes:
         for trick, one in in_http1(route):
-            status, body = watched.door.ask(one, bearer(keys.good))
+            status, body = watched.gateway.ask(one, bearer(keys.good))
             statuses[status] += 1
             if trick not in OTHER and not (trick in SAME and (route == HEALTH or route in LISTED)):
                 assert status in (NONE, 400, 404), (route, trick, body)
@@ -350,7 +350,7 @@ def test_with_a_good_key_the_list_arrives_and_nothing_else(keys: Keys, watched: 
 
 @pytest.mark.parametrize("way", range(2), ids=["bearer", "x-api-key"])
 def test_a_good_key_is_good_in_both_headers(keys: Keys, watched: Watched, way: int) -> None:
-    assert watched.door.ask(Sent("GET", "/v1/models"), ways(keys.good)[way])[0] == 200
+    assert watched.gateway.ask(Sent("GET", "/v1/models"), ways(keys.good)[way])[0] == 200
 
 
 def test_the_plain_port_leads_to_tls_and_nowhere_else(keys: Keys, watched: Watched) -> None:
@@ -363,7 +363,7 @@ def test_the_plain_port_leads_to_tls_and_nowhere_else(keys: Keys, watched: Watch
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# HTTP/2: as clients with TLS speak it, and without TLS, where a door that speaks it at all takes it as well.
+# HTTP/2: as clients with TLS speak it, and without TLS, where a gateway that speaks it at all takes it as well.
 
 AUTHORITY = "localhost"
 
@@ -475,13 +475,13 @@ def test_what_is_too_large_is_refused_and_costs_others_nothing(keys: Keys, watch
     chunk = b"100000\r\n" + whole + b"\r\n"
     for path in ("/v1/chat/completions", "/v1/messages"):
         for key, denied in ((good, 413), (bearer("sk-wrong"), 401)):
-            # The door answers before the body has come.
+            # The gateway answers before the body has come.
             large = Sent("POST", path, framing=[("Content-Length", str(limit + 1))], body=whole[:65536], alone=True)
-            status, text = watched.door.ask(large, key)
+            status, text = watched.gateway.ask(large, key)
             assert status == denied, text
             said = json.loads(text)
             assert said["request_id"] and (said.get("type") == "error") == path.endswith("messages")
-            status, text = watched.door.ask(Sent("POST", path, framing=[CHUNKED], body=chunk * 2, alone=True), key)
+            status, text = watched.gateway.ask(Sent("POST", path, framing=[CHUNKED], body=chunk * 2, alone=True), key)
             assert status == denied, text
         for headers in (
             [(f"x-{n}", "1") for n in range(101)],
@@ -489,11 +489,11 @@ def test_what_is_too_large_is_refused_and_costs_others_nothing(keys: Keys, watch
             [("x", "1" * 32768)],
             [(f"x-{n}", "1" * 8000) for n in range(5)],
         ):
-            status, text = watched.door.ask(Sent("POST", path, headers=headers, body=b"{}"), good)
+            status, text = watched.gateway.ask(Sent("POST", path, headers=headers, body=b"{}"), good)
             assert (status, json.loads(text)["error"]["code"]) == (431, "headers_too_large")
         for headers in ([(f"x-{n}", "1") for n in range(4000)], [("x", "1" * 2**21)]):
-            status, _ = watched.door.ask(Sent("POST", path, headers=headers, body=b"{}", alone=True), good)
+            status, _ = watched.gateway.ask(Sent("POST", path, headers=headers, body=b"{}", alone=True), good)
             assert status in (NONE, 400, 431), "more than fits into the buffer"
-        assert watched.door.ask(Sent("GET", "/v1/models"), good)[0] == 200
+        assert watched.gateway.ask(Sent("GET", "/v1/models"), good)[0] == 200
     arrived = [path for _, method, path in watched.since(start) if (method, path) != ("GET", "/v1/models")]
     assert arrived == []

@@ -299,20 +299,20 @@ def test_a_certificate_is_renewed_while_nobody_runs_anything_and_connections_sta
 
 @pytest.mark.fault(31, "an ACME server that is down: the gateway keeps its certificate, and the plan says so")
 def test_without_the_server_the_gateway_keeps_what_it_has(deployed: Pebble) -> None:
-    door = deployed.host.root / "gateway" / gateway_host.PEM
+    shown = deployed.host.root / "gateway" / gateway_host.PEM
     with client(deployed) as one:
         deployed.container.stop()
         try:
             # It asks on: the gateway closes what is silent for a minute.
             await_(lambda: bool(one.ask("again")) and failed(deployed.host), lambda: attempt(deployed.host))
             assert one.ask("new") == one.ask("again") == one.says
-            had = door.read_text()
+            had = shown.read_text()
             run = site(deployed, book="playbooks/status.yml").passed()
             run.says("llm_gateway.acme", "could not be renewed 1 times in a row: ", "it ends in 0 days")
             run = site(deployed, names=("new.llm.example.org",)).refused()
             run.says(f"no certificate for {NAME}", "new.llm.example.org", f"from {SERVER}: ")
             run.says("The gateway serves with the certificate that it had")
-            assert door.read_text() == had and deployed.host.status() == 200
+            assert shown.read_text() == had and deployed.host.status() == 200
         finally:
             deployed.container.start()
             deployed.await_up()

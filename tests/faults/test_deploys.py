@@ -41,7 +41,7 @@ def test_where_both_do_not_fit_clients_wait_or_are_sent_away_until_the_new_one_i
     with steady(machine) as answers:
         # So much for each is more than the machine has for two.
         run = playbook("site.yml", *declare(limits={"memory": "16g"})).passed()
-    # They wait at the door, and whoever has waited for long is sent away with 503.
+    # They wait at the gateway, and whoever has waited for long is sent away with 503.
     assert {a.status for a in answers} <= {200, 503}, "cut off"
     assert all(WORD in a.text for a in answers if a.status == 200)
     assert "Let it finish, and stop it" in run.text and machine.release != release

@@ -143,7 +143,7 @@ def test_an_orphan_goes_only_when_asked(served: RealHost) -> None:
     let_finish(served, lambda: served.run("site.yml", *nothing, "-e", "llm_prune=true"))
     assert not served.client.containers.list(all=True, filters={"name": f"^{names.GATEWAY}$"})
     assert not engines(served)
-    assert served.status() == 0, "a door that leads nowhere is none"
+    assert served.status() == 0, "a gateway that leads nowhere is none"
     assert served.run("site.yml", *nothing).passed().changed == 0
     served.run("site.yml").passed()
     asked += [served.status()]

@@ -28,7 +28,7 @@ FIRST = """\
   tasks:
     - block:
         - ansible.builtin.include_tasks: {tasks}/look.yml
-          vars: {{llm_look_takes: true}}
+          vars: {{llm_refresh_for_change: true}}
         - llm_lease:
         - ansible.builtin.wait_for: {{path: "{end}", sleep: 1, timeout: 120}}
       always:

@@ -51,7 +51,7 @@ class Supervised:
         return found
 
     def recovered(self) -> None:
-        """Wait for a right answer at the door."""
+        """Wait for a right answer at the gateway."""
         await_(lambda: answers(self.machine), "the service does not answer again")
 
     def recovery(self) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def test_names_of_no_public_server(name: str, private: bool) -> None:
 
 
 def test_the_client_s_image_is_made_where_there_is_a_client() -> None:
-    assert needs.door_images(catalogs.declared("rtx4090x3", **OPEN, gateway={"acme": ACME})) == ["haproxy", "acme"]
-    assert needs.door_images(catalogs.declared("demo")) == ["haproxy"]
+    assert needs.gateway_images(catalogs.declared("rtx4090x3", **OPEN, gateway={"acme": ACME})) == ["haproxy", "acme"]
+    assert needs.gateway_images(catalogs.declared("demo")) == ["haproxy"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -116,12 +116,12 @@ def test_what_a_service_can_do_follows_from_its_flags() -> None:
     ],
 )
 def test_the_address_is_the_one_that_clients_reach(bind: str, expected: str) -> None:
-    assert programs.url(programs.Door(bind, "box.example.org"), "medium", 5002) == expected
+    assert programs.url(programs.Address(bind, "box.example.org"), "medium", 5002) == expected
 
 
 def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
     def url(https_port: int, name: str = "api.medium.example.org") -> str:
-        return programs.url(programs.Door("0.0.0.0", "box", https_port), "medium", 5002, name)
+        return programs.url(programs.Address("0.0.0.0", "box", https_port), "medium", 5002, name)
 
     assert url(443) == "https://api.medium.example.org"
     assert url(8443) == "https://api.medium.example.org:8443"
@@ -142,7 +142,7 @@ def test_a_service_with_a_name_and_tls_is_reached_by_them() -> None:
     ],
 )
 def test_a_port_for_the_host_alone_is_no_address_for_clients_elsewhere(place: Any, expected: str) -> None:
-    assert programs.url(programs.Door(*place), "medium", 5002) == expected
+    assert programs.url(programs.Address(*place), "medium", 5002) == expected
 
 
 def test_the_page_lists_every_client_and_its_files() -> None:

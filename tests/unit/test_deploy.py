@@ -1,4 +1,4 @@
-"""How a release takes the place of another: doors, predecessors, idle engines, free memory, what can return."""
+"""How a release takes the place of another: routes, predecessors, idle engines, free memory, what can return."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ METRICS = 'vllm:num_requests_running{{engine="0"}} {}\nvllm:num_requests_waiting
 
 
 def test_doors_change_what_is_behind_a_service_and_nothing_else() -> None:
-    assert [r["container"] for r in deploy.doors(ROUTES, {"b": ""})] == ["llm-a-1", ""]
+    assert [r["container"] for r in deploy.routes(ROUTES, {"b": ""})] == ["llm-a-1", ""]
     back = [{"name": "old", "port": 2, "container": "llm-old-1", "more": 1}]
-    assert deploy.doors(ROUTES, {}, back)[1] == {"service": "old", "port": 2, "container": "llm-old-1"}
+    assert deploy.routes(ROUTES, {}, back)[1] == {"service": "old", "port": 2, "container": "llm-old-1"}
 
 
 def test_what_is_to_finish_gets_no_new_requests_and_keeps_no_others_from_theirs() -> None:
@@ -94,12 +94,12 @@ def test_an_engine_must_end_by_itself_before_it_is_killed() -> None:
 def test_strays_are_of_releases_that_are_not_current() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    assert deploy.strays(facts, placement.deployed(declared), []) == []
+    assert deploy.stale(facts, placement.deployed(declared), []) == []
     facts["containers"].append({**facts["containers"][0], "name": "llm-micro-cpu-0", "release": "0"})
-    assert deploy.strays(facts, placement.deployed(declared), []) == [
+    assert deploy.stale(facts, placement.deployed(declared), []) == [
         {"service": "micro-cpu", "container": "llm-micro-cpu-0"}
     ]
-    assert deploy.strays(facts, placement.deployed(declared), ["micro-cpu"]) == []
+    assert deploy.stale(facts, placement.deployed(declared), ["micro-cpu"]) == []
 
 
 def test_a_rollback_names_what_it_needs() -> None:
@@ -128,22 +128,22 @@ def test_a_closed_door_says_when_it_is_expected_to_open() -> None:
     plan = {"boot_records": {"r1": {"expected": 40.0}, "r2": {"expected": 65.5}}}
     expected = deploy.expected_back(plan, 30)
     assert expected == 95.5 and deploy.expected_back({}, 30) == 0
-    closed, other = deploy.doors(routes, {"a": ""}, (), expected)
+    closed, other = deploy.routes(routes, {"a": ""}, (), expected)
     assert closed == {"service": "a", "port": 1, "container": "", "returns_in": 95}
     assert other == routes[1], "nobody knows of one that was never there"
-    assert "returns_in" not in deploy.doors(routes, {"a": ""})[0]
+    assert "returns_in" not in deploy.routes(routes, {"a": ""})[0]
 
 
 def test_a_service_that_is_to_stop_has_a_door_that_says_so() -> None:
     routes = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": "d"}]
     stopping = {"name": "a", "container": "", "stopped": True, "port": 1, "route": {"port": 1, "model": "m"}}
-    closed, other = deploy.doors(routes, {}, [stopping])
+    closed, other = deploy.routes(routes, {}, [stopping])
     assert closed == {"service": "a", "port": 1, "model": "m", "container": "", "stopped": True}
     assert other == routes[1]
 
 
 def test_one_that_was_stopped_and_is_being_deployed_is_waited_for() -> None:
     routes = [{"service": s, "port": n, "container": "", "stopped": True} for n, s in enumerate("ab")]
-    deploying, other = deploy.doors(routes, {"a": ""}, (), 30)
+    deploying, other = deploy.routes(routes, {"a": ""}, (), 30)
     assert deploying == {"service": "a", "port": 0, "container": "", "returns_in": 30} and other == routes[1]
-    assert deploy.doors(routes, {"a": "c"})[0] == {"service": "a", "port": 0, "container": "c"}
+    assert deploy.routes(routes, {"a": "c"})[0] == {"service": "a", "port": 0, "container": "c"}

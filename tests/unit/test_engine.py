@@ -310,8 +310,8 @@ def test_metrics_format() -> None:
     assert set(samples) == {"a", "b", "c"}
 
 
-def check(ok: bool) -> verdict.Check:
-    return verdict.Check(id="health", ok=ok, seconds=0.1, evidence="e", remedy="")
+def check(ok: bool) -> verdict.CheckResult:
+    return verdict.CheckResult(id="health", ok=ok, seconds=0.1, evidence="e", remedy="")
 
 
 @pytest.mark.parametrize(("checks", "ok"), [([True], True), ([True, False], False), ([], False)])

@@ -51,8 +51,8 @@ class TestRequest:
             }
         )
         found = ec.read_request(text)
-        assert found["a"] == ec.Service(("/model",), {}, {}, {})
-        assert found["b"] == ec.Service((), {"VLLM_X": "1"}, {"p.py": "x"}, {"folder": "/models/b"})
+        assert found["a"] == ec.Wanted(("/model",), {}, {}, {})
+        assert found["b"] == ec.Wanted((), {"VLLM_X": "1"}, {"p.py": "x"}, {"folder": "/models/b"})
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -262,13 +262,13 @@ class TestModels:
         assert ec.model_findings(message, KNOWN, blind=False).severity == "error"
 
     def test_a_model_known_by_its_configuration_alone_gets_a_folder(self, tmp_path: Path) -> None:
-        service = ec.Service((), {}, {"p.py": "x"}, {"config": {"a": 1}})
+        service = ec.Wanted((), {}, {"p.py": "x"}, {"config": {"a": 1}})
         plugins, model = ec.laid_out(service, tmp_path)
         assert Path(plugins, "p.py").read_text() == "x"
         assert json.loads(Path(model, "config.json").read_text()) == {"a": 1}
 
     def test_a_model_that_is_there_stays_where_it_is(self, tmp_path: Path) -> None:
-        assert ec.laid_out(ec.Service((), {}, {}, {"folder": "/models/a"}), tmp_path)[1] == "/models/a"
+        assert ec.laid_out(ec.Wanted((), {}, {}, {"folder": "/models/a"}), tmp_path)[1] == "/models/a"
 
     @pytest.mark.parametrize(
         ("given", "text", "key"),
@@ -336,7 +336,7 @@ class TestAnswer:
 
     def test_without_vllm_every_service_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "vllm", None)
-        answers = ec.check_all({"a": ec.Service(("/model",), {}), "b": ec.Service((), {})})
+        answers = ec.check_all({"a": ec.Wanted(("/model",), {}), "b": ec.Wanted((), {})})
         assert sorted(answers) == ["a", "b"]
         assert [(a["ok"], a["findings"][0]["id"]) for a in answers.values()] == [(False, "engine-unreadable")] * 2
 

@@ -68,7 +68,7 @@ def test_each_part_is_near_what_was_measured(one: fit_rows.Judged) -> None:
     if "activation_gib" in measured:
         assert one.before.activation.likely == pytest.approx(measured["activation_gib"], abs=0.2)
     if "graph_gib" in measured:
-        assert estimate.graphs(architecture.shape(one.row.known.config or {}), told) == pytest.approx(
+        assert estimate.graphs(architecture.read(one.row.known.config or {}), told) == pytest.approx(
             measured["graph_gib"], abs=0.25
         )
 
@@ -113,7 +113,7 @@ def test_the_demo_engine_has_the_cache_that_the_plan_says() -> None:
 def test_every_catalog_model_has_a_readable_shape_near_its_size() -> None:
     for name, model in catalogs.declared("rtx4090x3").models.items():
         kept = json.loads((catalogs.ROOT / "files" / "configs" / f"{name}.json").read_text())
-        found = architecture.shape(kept["config"])
+        found = architecture.read(kept["config"])
         assert kept["source"] and found.architecture == model.architecture and found.context == model.context
         if found.vision is None or found.vision.known:
             size = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(found)) / GIB
@@ -170,12 +170,12 @@ HYBRID: dict[str, Any] = json.loads((catalogs.ROOT / "files" / "configs" / "qwen
     ],
 )
 def test_kv_bytes_of_a_token(model: str, args: dict[str, Any], size: int) -> None:
-    found = architecture.shape(HYBRID["config"] if model == "next" else config(model))
+    found = architecture.read(HYBRID["config"] if model == "next" else config(model))
     assert estimate.kv_token_bytes(found, architecture.flags(args, {})) == size
 
 
 def test_a_state_layer_takes_a_block_whatever_the_length() -> None:
-    model = architecture.shape(HYBRID["config"])
+    model = architecture.read(HYBRID["config"])
     assert model.linear and (model.linear.layers, model.attention_layers) == (36, 12)
     assert model.linear.state_bytes(1, 2) == (8192 * 3 + 32 * 128 * 128) * 2
     short = estimate.kv_tokens(model, architecture.Flags(max_len=4096), 4 * GIB)
@@ -186,11 +186,11 @@ def test_a_state_layer_takes_a_block_whatever_the_length() -> None:
 def test_sliding_windows_leave_more_room() -> None:
     base = {**config("q32"), "sliding_window": 1024, "use_sliding_window": True}
     kinds = (["sliding_attention"] * 3 + ["full_attention"]) * 16
-    mixed = architecture.shape({**base, "layer_types": kinds})
-    assert mixed.window_layers == 48 and architecture.shape(config("q32")).window_layers == 0
+    mixed = architecture.read({**base, "layer_types": kinds})
+    assert mixed.window_layers == 48 and architecture.read(config("q32")).window_layers == 0
     told = architecture.Flags(max_len=40960, batched=2048)
     assert estimate.kv_tokens(mixed, told, 20 * GIB) > 2 * estimate.kv_tokens(
-        architecture.shape(config("q32")), told, 20 * GIB
+        architecture.read(config("q32")), told, 20 * GIB
     )
 
 
@@ -198,13 +198,13 @@ def test_stages_get_their_layers() -> None:
     assert architecture.stage_layers(48, 3) == [16, 16, 16]
     assert architecture.stage_layers(47, 3) == [16, 16, 15]
     assert architecture.stage_layers(50, 4) == [12, 13, 13, 12]
-    model = architecture.shape(HYBRID["config"])
+    model = architecture.read(HYBRID["config"])
     one, three = (architecture.weights(architecture.tensors(model), model, architecture.Flags(pp=n)) for n in (1, 3))
     assert sum(three) == pytest.approx(one[0])
 
 
 def test_experts_are_spread_and_routers_are_not() -> None:
-    model = architecture.shape(config("glm"))
+    model = architecture.read(config("glm"))
     listed = [
         architecture.Tensor("model.layers.#.mlp.experts.#.up_proj.qweight", "I32", (1024, 1024), 64),
         architecture.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
@@ -223,7 +223,7 @@ def test_experts_are_spread_and_routers_are_not() -> None:
 
 def test_files_and_configuration_give_the_same_weights() -> None:
     known = ROWS[0].known
-    listed = [list(t) for t in architecture.tensors(architecture.shape(known.config or {}))]
+    listed = [list(t) for t in architecture.tensors(architecture.read(known.config or {}))]
     files = estimate.estimate(estimate.Known(known.config, listed), ROWS[0].told, card(79.18), engine="0.26.0")
     assert files.basis == "checkpoint"
     assert files.weights.likely == pytest.approx(ROWS[0].estimate().weights.likely)
@@ -340,7 +340,7 @@ def asked(known: estimate.Known, gib: float = 23.99, **args: Any) -> tuple[Servi
 
 
 def test_what_cannot_fit_is_refused_when_the_files_say_so_and_told_when_a_guess_does() -> None:
-    listed = [list(t) for t in architecture.tensors(architecture.shape(config("q32")))]
+    listed = [list(t) for t in architecture.tensors(architecture.read(config("q32")))]
     for known, severity in ((estimate.Known(config("q32"), listed), "error"), (estimate.Known(config("q32")), "warn")):
         found = estimate.findings(*asked(known, max_model_len=40960, gpu_memory_utilization=0.9, max_num_seqs=32))
         assert [(f.id, f.severity) for f in found] == [("does-not-fit", severity)]
@@ -444,7 +444,7 @@ def test_bands_are_in_order_and_the_longest_length_fits(seed: int) -> None:
         low, likely, high = getattr(found, name)
         assert low <= likely <= high, name
     if found.longest:
-        model = architecture.shape(known.config or {})
+        model = architecture.read(known.config or {})
         told = dataclasses.replace(architecture.flags(args, {}), max_len=found.longest)
         assert estimate.kv_tokens(model, told, found.kv.low * GIB) >= found.longest
 

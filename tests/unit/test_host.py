@@ -46,7 +46,7 @@ def test_strangers_are_those_with_names_like_ours_or_that_write_somewhere() -> N
     ]
     web = {**LISTED[1], "Image": "nginx:1", "Mounts": binds}
     taken = {**LISTED[1], "Image": "nginx:1", "Names": ["/llm-gateway"], "State": "exited", "Mounts": binds}
-    found = read_host.strangers([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
+    found = read_host.foreign([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
     assert found == [
         {"name": "web", "image": "nginx:1", "state": "running", "writes": ["/data"]},
         {"name": "llm-gateway", "image": "nginx:1", "state": "exited", "writes": []},

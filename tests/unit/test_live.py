@@ -47,7 +47,7 @@ def test_look_before_anything_is_there(tmp_path: Path) -> None:
     job = f"{tmp_path.name}-{os.getpid()}.2"  # a word that no other process on this machine has
     command = live.look_command(str(tmp_path / "no result"), str(tmp_path / "no'progress"), job, check_alive=True)
     found = live.read_look(look(command), check_alive=True)
-    assert found == live.Look(result=None, progress=None, alive=False)
+    assert found == live.Poll(result=None, progress=None, alive=False)
     assert (tmp_path / "no'progress.watched").exists()
 
 
@@ -58,7 +58,7 @@ def test_look_at_a_running_job(tmp_path: Path) -> None:
     job = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "j771122"])
     try:
         found = live.read_look(look(command), check_alive=True)
-        assert found == live.Look(result=None, progress=("b", "new {--"), alive=True)
+        assert found == live.Poll(result=None, progress=("b", "new {--"), alive=True)
     finally:
         job.kill()
         job.wait()

@@ -185,10 +185,10 @@ class NumberedStub:
         return SimpleNamespace(choices=[SimpleNamespace(logprobs=SimpleNamespace(tokens=said, token_logprobs=[]))])
 
 
-def asked(stub: NumberedStub) -> checks.Service:
+def asked(stub: NumberedStub) -> checks.Client:
     params = {"question": "Capital?", "answer": "Tokyo", "max_tokens": 100, "args": {}, "unable": {}, "timeout": 1}
     params |= {"model": "fake", "base_url": "http://fake/v1", "health_url": None, "accelerator": "cpu"}
-    return checks.Service(params, "k", stub, None)
+    return checks.Client(params, "k", stub, None)
 
 
 WRONG = path(("K", -1.0, -1.1), ("yoto", -0.1, -5.0))

@@ -98,9 +98,7 @@ def test_an_unknown_tag_is_refused_with_the_names() -> None:
     assert "micro" in findings[0].remedy and "services" in findings[0].remedy
 
 
-NOTHING: dict[str, Any] = {
-    part: [] for part in ("preflight", "stop", "orphans", "removed", "deploy", "strays", "prove")
-}
+NOTHING: dict[str, Any] = {part: [] for part in ("preflight", "stop", "orphans", "removed", "deploy", "stale", "prove")}
 
 
 @pytest.mark.parametrize(
@@ -112,13 +110,13 @@ NOTHING: dict[str, Any] = {
         (["host"], NOTHING, {"models": ["m"]}, ["services"]),
         (STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["services", "verify"]),
         (STAGES, {**NOTHING, "deploy": [1], "prove": [1]}, {"check": True}, ["services"]),
-        (["gateway"], {**NOTHING, "deploy": [1], "strays": [1], "prove": [1]}, {}, []),
+        (["gateway"], {**NOTHING, "deploy": [1], "stale": [1], "prove": [1]}, {}, []),
         (["verify"], {**NOTHING, "deploy": [1], "prove": [1]}, {}, ["verify"]),
         (STAGES, {**NOTHING, "stop": [1]}, {}, ["services"]),
         (STAGES, {**NOTHING, "orphans": [1]}, {}, ["services"]),
         (STAGES, {**NOTHING, "removed": [1]}, {}, ["services"]),
-        (STAGES, {**NOTHING, "strays": [1]}, {}, ["leftovers"]),
-        (STAGES, NOTHING, {"prune": True}, ["leftovers"]),
+        (STAGES, {**NOTHING, "stale": [1]}, {}, ["cleanup"]),
+        (STAGES, NOTHING, {"prune": True}, ["cleanup"]),
         (["services"], NOTHING, {"prune": True}, []),
         (["images", "gateway"], None, {}, ["gateway", "images", "services"]),
     ],
@@ -214,15 +212,15 @@ def test_an_unchanged_host_has_no_work() -> None:
 def test_a_service_that_was_stopped_stays_so_until_it_is_started() -> None:
     declared = catalogs.declared("demo")
     facts = converged(declared)
-    (open_door,) = changes.routes(declared, facts)
+    (apply_gateway,) = changes.routes(declared, facts)
     facts["gateway"] = {**facts.get("gateway", {}), "stopped": ["micro-cpu"]}
-    assert changes.routes(declared, facts) == [open_door], "somebody has started it"
+    assert changes.routes(declared, facts) == [apply_gateway], "somebody has started it"
     _exited(facts)
-    closed = {**open_door, "container": "", "stopped": True}
+    closed = {**apply_gateway, "container": "", "stopped": True}
     assert changes.routes(declared, facts) == [closed]
-    assert changes.routes(declared, facts, {"micro-cpu": facts["releases"]["micro-cpu"]["current"]}) == [open_door]
+    assert changes.routes(declared, facts, {"micro-cpu": facts["releases"]["micro-cpu"]["current"]}) == [apply_gateway]
     facts["gateway"]["stopped"] = []
-    assert changes.routes(declared, facts) == [open_door], "one that has ended is waited for"
+    assert changes.routes(declared, facts) == [apply_gateway], "one that has ended is waited for"
 
 
 def test_a_changed_flag_is_the_reason() -> None:
@@ -280,14 +278,14 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
     facts = host(declared)
     release = changes.releases(declared, facts, {})
     stranger = {"image": "nginx:1", "state": "exited", "writes": []}
-    facts["strangers"] = [
+    facts["foreign"] = [
         {**stranger, "name": release["micro-cpu"].container},
         {**stranger, "name": "llm-gateway"},
         {**stranger, "name": "llm-supervisor"},
         {**stranger, "name": "backup", "state": "running", "writes": ["/data"]},
         {**stranger, "name": "llm-micro-cpu-of-somebody", "writes": ["/database"]},
     ]
-    found = on_host.stranger_findings(declared, facts, ["micro-cpu"], release)
+    found = on_host.foreign_findings(declared, facts, ["micro-cpu"], release)
     name, volume = found["micro-cpu"]
     gateway, supervisor = found[""]
     assert supervisor.key == "the supervisor"
@@ -297,7 +295,7 @@ def test_a_strangers_container_in_our_way_is_named_with_the_service() -> None:
     assert (volume.id, volume.severity, volume.key) == ("volume-shared", "warn", "llm_services.micro-cpu.volumes")
     assert "`backup` (nginx:1, running)" in volume.message
     assert "may write to `/data`, and this service to `/data/models`" in volume.message
-    assert on_host.stranger_findings(declared, host(declared), ["micro-cpu"], release) == {"": []}
+    assert on_host.foreign_findings(declared, host(declared), ["micro-cpu"], release) == {"": []}
 
 
 @pytest.mark.parametrize(
@@ -485,7 +483,7 @@ def test_a_rotated_key_between_door_and_engine_is_a_release_of_its_own() -> None
     after = changes.releases(declared, facts, {})
     assert after["micro-cpu"].container != before["micro-cpu"].container
     (why,) = changes.service_work(facts, ["micro-cpu"], after, {})["micro-cpu"]
-    assert (why["name"], why["desired"]) == ("key between door and engine", "0123456789abcdef")
+    assert (why["name"], why["desired"]) == ("key between gateway and engine", "0123456789abcdef")
 
 
 def asked(

@@ -18,31 +18,31 @@ TREE = {
     "molecule/store/tests/test_store.py": "",
     "molecule/store_alternative/molecule.yml": "verifier: {additional_files_or_dirs: [../../store/tests/test_*.py]}\n",
     "molecule/store_alternative/converge.yml": "- import_playbook: ../../playbooks/store.yml\n",
-    "molecule/door/molecule.yml": "ansible: {playbooks: {prepare: ../store/prepare.yml}}\n",
-    "molecule/door/converge.yml": "- hosts: all\n  tasks:\n    - include_role:\n        name: door\n",
+    "molecule/gateway/molecule.yml": "ansible: {playbooks: {prepare: ../store/prepare.yml}}\n",
+    "molecule/gateway/converge.yml": "- hosts: all\n  tasks:\n    - include_role:\n        name: gateway\n",
     "molecule/store/prepare.yml": "- hosts: all\n  tasks:\n    - command: ls /srv/x\n",
-    "playbooks/store.yml": "- hosts: all\n  tasks:\n    - include_tasks: tasks/look.yml\n",
-    "playbooks/tasks/look.yml": "- name: Look\n  llm_facts: {}\n- include_role:\n    name: store\n",
+    "playbooks/store.yml": "- hosts: all\n  tasks:\n    - include_tasks: tasks/refresh.yml\n",
+    "playbooks/tasks/refresh.yml": "- name: Look\n  llm_facts: {}\n- include_role:\n    name: store\n",
     "group_vars/all/models.yml": "llm_models: {}\n",
     "roles/store/tasks/main.yml": "- name: Fetch\n  llm_model:\n    name: x\n",
     "roles/store/README.md": "# store\n",
-    "roles/door/tasks/main.yml": '- name: Open\n  debug: {msg: "{{ x | llm_ports }}"}\n',
+    "roles/gateway/tasks/main.yml": '- name: Open\n  debug: {msg: "{{ x | llm_ports }}"}\n',
     "library/llm_model.py": "from ansible.module_utils.llm.base import files\n",
     "library/llm_facts.py": "from ansible.module_utils.llm.host.read import look\n",
     "library/llm_image.py": "from ansible.module_utils.llm.images import images\n",
     "action_plugins/llm_live.py": "from ansible.module_utils.llm.base.progress import parse\n",
-    "filter_plugins/llm_door.py": 'FILTERS = {"llm_ports": None}\nfrom ansible.module_utils.llm.gateway.http import doors\n',
+    "filter_plugins/llm.py": 'FILTERS = {"llm_ports": None}\nfrom ansible.module_utils.llm.gateway.http import ports\n',
     "module_utils/llm/base/files.py": "from ansible.module_utils.llm.base import (\n    texts as t,\n)\n",
     **{
         f"module_utils/llm/{name}.py": ""
         for name in (
             *("base/texts", "base/progress", "host/read", "images/images"),
-            *("gateway/__init__", "gateway/http/__init__", "gateway/http/doors"),
+            *("gateway/__init__", "gateway/http/__init__", "gateway/http/ports"),
         )
     },
 }
 BOTH_STORES = ["store", "store_alternative"]
-ALL = ["door", *BOTH_STORES]
+ALL = ["gateway", *BOTH_STORES]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def tree(tmp_path: Path) -> Path:
         (["docs/architecture.md", "tests/unit/test_x.py"], []),
         (["molecule/store/converge.yml"], ["store"]),
         (["molecule/store/tests/test_store.py"], BOTH_STORES),
-        (["molecule/store/prepare.yml"], ["door", "store"]),
+        (["molecule/store/prepare.yml"], ["gateway", "store"]),
         (["roles/store/tasks/main.yml"], BOTH_STORES),
         (["roles/store/README.md"], []),
         (["roles/store/tasks/gone.yml"], BOTH_STORES),
@@ -82,16 +82,16 @@ def tree(tmp_path: Path) -> Path:
         (["action_plugins/llm_model.py"], BOTH_STORES),
         (["action_plugins/llm_live.py"], BOTH_STORES),
         (["module_utils/llm/base/progress.py"], BOTH_STORES),
-        (["playbooks/tasks/look.yml"], ["store_alternative"]),
+        (["playbooks/tasks/refresh.yml"], ["store_alternative"]),
         (["module_utils/llm/host/read.py"], ["store_alternative"]),
         (["group_vars/all/models.yml"], ["store_alternative"]),
-        (["filter_plugins/llm_door.py"], ["door"]),
-        (["module_utils/llm/gateway/http/doors.py"], ["door"]),
-        (["module_utils/llm/gateway/http/__init__.py"], ["door"]),
+        (["filter_plugins/llm.py"], ["gateway"]),
+        (["module_utils/llm/gateway/http/ports.py"], ["gateway"]),
+        (["module_utils/llm/gateway/http/__init__.py"], ["gateway"]),
         (["library/llm_image.py"], []),
         (["molecule/shared/create.yml"], ALL),
         (["ansible.cfg"], ALL),
-        (["roles/door/tasks/main.yml", "library/llm_facts.py"], ["door", "store_alternative"]),
+        (["roles/gateway/tasks/main.yml", "library/llm_facts.py"], ["gateway", "store_alternative"]),
     ],
     ids=str,
 )

@@ -278,7 +278,7 @@ def test_which_checks_apply_follows_from_the_declaration() -> None:
     assert "shared_prefix" not in ids({"enable-prefix-caching": False}, "full")
     assert "chunked_prefill" not in ids({}, "full", room=2048)
     assert "chunked_prefill" in ids({"max-num-batched-tokens": 512}, "full", room=2048)
-    assert all(callable(getattr(checks.Service, asked.id)) for asked in CHECKS)
+    assert all(callable(getattr(checks.Client, asked.id)) for asked in CHECKS)
 
 
 def test_the_documentation_names_every_check() -> None:
@@ -646,7 +646,7 @@ def test_which_model_has_to_find_a_word_in_a_prompt_of_several_chunks() -> None:
     assert not judge.finds(60, {}, 600) and not judge.finds(600, {"needle_50": "small"}, 600)
 
 
-class FakeService(checks.Service):
+class FakeService(checks.Client):
     """A service whose engine is a few numbers: metrics that tests script, and answers by a function of the request."""
 
     def __init__(self, say: Callable[[dict[str, Any]], str] = lambda _request: "It is Paris.", **changes: Any) -> None:
@@ -814,7 +814,7 @@ def test_what_a_killed_run_found_is_kept(
     def killed(_service: Any) -> judge.Judgement:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checks.Service, "wrong_key_refused", killed)
+    monkeypatch.setattr(checks.Client, "wrong_key_refused", killed)
     file = tmp_path / "verdict.json"
     with pytest.raises(KeyboardInterrupt):
         run_module(llm_smoke, {**service(), "verdict_file": str(file)})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.llm.base.units import GIB
 from ansible.module_utils.llm.declare import parse, values
-from ansible.module_utils.llm.declare.schema import Key, Keys, OneOf, Shape
+from ansible.module_utils.llm.declare.schema import Field, Keys, OneOf, Schema
 from ansible.module_utils.llm.declare.variables import OTHERS, SETTINGS, VARIABLES
 
 GOOD: dict[str, Any] = {
@@ -349,12 +349,12 @@ def test_sizes(text: str, wanted: int) -> None:
     assert values.size_bytes(text) == wanted
 
 
-def described(shape: Shape, place: str) -> list[str]:
+def described(shape: Schema, place: str) -> list[str]:
     """Keys of a shape and of all shapes below it whose description is no sentence, or that have none."""
     found = []
     for key, entry in shape.items():
         here = f"{place}.{key}"
-        if not (isinstance(entry, Key) and re.fullmatch(r"[A-Z].+\.", entry.about)):
+        if not (isinstance(entry, Field) and re.fullmatch(r"[A-Z].+\.", entry.about)):
             found.append(here)
             continue
         check: Any = entry.check
@@ -369,7 +369,9 @@ def described(shape: Shape, place: str) -> list[str]:
 
 def test_every_key_is_described() -> None:
     assert described({**VARIABLES, **SETTINGS}, "") == []
-    assert described({"a": Key(values.ListOf(Keys({"b": Key(values.text, True, "")})), False, "An a.")}, "") == [".a.b"]
+    assert described({"a": Field(values.ListOf(Keys({"b": Field(values.text, True, "")})), False, "An a.")}, "") == [
+        ".a.b"
+    ]
 
 
 def test_nested_keys_are_named_with_their_place() -> None:

@@ -19,17 +19,17 @@ from engine_supervisor import __main__ as supervise
 from engine_supervisor import core, host
 
 RULES = core.Rules(progress_timeout=90, freeze_timeout=30, boot_timeout=1800, probe_every=900, recover=True)
-Looks = list[core.Look]
+Observations = list[core.Observation]
 
 
-def seen(at: float, step: float = 1, in_flight: float = 1, **more: object) -> core.Look:
+def seen(at: float, step: float = 1, in_flight: float = 1, **more: object) -> core.Observation:
     """A look at a running engine that has come as far as `step`."""
     engines = {"0": core.Work(in_flight, (step,))}
     values = {"status": "running", "run": "a", "scrape": "answered", "engines": engines, **more}
-    return core.Look(at=at, **values)  # type: ignore[arg-type]
+    return core.Observation(at=at, **values)  # type: ignore[arg-type]
 
 
-def verdicts(looks: Looks, rules: core.Rules = RULES) -> list[str]:
+def verdicts(looks: Observations, rules: core.Rules = RULES) -> list[str]:
     memory = core.Memory()
     return [core.judge(memory, look, rules)[0] for look in looks]
 
@@ -78,11 +78,13 @@ def test_work_without_a_token_is_a_hang_after_the_declared_time_and_no_sooner() 
         [seen(0), *[seen(at, status="exited") for at in range(10, 2000, 10)]],  # stopped by somebody
     ],
 )
-def test_what_may_live_is_let_be(looks: Looks) -> None:
+def test_what_may_live_is_let_be(looks: Observations) -> None:
     assert not set(verdicts(looks)) & set(core.ACTIONS)
 
 
-def mixed(answered: Callable[[int], bool], scrape: str = "failed", step: Callable[[int], float] = lambda _: 1) -> Looks:
+def mixed(
+    answered: Callable[[int], bool], scrape: str = "failed", step: Callable[[int], float] = lambda _: 1
+) -> Observations:
     """Five minutes of looks every 5 s at an engine that has work; answered: whether the look of this number has an answer."""
     lost: dict[str, Any] = {"scrape": scrape, "engines": {}, "wakeups": None}
     return [seen(5 * n, step=step(n), **({} if answered(n) else lost)) for n in range(61)]
@@ -127,7 +129,7 @@ def test_a_hang_is_found_although_looks_go_without_an_answer(scrape: str, every:
         ([seen(0), seen(45), seen(50, status="paused", scrape=""), seen(90), seen(95), seen(100)], "busy"),
     ],
 )
-def test_what_looks_without_an_answer_leave_of_progress(looks: Looks, last: str) -> None:
+def test_what_looks_without_an_answer_leave_of_progress(looks: Observations, last: str) -> None:
     found = verdicts(looks)
     assert found[-1] == last and not set(found[:-1]) & set(core.ACTIONS)
 

@@ -55,7 +55,7 @@ def served(service: str, url: str, declared: Mapping[str, Any]) -> Served:
 
 
 @dataclass(frozen=True)
-class Door:
+class Address:
     """How the gateway of a host is reached. Without TLS, https_port is 0."""
 
     bind_address: str
@@ -65,20 +65,20 @@ class Door:
     known_as: str = ""  # name or address under which it answers for all services over TLS
 
 
-def url(door: Door, service: str, port: int, name: str = "") -> str:
+def url(at: Address, service: str, port: int, name: str = "") -> str:
     """Address of a service for its clients: by its name over TLS where it has both, else its own port.
 
-    Where that is open to the host itself alone, and the clients are elsewhere, it is a part of the door's own address, over TLS.
+    Where that is open to the host itself alone, and the clients are elsewhere, it is a part of the gateway's own address, over TLS.
     """
-    tls = "" if door.https_port == 443 else f":{door.https_port}"
-    if name and door.https_port:
+    tls = "" if at.https_port == 443 else f":{at.https_port}"
+    if name and at.https_port:
         return f"https://{name}{tls}"
-    plain = door.ports_address or door.bind_address
-    elsewhere = not addresses.is_loopback(door.host) and not addresses.is_loopback(door.bind_address)
-    if door.https_port and addresses.is_loopback(plain) and elsewhere:
-        return f"https://{addresses.in_url(door.known_as or door.host)}{tls}/{service}"
+    plain = at.ports_address or at.bind_address
+    elsewhere = not addresses.is_loopback(at.host) and not addresses.is_loopback(at.bind_address)
+    if at.https_port and addresses.is_loopback(plain) and elsewhere:
+        return f"https://{addresses.in_url(at.known_as or at.host)}{tls}/{service}"
     everywhere = plain in ("0.0.0.0", "::")  # noqa: S104 - what was declared, compared
-    return f"http://{addresses.in_url(door.host if everywhere else plain)}:{port}"
+    return f"http://{addresses.in_url(at.host if everywhere else plain)}:{port}"
 
 
 def facts(model: str, args: Mapping[str, Any], context: int, vision: bool) -> dict[str, Any]:

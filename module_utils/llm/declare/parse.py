@@ -14,7 +14,7 @@ from ansible.module_utils.llm.base.spelling import did_you_mean
 from ansible.module_utils.llm.declare import values
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared, Gpu, Image, Model, Recipe, Service, Settings
-from ansible.module_utils.llm.declare.schema import Shape, _mistyped, shape_findings, value_findings
+from ansible.module_utils.llm.declare.schema import Schema, _mistyped, schema_findings, value_findings
 from ansible.module_utils.llm.declare.values import ListOf, name, number, said, size_bytes
 from ansible.module_utils.llm.declare.variables import (
     _GPU,
@@ -129,7 +129,7 @@ def _recipe_findings(entry: Mapping[str, Any], key: str) -> list[Finding]:
 
 
 def _catalog(
-    variable: str, catalog: Any, shape: Shape, extra: Callable[[Mapping[str, Any], str], list[Finding]] | None = None
+    variable: str, catalog: Any, shape: Schema, extra: Callable[[Mapping[str, Any], str], list[Finding]] | None = None
 ) -> tuple[dict[str, Mapping[str, Any]], list[Finding]]:
     """Entries that are well-formed, and the findings of those that are not."""
     if not isinstance(catalog, Mapping):
@@ -149,7 +149,7 @@ def _catalog(
         problems = []
         if problem := name(entry_name):
             problems.append(Finding("bad-name", "error", key, f"its name {problem}", "Rename it"))
-        problems += shape_findings(entry, shape, key)
+        problems += schema_findings(entry, shape, key)
         if not problems and extra:
             problems += extra(entry, key)
         found += problems
@@ -183,7 +183,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Declared | None, list[Finding]]:
         )
         gpus = []
     for position, gpu in enumerate(gpus):
-        found += shape_findings(gpu, _GPU, f"llm_host_gpus.{position}")
+        found += schema_findings(gpu, _GPU, f"llm_host_gpus.{position}")
     found += _gpus_twice(gpus)
     host_services = raw.get("host_services", [])
     if problem := ListOf(name)(host_services):

@@ -13,7 +13,7 @@ from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.values import Check, ListOf, MapOf, said, text
 
 
-class Key(NamedTuple):
+class Field(NamedTuple):
     """One key of a shape. `about`: sentences for the reference, with the unit. `default`: unless a dataclass above has it."""
 
     check: Check
@@ -22,14 +22,14 @@ class Key(NamedTuple):
     default: Any = None
 
 
-Shape = Mapping[str, Key]
+Schema = Mapping[str, Field]
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
     """A mapping with the keys of `shape`. `also`: what else must hold of one whose keys are all right."""
 
-    shape: Shape
+    shape: Schema
     also: Check | None = None
 
     def __call__(self, value: Any) -> str:
@@ -41,8 +41,8 @@ class Keys:
 class OneOf:
     """A mapping with exactly one of `kinds`, and `options` beside it."""
 
-    kinds: Shape
-    options: Shape = dataclasses.field(default_factory=dict)
+    kinds: Schema
+    options: Schema = dataclasses.field(default_factory=dict)
 
     def __call__(self, value: Any) -> str:
         """What is wrong with it."""
@@ -67,7 +67,7 @@ def first_of(findings: Iterable[Finding]) -> str:
     return ""
 
 
-def shape_findings(value: Any, shape: Shape, key: str) -> list[Finding]:
+def schema_findings(value: Any, shape: Schema, key: str) -> list[Finding]:
     """Findings of a mapping against its shape: unknown and missing keys, values of the wrong kind."""
     if not isinstance(value, Mapping):
         return [_mistyped(key, f"must be a mapping, got {said(value)}", "Write keys below it")]
@@ -87,7 +87,7 @@ def shape_findings(value: Any, shape: Shape, key: str) -> list[Finding]:
 def value_findings(value: Any, check: Check, key: str) -> list[Finding]:
     """Findings of one value. They name the innermost key that is wrong, so that its line is found."""
     if isinstance(check, Keys):
-        found = shape_findings(value, check.shape, key)
+        found = schema_findings(value, check.shape, key)
         problem = check.also(value) if check.also and not found else ""
         return [_mistyped(key, problem)] if problem else found
     if isinstance(check, OneOf):
@@ -105,7 +105,7 @@ def value_findings(value: Any, check: Check, key: str) -> list[Finding]:
 
 def _source_findings(value: Any, check: OneOf, key: str) -> list[Finding]:
     shape = {**check.kinds, **check.options}
-    found = shape_findings(value, shape, key)
+    found = schema_findings(value, shape, key)
     if not isinstance(value, Mapping) or any(f.id in ("unknown-key", "renamed-key") for f in found):
         return found  # the kind may be the misspelt key
     used = [kind for kind in check.kinds if kind in value]
@@ -119,7 +119,7 @@ def _mistyped(key: str, problem: str, remedy: str = "") -> Finding:
     return Finding("mistyped", "error", key, problem, remedy or f"Correct `{key.rpartition('.')[2]}`")
 
 
-def _unknown_key(key: str, used: str, shape: Shape) -> Finding:
+def _unknown_key(key: str, used: str, shape: Schema) -> Finding:
     message, remedy = renamed.successor(key)
     if message:
         return Finding("renamed-key", "error", key, message, remedy)

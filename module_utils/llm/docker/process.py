@@ -24,7 +24,7 @@ RELOADS_WITHIN = 15.0
 STOPS_WITHIN = 60.0
 
 
-class Failed(Exception):
+class DaemonFailed(Exception):
     """What could not be done, where, and what to do."""
 
 
@@ -91,13 +91,13 @@ class Engine:
         """Have it read daemon.json; Failed when it does not take it."""
         since = f"{time.time():.9f}"
         if self.process is None:
-            raise Failed(f"/{docker_host.PID_FILE} names no engine that could be told to read daemon.json")
+            raise DaemonFailed(f"/{docker_host.PID_FILE} names no engine that could be told to read daemon.json")
         os.kill(self.process["pid"], signal.SIGHUP)
         filters = {"type": ["daemon"], "event": ["reload"]}
         if not waited(
             lambda: docker_api.get("/events", since=since, until=f"{time.time():.9f}", filters=filters), RELOADS_WITHIN
         ):
-            raise Failed("it does not take it")
+            raise DaemonFailed("it does not take it")
         self.look()
 
     def start(self) -> None:
@@ -111,7 +111,7 @@ class Engine:
             rc = self.start_without_systemd()
         within = self.start_timeout if rc == 0 else 1
         if not waited(self.answers, within):
-            raise Failed("it does not start")
+            raise DaemonFailed("it does not start")
 
     def enable(self) -> None:
         """Have it started at boot, without a reload of systemd.
@@ -149,7 +149,7 @@ class Engine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process["pid"], signal.SIGTERM)
         if not waited(lambda: docker_host.process() is None, STOPS_WITHIN):
-            raise Failed("it does not stop")
+            raise DaemonFailed("it does not stop")
         self.look()
 
     def log(self) -> str:

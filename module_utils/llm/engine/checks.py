@@ -39,7 +39,7 @@ TOLD = 3  # likeliest tokens that are asked for at each place of the known answe
 MARGIN = 48  # tokens between a long prompt and the end of the context, beside the answer's
 
 
-class Service:
+class Client:
     """The service under test.
 
     params: options of module llm_smoke, `metrics_url` found out. usual: see judge.judge_speed. before: see judge.judge_fixed_text.
@@ -146,7 +146,7 @@ class Service:
                 return found
             time.sleep(LOOK)
 
-    # -- the door and plain answers -------------------------------------------------------------------------------
+    # -- the gateway and plain answers -------------------------------------------------------------------------------
 
     def health(self) -> judge.Judgement:
         end = time.monotonic() + self.params["wait"]

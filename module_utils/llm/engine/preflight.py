@@ -64,7 +64,7 @@ def request(services: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], 
     return {"services": asked}, mounts
 
 
-def told(services: Mapping[str, Mapping[str, Any]], severity: str) -> list[str]:
+def texts(services: Mapping[str, Mapping[str, Any]], severity: str) -> list[str]:
     """Findings of one severity as a person reads them, by service."""
     return [
         f"llm_services.{name}.{f['key']}: {f['message']}. {f['remedy']}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 
-class Check(TypedDict):
+class CheckResult(TypedDict):
     """One question put to a service: ``evidence`` says what came back, ``remedy`` what to do.
 
     A remedy beside ``ok`` is a warning; ``remedy`` is "" when there is nothing to do.
@@ -36,7 +36,7 @@ class ServiceVerdict(_Told):
     """All checks of one service; ok only when each is. numbers: where log-probabilities were asked for."""
 
     ok: bool
-    checks: list[Check]
+    checks: list[CheckResult]
 
 
 class Verdict(TypedDict):
@@ -46,7 +46,7 @@ class Verdict(TypedDict):
     services: dict[str, ServiceVerdict]
 
 
-def service_verdict(checks: Sequence[Check]) -> ServiceVerdict:
+def service_verdict(checks: Sequence[CheckResult]) -> ServiceVerdict:
     """Sum up one service. No check at all proves nothing, so it is not ok."""
     return ServiceVerdict(ok=bool(checks) and all(check["ok"] for check in checks), checks=list(checks))
 

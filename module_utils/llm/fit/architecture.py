@@ -115,7 +115,7 @@ class Vision:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class Architecture:
     """Facts of a config.json that memory depends on. Counts of values, not bytes."""
 
     architecture: str
@@ -159,7 +159,7 @@ class Unreadable(ValueError):
     """A config.json without the numbers that an estimate needs; the text names the first one missing."""
 
 
-def shape(config: Mapping[str, Any]) -> Shape:
+def read(config: Mapping[str, Any]) -> Architecture:
     """Facts of a config.json; raises Unreadable. Models with images keep those of their language part in text_config."""
     text: Mapping[str, Any] = config.get("text_config") or config.get("llm_config") or config
     get = text.get
@@ -196,7 +196,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
     window = number("sliding_window", default=0) if get("use_sliding_window", True) else 0
     dtype = str(get("dtype") or get("torch_dtype") or config.get("dtype") or config.get("torch_dtype") or "bfloat16")
     rope = get("rope_scaling") or get("rope_parameters") or {}
-    found = Shape(
+    found = Architecture(
         architecture=str(architectures[0]),
         layers=layers,
         hidden=hidden,
@@ -384,7 +384,7 @@ def version(text: str) -> tuple[int, int]:
 # Weights.
 
 
-def tensors(model: Shape) -> list[Tensor]:
+def tensors(model: Architecture) -> list[Tensor]:
     """Tensors that a checkpoint of this shape holds. Which layers are packed follows its quantization_config.
 
     Raises Unreadable for an image encoder whose layers are not known here.
@@ -444,13 +444,13 @@ def tensors(model: Shape) -> list[Tensor]:
     return found
 
 
-def _feed_forward(model: Shape, name: str, size: int, times: int, linear: Any) -> None:
+def _feed_forward(model: Architecture, name: str, size: int, times: int, linear: Any) -> None:
     linear(f"{name}.gate_proj", size, model.hidden, times)
     linear(f"{name}.up_proj", size, model.hidden, times)
     linear(f"{name}.down_proj", model.hidden, size, times)
 
 
-def _attention(model: Shape, layer: str, times: int, linear: Any, plain: Any) -> None:
+def _attention(model: Architecture, layer: str, times: int, linear: Any, plain: Any) -> None:
     name, heads = f"{layer}.self_attn", model.heads
     if model.mla:
         mla = model.mla
@@ -473,7 +473,7 @@ def _attention(model: Shape, layer: str, times: int, linear: Any, plain: Any) ->
         plain(f"{name}.q_norm.weight", (model.head_dim,), 2 * times)
 
 
-def _delta_net(model: Shape, net: Linear, layer: str, times: int, linear: Any, plain: Any) -> None:
+def _delta_net(model: Architecture, net: Linear, layer: str, times: int, linear: Any, plain: Any) -> None:
     keys, values = net.k_heads * net.k_dim, net.v_heads * net.v_dim
     linear(f"{layer}.linear_attn.in_proj_qkvz", 2 * keys + 2 * values, model.hidden, times)
     linear(f"{layer}.linear_attn.in_proj_ba", 2 * net.v_heads, model.hidden, times)
@@ -513,7 +513,7 @@ def stage_layers(layers: int, pp: int) -> list[int]:
     return found
 
 
-def weights(listed: Iterable[Tensor], model: Shape, told: Flags, hopper: bool = False) -> list[float]:
+def weights(listed: Iterable[Tensor], model: Architecture, told: Flags, hopper: bool = False) -> list[float]:
     """GiB of weights on one rank of each pipeline stage.
 
     hopper: compute capability 9.0, where packed linear layers with zero points run on Machete, which holds the zero points
@@ -549,7 +549,7 @@ def weights(listed: Iterable[Tensor], model: Shape, told: Flags, hopper: bool = 
     return [max(0.0, f / GIB - told.offload) for f in found]
 
 
-def _split(name: str, dimensions: int, model: Shape, told: Flags) -> int:
+def _split(name: str, dimensions: int, model: Architecture, told: Flags) -> int:
     """Over how many ranks a tensor is spread."""
     if ".experts." in name:
         return told.tp * told.dp if told.ep else told.tp
@@ -562,7 +562,7 @@ def _split(name: str, dimensions: int, model: Shape, told: Flags) -> int:
     return told.tp
 
 
-def buffers(model: Shape, told: Flags) -> float:
+def buffers(model: Architecture, told: Flags) -> float:
     """GiB that the engine reports as weights though no checkpoint holds them: rotary tables, deepstack inputs, small ones."""
     value = told.dtype_bytes or model.value_bytes
     rotary = model.mla.rope if model.mla else model.head_dim

@@ -22,14 +22,14 @@ from ansible.module_utils.llm.declare.objects import Declared, Gpu, Model, Servi
 from ansible.module_utils.llm.declare.values import size_bytes
 from ansible.module_utils.llm.engine.records import RECORD_FORMAT
 from ansible.module_utils.llm.fit.architecture import (
+    Architecture,
     Flags,
-    Shape,
     Tensor,
     Unreadable,
     Vision,
     buffers,
     flags,
-    shape,
+    read,
     stage_layers,
     tensors,
     version,
@@ -85,12 +85,12 @@ def band(likely: float, down: float, up: float, fixed: float = 0.0) -> Band:
 # Activations, graphs.
 
 
-def second_runner(model: Shape, engine: tuple[int, int]) -> bool:
+def second_runner(model: Architecture, engine: tuple[int, int]) -> bool:
     """Whether the engine's second model runner serves this model by default (0.26: config/vllm.py, dense models only)."""
     return engine >= PROFILES_ALL or (not model.moe and model.linear is None)
 
 
-def activation(model: Shape, told: Flags, engine: tuple[int, int]) -> float:
+def activation(model: Architecture, told: Flags, engine: tuple[int, int]) -> float:
     """GiB at the peak of the start-up profile: one step of max_num_batched_tokens, the largest of what may be alive at once.
 
     Shares of hidden sizes are measured; the sizes they multiply are those of the kernels' work spaces.
@@ -153,7 +153,7 @@ def captures(told: Flags) -> int:
     return len(sizes) + sum(s <= told.seqs for s in sizes)
 
 
-def graphs(model: Shape, told: Flags) -> float:
+def graphs(model: Architecture, told: Flags) -> float:
     """GiB of CUDA graphs, measured: grows with layers and a little faster than the number of graphs."""
     taken = captures(told)
     return model.layers / told.pp * (1.775e-4 * taken + 1.234e-6 * taken**2)
@@ -163,7 +163,7 @@ def graphs(model: Shape, told: Flags) -> float:
 # KV cache.
 
 
-def kv_token_bytes(model: Shape, told: Flags, layers: int | None = None) -> float:
+def kv_token_bytes(model: Architecture, told: Flags, layers: int | None = None) -> float:
     """Bytes that one token takes on one rank, in layers with full attention; `layers` of them, or all.
 
     MLA is replicated on every rank of tensor parallelism, keys and values of grouped heads are spread down to one head.
@@ -176,7 +176,7 @@ def kv_token_bytes(model: Shape, told: Flags, layers: int | None = None) -> floa
     return layers * 2 * max(1, model.kv_heads // told.tp) * model.head_dim * value / told.dcp
 
 
-def kv_tokens(model: Shape, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
+def kv_tokens(model: Architecture, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
     """Tokens that `room` bytes of KV cache hold, counted as the engine counts them.
 
     Blocks of layers of one kind are as large as those of another; a group has as many layers as the rarest kind. A request
@@ -209,13 +209,13 @@ def kv_tokens(model: Shape, told: Flags, room: float, layers: int | None = None,
     return int(blocks / per_request * max_len)
 
 
-def kv_needed(model: Shape, told: Flags, max_len: int, layers: int | None = None, cpu: bool = False) -> float:
+def kv_needed(model: Architecture, told: Flags, max_len: int, layers: int | None = None, cpu: bool = False) -> float:
     """Bytes that one request of max_len tokens needs: the smallest room that holds as many."""
     told = dataclasses.replace(told, max_len=max_len)
     return _smallest(lambda room: kv_tokens(model, told, room, layers, cpu) >= max_len, 2.0**50)
 
 
-def longest(model: Shape, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
+def longest(model: Architecture, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
     """The largest max_model_len (a multiple of 1024, or below that of 16) of which one request fits into `room` bytes."""
 
     def fits(length: int) -> bool:
@@ -328,14 +328,14 @@ class Fit:
         return {**found, "note": self.note} if self.note else found
 
 
-def _known_shape(known: Known) -> tuple[Shape | None, str]:
+def _known_shape(known: Known) -> tuple[Architecture | None, str]:
     try:
-        return (shape(known.config), "") if known.config else (None, "the model's config.json is not known yet")
+        return (read(known.config), "") if known.config else (None, "the model's config.json is not known yet")
     except (Unreadable, TypeError, ValueError, KeyError, AttributeError, IndexError, ZeroDivisionError) as problem:
         return None, str(problem) or type(problem).__name__
 
 
-def _weights(known: Known, model: Shape, told: Flags, hopper: bool) -> tuple[list[Band], str]:
+def _weights(known: Known, model: Architecture, told: Flags, hopper: bool) -> tuple[list[Band], str]:
     """Bands of GiB of weights a stage, buffers included, and what they rest on."""
     extra = buffers(model, told)
     if known.tensors:
@@ -446,7 +446,7 @@ class _Parts:
         return self.weights[stage] + self.activation + self.graphs + self.other
 
 
-def _parts(known: Known, model: Shape, told: Flags, hopper: bool, engine: tuple[int, int]) -> _Parts:
+def _parts(known: Known, model: Architecture, told: Flags, hopper: bool, engine: tuple[int, int]) -> _Parts:
     held, basis = _weights(known, model, told, hopper)
     peak = activation(model, told, engine)
     images = model.vision is not None and told.images and (engine >= PROFILES_ALL or not second_runner(model, engine))
@@ -464,7 +464,7 @@ def _parts(known: Known, model: Shape, told: Flags, hopper: bool, engine: tuple[
 def _calibrate(
     parts: _Parts,
     known: Known,
-    model: Shape,
+    model: Architecture,
     told: Flags,
     hopper: bool,
     kept: Mapping[str, Any],

@@ -195,7 +195,7 @@ def _model_facts(model: Model, config: Mapping[str, Any], tp: int) -> dict[str, 
     if not config:
         return found
     try:
-        shape = architecture.shape(config)
+        shape = architecture.read(config)
     except architecture.Unreadable:
         return found
     text = config.get("text_config") or config

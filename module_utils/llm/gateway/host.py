@@ -1,4 +1,4 @@
-"""The door's files on a host. Standard library; starts no process.
+"""The gateway's files on a host. Standard library; starts no process.
 
 Below the gateway's folder: `clients.json` (keys of clients as SHA-256, 0600 root), `engine-keys` (0400 root, newest first),
 `ca/` (our own authority), `etc/` (what HAProxy reads, with `maps/` and `tls/` for its user alone), `run/` (its socket).
@@ -31,7 +31,7 @@ LOGS = "log"  # what containers that are gone had logged
 # Keys.
 
 
-def read_clients(folder: Path) -> tuple[list[gateway_keys.Key], str]:
+def read_clients(folder: Path) -> tuple[list[gateway_keys.ClientKey], str]:
     """(keys of clients, what is wrong with their file)."""
     text = files.read(folder / CLIENTS)
     try:
@@ -42,7 +42,7 @@ def read_clients(folder: Path) -> tuple[list[gateway_keys.Key], str]:
         return [], f"it is damaged ({type(error).__name__})"
 
 
-def clients(folder: Path) -> list[gateway_keys.Key]:
+def clients(folder: Path) -> list[gateway_keys.ClientKey]:
     """Keys of clients."""
     keys, problem = read_clients(folder)
     if problem:
@@ -50,19 +50,19 @@ def clients(folder: Path) -> list[gateway_keys.Key]:
     return keys
 
 
-def keep_clients(folder: Path, keys: Iterable[gateway_keys.Key]) -> None:
+def keep_clients(folder: Path, keys: Iterable[gateway_keys.ClientKey]) -> None:
     """Write the keys of clients."""
     files.write(folder / CLIENTS, json.dumps(gateway_keys.document(keys), indent=1) + "\n", 0o600)
 
 
-def service_keys(root: Path, pools: Iterable[Mapping[str, Any]] = ()) -> dict[str, list[str]]:
-    """Keys of the services' own: those that clients use, and those of releases that a door is about to lead to."""
+def service_keys(root: Path, backends: Iterable[Mapping[str, Any]] = ()) -> dict[str, list[str]]:
+    """Keys of the services' own: those that clients use, and those of releases that a route is about to lead to."""
     found: dict[str, list[str]] = {}
     folder = root / "keys"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if NAME.fullmatch(path.name) and path.is_file() and (key := files.read(path).strip()):
             found.setdefault(path.name, []).append(key)
-    for server in (s for p in pools for s in p["servers"]):
+    for server in (s for p in backends for s in p["servers"]):
         for place in _releases(root, server):
             if key := files.read(place / "secrets" / "client-key").strip():
                 found.setdefault(server["name"], []).append(key)
@@ -78,7 +78,7 @@ def _releases(root: Path, server: Mapping[str, Any]) -> list[Path]:
 
 
 def accepted(engine_file: Path) -> list[str]:
-    """Keys that an engine accepts: those of the door, newest first, and last its service's own. [] without its file."""
+    """Keys that an engine accepts: those of the gateway, newest first, and last its service's own. [] without its file."""
     try:
         return [str(k) for k in json.loads(files.read(engine_file))["api-key"]]
     except (ValueError, KeyError, TypeError):
@@ -86,7 +86,7 @@ def accepted(engine_file: Path) -> list[str]:
 
 
 def engine_keys(folder: Path) -> list[str]:
-    """Keys between door and engines, newest first; [] before there is one."""
+    """Keys between gateway and engines, newest first; [] before there is one."""
     return files.read(folder / gateway_keys.ENGINE_KEYS_FILE).split()
 
 
@@ -99,28 +99,28 @@ def new_engine_key(folder: Path) -> list[str]:
 
 def maps(
     root: Path,
-    pools: Sequence[Mapping[str, Any]],
+    backends: Sequence[Mapping[str, Any]],
     returns: Mapping[str, int],
     leaving: Iterable[Mapping[str, str]] = (),
 ) -> dict[str, str]:
-    """HAProxy's maps: clients, keys of engines and models by pool, and when a closed door opens again.
+    """HAProxy's maps: clients, keys of engines and models by backend, and when a closed route opens again.
 
     leaving: changes (see routes.switched) that are not carried out yet: the engines of before have to accept the keys as well.
     """
     engines = []
-    for pool in pools:
+    for backend in backends:
         old = [
             {"name": c["server"].partition("/")[2], "container": c["before"]}
             for c in leaving
-            if c["server"].partition("/")[0] == pool["name"]
+            if c["server"].partition("/")[0] == backend["name"]
         ]
-        lists = [accepted(place / ENGINE_FILE) for s in [*pool["servers"], *old] for place in _releases(root, s)]
+        lists = [accepted(place / ENGINE_FILE) for s in [*backend["servers"], *old] for place in _releases(root, s)]
         if key := gateway_keys.front_key([keys for keys in lists if keys]):
-            engines.append(f"{pool['name']} {key}\n")
+            engines.append(f"{backend['name']} {key}\n")
     return {
-        "keys.map": gateway_keys.key_map(clients(root / "gateway"), service_keys(root, pools), time.time()),
+        "keys.map": gateway_keys.key_map(clients(root / "gateway"), service_keys(root, backends), time.time()),
         "engines.map": "".join(engines),
-        "models.map": "".join(f"{model} {p['name']}\n" for p in pools for model in p["models"]),
+        "models.map": "".join(f"{model} {p['name']}\n" for p in backends for model in p["models"]),
         "returns.map": "".join(f"{name} {when}\n" for name, when in sorted(returns.items())),
     }
 
@@ -131,10 +131,10 @@ def digest(text: str) -> str:
 
 
 def refresh_keys(root: Path) -> str:
-    """Let the running door know the keys as they are now: `told`, `untold` when it did not take them, "" when there is no need.
+    """Give the running gateway the keys of now: `applied`, `refused` when it did not take them, "" when there is no need.
 
     What it did not take is in the file that HAProxy reads when it starts, and counts as not loaded (see `facts`) until a run has
-    told it again.
+    given them again.
     """
     folder = root / "gateway"
     path = folder / MAPS / "keys.map"
@@ -150,10 +150,10 @@ def refresh_keys(root: Path) -> str:
     files.write(stamp, " ".join(loaded) + "\n")
     files.write(path, text, 0o400, path.stat().st_uid)
     if not haproxy.load_map(folder, "keys.map", text):
-        return "untold"
+        return "refused"
     loaded[KEYS_AT] = digest(text)
     files.write(stamp, " ".join(loaded) + "\n")
-    return "told"
+    return "applied"
 
 
 LOADED = 5  # words of the file `loaded`: checksums of compose.yml and haproxy.cfg, container, keys, certificate
@@ -217,11 +217,11 @@ def _as_in_certificate(name: str) -> str:
 
 
 def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """What module llm_host_facts says of the door: {now, certificate, clients, due, old_engine_keys, engine_key, stopped}.
+    """What module llm_host_facts says of the gateway: {now, certificate, clients, due, old_engine_keys, engine_key, stopped}.
 
-    due: why the door needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
-    stopped: pools of which it tells clients that they were stopped.
-    engine_key: fingerprint of the newest key between door and engines, "" before it was rotated.
+    due: why the gateway needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
+    stopped: backends of which it tells clients that they were stopped.
+    engine_key: fingerprint of the newest key between gateway and engines, "" before it was rotated.
 
     wanted: {https_port, certificate_names, certificate, key, acme} of the plan; {} when there is none yet.
     """

@@ -20,7 +20,7 @@ ENGINE_KEYS = 2  # the newest and the one before it: an engine that was not depl
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
+class ClientKey:
     """A client's key, without the key. Times: seconds since 1970; 0 for a limit means none."""
 
     id: str
@@ -39,17 +39,17 @@ class Key:
         return "revoked" if self.revoked else "valid" if self.expires > now else "expired"
 
 
-def keys_of(document: Mapping[str, Any]) -> list[Key]:
+def keys_of(document: Mapping[str, Any]) -> list[ClientKey]:
     """Keys of clients.json; ValueError, KeyError or TypeError for what `create` does not make."""
-    keys = [Key(**{**entry, "services": tuple(entry["services"])}) for entry in document.get("keys", [])]
+    keys = [ClientKey(**{**entry, "services": tuple(entry["services"])}) for entry in document.get("keys", [])]
     for key in keys:
         if wrong := _wrong(key):
             raise ValueError(f"key {key.id} of client {key.client}: {wrong}")
     return keys
 
 
-def _wrong(key: Key) -> str:
-    """What the door could not make sense of, "" when all is well. Fields stand side by side in a line of its map."""
+def _wrong(key: ClientKey) -> str:
+    """What the gateway could not make sense of, "" when all is well. Fields stand side by side in a line of its map."""
     named = (key.id, key.client, *(s for s in key.services if s != "*"))
     if not all(isinstance(text, str) and NAME.fullmatch(text) for text in named):
         return "id, client and services must be of lower case letters, digits and dashes"
@@ -64,7 +64,7 @@ def _wrong(key: Key) -> str:
     return "queue without at_once: nothing would wait" if key.queue and not key.at_once else ""
 
 
-def document(keys: Iterable[Key]) -> dict[str, Any]:
+def document(keys: Iterable[ClientKey]) -> dict[str, Any]:
     """The shape of clients.json."""
     return {"keys": [{**dataclasses.asdict(k), "services": list(k.services)} for k in keys]}
 
@@ -74,7 +74,7 @@ def sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def key_map(keys: Iterable[Key], service_keys: Mapping[str, Iterable[str]], now: float = 0) -> str:
+def key_map(keys: Iterable[ClientKey], service_keys: Mapping[str, Iterable[str]], now: float = 0) -> str:
     """HAProxy's map from a key's SHA-256 to `client|id|expires|per minute|at once|queue|,services,`.
 
     service_keys: service to keys of its own, each a client of that name for that service alone. Expired keys stay, so that
@@ -152,7 +152,7 @@ def _end(text: str, now: float) -> int:
     return end
 
 
-def create(keys: Sequence[Key], fields: Mapping[str, Any], now: float) -> tuple[list[Key], Key, str]:
+def create(keys: Sequence[ClientKey], fields: Mapping[str, Any], now: float) -> tuple[list[ClientKey], ClientKey, str]:
     """With one key more: (all keys, the new one, its text, which is kept nowhere)."""
     if any(k.client == fields["client"] and k.state(now) == "valid" for k in keys):
         raise Refused(
@@ -161,15 +161,17 @@ def create(keys: Sequence[Key], fields: Mapping[str, Any], now: float) -> tuple[
     return _with_new(keys, fields, now)
 
 
-def _with_new(keys: Sequence[Key], fields: Mapping[str, Any], now: float) -> tuple[list[Key], Key, str]:
+def _with_new(
+    keys: Sequence[ClientKey], fields: Mapping[str, Any], now: float
+) -> tuple[list[ClientKey], ClientKey, str]:
     text = f"sk-{secrets.token_urlsafe(32)}"
     known = {k.id for k in keys}
     name = next(i for i in iter(lambda: f"k{secrets.token_hex(4)}", "") if i not in known)
-    new = Key(id=name, sha256=sha256(text), created=int(now), **fields)
+    new = ClientKey(id=name, sha256=sha256(text), created=int(now), **fields)
     return [*keys, new], new, text
 
 
-def rotate(keys: Sequence[Key], client: str, overlap: str, now: float) -> tuple[list[Key], Key, str]:
+def rotate(keys: Sequence[ClientKey], client: str, overlap: str, now: float) -> tuple[list[ClientKey], ClientKey, str]:
     """A new key for a client, with the scope, limits and end of its newest; the others go on for `overlap` (24h, 7d)."""
     valid = [k for k in keys if k.client == client and k.state(now) == "valid"]
     if not valid:
@@ -181,7 +183,7 @@ def rotate(keys: Sequence[Key], client: str, overlap: str, now: float) -> tuple[
     return _with_new(shortened, fields, now)
 
 
-def revoke(keys: Sequence[Key], named: str, now: float) -> list[Key]:
+def revoke(keys: Sequence[ClientKey], named: str, now: float) -> list[ClientKey]:
     """Without the keys of a client, or the one with an id."""
     hit = [k for k in keys if named in (k.client, k.id) and k.state(now) != "revoked"]
     if not hit:
@@ -189,11 +191,11 @@ def revoke(keys: Sequence[Key], named: str, now: float) -> list[Key]:
     return [dataclasses.replace(k, revoked=int(now)) if k in hit else k for k in keys]
 
 
-def _offer(keys: Iterable[Key], now: float) -> str:
+def _offer(keys: Iterable[ClientKey], now: float) -> str:
     return f"Clients here: {', '.join(sorted({k.client for k in keys if k.state(now) == 'valid'})) or 'none'}"
 
 
-def table(keys: Iterable[Key], now: float) -> list[str]:
+def table(keys: Iterable[ClientKey], now: float) -> list[str]:
     """One line a key, for a person."""
     rows = [("ID", "CLIENT", "SERVICES", "STATE", "ENDS", "A MINUTE", "AT ONCE", "WAITING")]
     for key in sorted(keys, key=lambda k: (k.client, k.created)):
@@ -205,11 +207,11 @@ def table(keys: Iterable[Key], now: float) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The key between door and engines. It is one for all engines of a host, so that a pool of several needs no other.
+# The key between gateway and engines. It is one for all engines of a host, so that a backend of several needs no other.
 
 
 def front_key(accepted: Iterable[Sequence[str]]) -> str:
-    """The key that all engines of a pool accept, the newest if there are several; "" when there is none.
+    """The key that all engines of a backend accept, the newest if there are several; "" when there is none.
 
     accepted: keys of each engine, newest first.
     """
@@ -218,7 +220,7 @@ def front_key(accepted: Iterable[Sequence[str]]) -> str:
 
 
 def engine_key_is_old(accepted: Sequence[str], engine_keys: Sequence[str]) -> bool:
-    """Whether an engine has keys of the door, but not the newest. One from before there were any is let be."""
+    """Whether an engine has keys of the gateway, but not the newest. One from before there were any is let be."""
     return bool(engine_keys) and engine_keys[0] not in accepted and any(k in accepted for k in engine_keys)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 STOPPED = -1  # in the place of the seconds until a service is back; door.lua knows it too
 
 
-def pools(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[str, Any]]:
+def backends(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[str, Any]]:
     """What leads where: [{name, services, ports, hosts, prefixes, models, servers: [{name, container, at_once}]}].
 
-    routes: of the plan. One pool a service, for its port and its prefix; services of one model (placement keeps them of
+    routes: of the plan. One backend a service, for its port and its prefix; services of one model (placement keeps them of
     the same one) form a further one, `all-<the first of them>`, for what names the model or a host name that they share.
     """
     routes = list(routes)
@@ -33,9 +33,9 @@ def pools(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[st
     for route in routes:
         by_model.setdefault(route.get("model") or "", []).append(route)
     for model, members in by_model.items():
-        pool = own[members[0]["service"]]
+        backend = own[members[0]["service"]]
         if model and len(members) > 1:
-            pool = {
+            backend = {
                 "name": f"all-{members[0]['service']}",
                 "services": [m["service"] for m in members],
                 "ports": [],
@@ -44,14 +44,14 @@ def pools(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[st
                 "models": [],
                 "servers": [_server(m) for m in members],
             }
-            found.append(pool)
+            found.append(backend)
         if model:
-            pool["models"].append(model)
+            backend["models"].append(model)
         hosts = [m["hostname"] for m in members if m.get("hostname") and domain]
         for member in members:
             name = member.get("hostname")
             if name and domain:
-                target = pool if hosts.count(name) > 1 else own[member["service"]]
+                target = backend if hosts.count(name) > 1 else own[member["service"]]
                 target["hosts"] = list(dict.fromkeys([*target["hosts"], f"api.{name}.{domain}"]))
     return found
 
@@ -61,20 +61,20 @@ def _server(route: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, int]:
-    """Seconds until closed pools are expected back, STOPPED for those that are not; without those of which nobody knows.
+    """Seconds until closed backends are expected back, STOPPED for those that are not; without those of which nobody knows.
 
-    routes: of the plan, with `returns_in` or `stopped`. A pool of several is back with its first.
+    routes: of the plan, with `returns_in` or `stopped`. A backend of several is back with its first.
     """
     routes = list(routes)
     closed = [r for r in routes if not r.get("container")]
     known = {r["service"]: STOPPED if r.get("stopped") else r.get("returns_in", 0) for r in closed}
     found = {}
-    for pool in pools(routes, domain):
-        if all(s in known for s in pool["services"]):
-            expected = [known[s] for s in pool["services"]]
+    for backend in backends(routes, domain):
+        if all(s in known for s in backend["services"]):
+            expected = [known[s] for s in backend["services"]]
             back = [e for e in expected if e > 0]
             if back or all(e == STOPPED for e in expected):
-                found[pool["name"]] = min(back, default=STOPPED)
+                found[backend["name"]] = min(back, default=STOPPED)
     return found
 
 
@@ -93,7 +93,7 @@ def listing(model: str) -> str:
 def switched(before: str, after: str) -> list[dict[str, str]] | None:
     """Which servers lead elsewhere between two configurations: [{server, before, after}]; None when more differs.
 
-    Only then the running HAProxy can be told, without a reload. "" stands for a closed door.
+    Only then the running HAProxy can be changed, without a reload. "" stands for a closed route.
     """
     old, new = (text.splitlines() for text in (before, after))
     if len(old) != len(new):

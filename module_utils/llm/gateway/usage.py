@@ -15,7 +15,7 @@ NUMBERS = ("status", "bytes_in", "bytes_out", "first_byte_ms", "total_ms")
 WAITS = (
     "wait_ms",
     "queue_ms",
-)  # at the door, and for a place at the engine; -1, or none in an older log, where it did not wait
+)  # at the gateway, and for a place at the engine; -1, or none in an older log, where it did not wait
 ENDS = ("answered", "limited", "refused", "failed")
 NOBODY = "-"  # what the log says of a request without a key that was found
 

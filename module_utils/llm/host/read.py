@@ -121,7 +121,7 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
     return sorted(engines, key=lambda e: e["name"]), published
 
 
-def strangers(listed: Iterable[Mapping[str, Any]], prefix: str, own: Collection[str]) -> list[dict[str, Any]]:
+def foreign(listed: Iterable[Mapping[str, Any]], prefix: str, own: Collection[str]) -> list[dict[str, Any]]:
     """From Docker's list of all containers those that are not ours, and could be in our way: [{name, image, state, writes}].
 
     prefix: of our names. own: labels of which ours have one. writes: folders of the host that a running one may write to.

@@ -22,12 +22,12 @@ def releases(
     declared: Declared, facts: Facts | None, plugins: Mapping[str, Mapping[str, str]]
 ) -> dict[str, compose.Release]:
     """Release of every service of the host; parts that only the host knows are marked as not there yet."""
-    found, door_key = {}, (facts or {}).get("gateway", {}).get("engine_key", "")
+    found, gateway_key = {}, (facts or {}).get("gateway", {}).get("engine_key", "")
     for name in declared.host_services:
         service = declared.services[name]
         model = (facts or {}).get("models", {}).get(service.model, {})
         image_id = needs.image_id(declared.images[service.image], facts)
-        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name), door_key)
+        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name), gateway_key)
     return found
 
 
@@ -50,7 +50,7 @@ def service_work(
         elif facts["keys"].get(name) is None and not why:
             why.append({"name": "api key", "current": None, "desired": "present"})
         if name in facts.get("gateway", {}).get("old_engine_keys", ()) and not why:
-            why.append({"name": "key between door and engine", "current": "an older one", "desired": "the newest"})
+            why.append({"name": "key between gateway and engine", "current": "an older one", "desired": "the newest"})
         if why:
             found[name] = why
     return found
@@ -131,7 +131,7 @@ def todo(
     prune: bool = False,
     check: bool = False,
 ) -> list[str]:
-    """Parts of a run that have something to do: images, models, services, verify, and leftovers (what is to be removed last).
+    """Parts of a run that have something to do: images, models, services, verify, and cleanup (what is to be removed last).
 
     One condition leaves out a part with all its tasks; each task costs a process of the controller even when it is skipped.
     Host and gateway are no such parts: their roles decide. stages: those chosen. work: what differs; None when the host has
@@ -146,8 +146,8 @@ def todo(
         "services" in chosen and any(work[k] for k in ("preflight", "stop", "orphans", "removed", "deploy"))
     ):
         needed.add("services")  # new images and models change what differs, so that the host is read again there
-    if ("services" in chosen and work["strays"]) or (prune and chosen & {"images", "models"}):
-        needed.add("leftovers")
+    if ("services" in chosen and work["stale"]) or (prune and chosen & {"images", "models"}):
+        needed.add("cleanup")
     if "verify" in chosen and work["prove"] and not check:
         needed.add("verify")
     return sorted(needed)

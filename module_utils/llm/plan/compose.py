@@ -159,13 +159,13 @@ def release(
     image_id: str | None = None,
     model_digest: str | None = None,
     plugins: Mapping[str, str] | None = None,
-    door_key: str = "",
+    gateway_key: str = "",
 ) -> Release:
     """Render a service.
 
     image_id: id of its image on the host (`sha256:...`), None while it is not there. model_digest: digest of the model's
     manifest on the host, None while it is not there. plugins: file name -> content of the service's plugin files.
-    door_key: fingerprint of the key between door and engine, once it has been rotated: a release of its own can start beside
+    gateway_key: fingerprint of the key between gateway and engine, once it has been rotated: a release of its own can start beside
     the one that has the key of before.
     """
     settings, image, model = declared.settings, declared.images[service.image], declared.models[service.model]
@@ -217,8 +217,8 @@ def release(
         "volumes": list(service.volumes),
         "container": {k: v for k, v in engine.items() if k not in ("image", "command", "environment")},
     }
-    if door_key:
-        facts["door_key"] = door_key
+    if gateway_key:
+        facts["door_key"] = gateway_key  # hashed under the name that releases on hosts have
     name = names.digest(facts)[:12]
     folder = release_dir(settings, service.name, name)
     volumes: list[Any] = [
@@ -262,7 +262,7 @@ def reasons(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[
     for part in ("image", "model", "files", "container"):
         found += _changes(f"{part} ", old.get(part, {}), new[part])
     found += _changes("", {"volumes": old.get("volumes", [])}, {"volumes": new["volumes"]})
-    name = "key between door and engine"
+    name = "key between gateway and engine"
     found += _changes("", {name: old.get("door_key")}, {name: new.get("door_key")})
     found += _changes("", {"format": old.get("format")}, {"format": new["format"]})
     return found

@@ -26,7 +26,7 @@ BULKY = (
 )  # of a plan: what a return does not need
 
 
-def doors(
+def routes(
     routes: Iterable[Mapping[str, Any]],
     containers: Mapping[str, str],
     returning: Iterable[Mapping[str, Any]] = (),
@@ -65,9 +65,9 @@ def closed(
     releases: Mapping[str, Mapping[str, Any]],
     routes: Iterable[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Plans of services with their doors closed, for `doors`: to be let finish, while new requests get 503 at once.
+    """Plans of services with their routes closed, for `routes`: to be let finish, while new requests get 503 at once.
 
-    One that nobody declares any more has the door of its release, for as long as the door leads to no other service (routes).
+    One that nobody declares any more has the gateway of its release, for as long as the gateway leads to no other service (routes).
     """
     services = list(services)
     taken = {r["port"] for r in routes}
@@ -124,7 +124,7 @@ def displaced(
 
 
 def expected_back(plan: Mapping[str, Any], drain: float) -> float:
-    """Seconds from closing its door until a service should answer again, by the slowest boot it has had here; 0: never booted."""
+    """Seconds from closing its route until a service should answer again, by the slowest boot it has had here; 0: never booted."""
     boots = [r["expected"] for r in (plan.get("boot_records") or {}).values()]
     return drain + max(boots) if boots else 0
 
@@ -134,7 +134,7 @@ def needs_restart(reasons: Iterable[Mapping[str, Any]]) -> bool:
     return any(not r.get("file_only") for r in reasons)
 
 
-def strays(facts: Mapping[str, Any], services: Iterable[str], deploying: Iterable[str]) -> list[dict[str, str]]:
+def stale(facts: Mapping[str, Any], services: Iterable[str], deploying: Iterable[str]) -> list[dict[str, str]]:
     """Containers of releases that are not current, left by a run that was cut short: [{service, container}].
 
     Those of services that are about to be deployed are that deployment's to remove.

@@ -51,7 +51,7 @@ def ports_address(declared: Declared) -> str:
 
 
 def known_as(declared: Declared, reached: str) -> str:
-    """Under what the door answers for all services to clients elsewhere. reached: name or address of the host.
+    """Under what the gateway answers for all services to clients elsewhere. reached: name or address of the host.
 
     By another name it says that it does not know it, and the certificate does not have it.
     """
@@ -66,7 +66,7 @@ def host_name(declared: Declared, service: str) -> str:
 
 
 def names(declared: Declared) -> list[str]:
-    """Names and addresses under which the door answers for all services: the model in a request picks one."""
+    """Names and addresses under which the gateway answers for all services: the model in a request picks one."""
     address = declared.settings.bind_address
     found = [f"api.{declared.settings.domain}"] if declared.settings.domain else []
     found += ["localhost", "127.0.0.1", "::1", *([] if address in WILDCARDS else [address])]
@@ -94,7 +94,7 @@ def acme_request(declared: Declared) -> dict[str, Any]:
 
 
 def findings(declared: Declared) -> dict[str, list[Finding]]:
-    """What is wrong with the ports of the door itself and with ACME, under "". Services that share a host name are placement's."""
+    """What is wrong with the gateway's own ports and with ACME, under "". Services that share a host name are placement's."""
     found: dict[str, list[Finding]] = {"": [*_acme_findings(declared), *_plain_findings(declared)]}
     running = placement.deployed(declared)
     ports = {declared.services[s].port: f"service `{s}`" for s in running}
@@ -162,7 +162,7 @@ def _acme_findings(declared: Declared) -> list[Finding]:
 
 
 def ports(declared: Declared) -> dict[int, str]:
-    """Ports of the door itself: port to the key that declares it."""
+    """Ports of the gateway itself: port to the key that declares it."""
     return {setting(declared, k): f"llm_gateway.{k}" for k in ("https_port", "http_port") if setting(declared, k)}
 
 
@@ -177,7 +177,7 @@ def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> l
     key = "llm_gateway.certificate"
     if found.get("problem"):
         return [
-            Finding("certificate", "error", key, found["problem"], "Give a valid one; the running door is untouched")
+            Finding("certificate", "error", key, found["problem"], "Give a valid one; the running gateway is untouched")
         ]
     lacking = [
         n

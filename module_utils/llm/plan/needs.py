@@ -56,12 +56,12 @@ def images_to_make(declared: Declared, facts: Facts | None, services: Iterable[s
     services = tuple(services)
     wanted = [*needed_images(declared, services)]
     wanted += quantize_plan.images(declared, needed_models(declared, services), facts)
-    wanted += door_images(declared) if wanted else []
+    wanted += gateway_images(declared) if wanted else []
     return tuple(dict.fromkeys(i for i in wanted if not is_made(declared.images[i], facts)))
 
 
-def door_images(declared: Declared) -> list[str]:
-    """Images of the door: the gateway's, and its ACME client's where it has one."""
+def gateway_images(declared: Declared) -> list[str]:
+    """Images of the gateway: the gateway's, and its ACME client's where it has one."""
     wanted = (GATEWAY_IMAGE, *([ACME_IMAGE] if gateway_plan.acme_request(declared) else []))
     return [i for i in wanted if i in declared.images]
 
@@ -91,7 +91,7 @@ def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] =
     services that are about to be replaced, to predict: what is previous now is not kept then.
     """
     wanted = {declared.services[s].image for s in declared.host_services}
-    wanted |= {*door_images(declared)}
+    wanted |= {*gateway_images(declared)}
     wanted |= set(quantize_plan.images(declared, host_models(declared)))
     wanted |= {base for image in wanted for base in _bases(declared, image)}
     needed = {str(image_id(declared.images[i], facts)) for i in wanted}

@@ -1,4 +1,4 @@
-"""What only the host can tell of a declaration: Docker, disk, ports, GPUs, strangers, what is missing offline."""
+"""What only the host can tell of a declaration: Docker, disk, ports, GPUs, foreign containers, what is missing offline."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def loss_findings(declared: Declared, facts: Facts, stages: Iterable[str]) -> li
     return [Finding("services-lost", "error", "llm_host_services", message, remedy)]
 
 
-def stranger_findings(
+def foreign_findings(
     declared: Declared, facts: Facts, services: Iterable[str], rendered: Mapping[str, compose.Release]
 ) -> Findings:
     """Containers of others that have the name of one that is to be made, or write where a service writes."""
     found: Findings = {"": []}
     wanted = {rendered[s].container: s for s in services}
     claims = {s: placement.claim(declared, declared.services[s]) for s in services}
-    for other in facts.get("strangers", ()):
+    for other in facts.get("foreign", ()):
         who = f"container `{other['name']}` ({other['image']}, {other['state']}), which is not of this project,"
         alone = {
             names.GATEWAY: "the gateway",
@@ -208,10 +208,10 @@ def _found_gpu_findings(
         if one not in matched:
             message = f"does not list GPU {label(one)}"
             found.append(("", Finding("gpu-unlisted", "info", "llm_host_gpus", message, "Add it to use it")))
-    return found + _stranger_findings(declared, facts, users, matched)
+    return found + _foreign_findings(declared, facts, users, matched)
 
 
-def _stranger_findings(
+def _foreign_findings(
     declared: Declared, facts: Facts, users: Mapping[str, Service], matched: Iterable[Mapping[str, Any] | None]
 ) -> list[tuple[str, Finding]]:
     """Processes that hold memory of a GPU and are no engine of ours; an error where a service would not fit beside them."""
@@ -227,7 +227,7 @@ def _stranger_findings(
         size = one["memory"] or entry.memory
         shares = sum(placement.share(s) for s in own.values())
         fits = total + shares * size <= size
-        who = ", ".join(_stranger(p) for p in held)
+        who = ", ".join(_foreign(p) for p in held)
         for name in own:
             severity = "error" if not fits and name not in serving else "warn"
             message = f"GPU {one['index']} is used by {who}"
@@ -236,7 +236,7 @@ def _stranger_findings(
     return found
 
 
-def _stranger(process: Mapping[str, Any]) -> str:
+def _foreign(process: Mapping[str, Any]) -> str:
     parts = [f"pid {process['pid']}"]
     parts += [f"container {process['container'][:12]}"] if process["container"] else []
     parts += [f"{process['memory'] / GIB:.1f} GiB"] if process["memory"] else []

@@ -63,9 +63,9 @@ def collect(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple
     return verdict.verdict(services), noted
 
 
-def _failed(name: str, why: str) -> verdict.Check:
+def _failed(name: str, why: str) -> verdict.CheckResult:
     evidence = shorten(redact(" ".join(why.split())), 600)
-    return verdict.Check(id=name, ok=False, seconds=0.0, evidence=evidence, remedy="")
+    return verdict.CheckResult(id=name, ok=False, seconds=0.0, evidence=evidence, remedy="")
 
 
 def document(verdict: verdict.Verdict, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def proofs(verdict: verdict.Verdict, width: int = 100) -> list[str]:
     return [line.replace("\xa0", " ") for line in lines]
 
 
-def _asking(checks: Sequence[verdict.Check]) -> float:
+def _asking(checks: Sequence[verdict.CheckResult]) -> float:
     return sum(check["seconds"] for check in checks)
 
 

@@ -1,4 +1,4 @@
-"""The door passes on what clients may ask, publishes nothing else, and is confined."""
+"""The gateway passes on what clients may ask, publishes nothing else, and is confined."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_one_address_serves_all_by_host_name_prefix_and_model(host: Host) -> Non
     ):
         status, said = curl(host, url, *given, *more)
         assert (status, said["name"], said["path"]) == (200, "llm-first-11111111", CALL), url
-        assert said["key"] is None, "the client's key ends at the door"
+        assert said["key"] is None, "the client's key ends at the gateway"
     status, said = curl(host, "https://localhost/v1/chat/completions", *given, '{"model": "nobody-s"}')
     assert (status, said["error"]["code"]) == (404, "model_not_found")
     status, said = curl(host, "https://localhost/v1/chat/completions", *given, "{}")
@@ -190,7 +190,7 @@ def test_keys_of_clients_change_while_the_same_haproxy_runs(host: Host) -> None:
         "docker exec llm-gateway cat /proc/1/task/1/children; docker inspect --format {{.Id}} llm-gateway"
     )
     made = key_work("do=create client=alice services=first per_minute=2")
-    assert made["told"] and made["key"] not in host.check_output("cat /opt/llm/gateway/clients.json")
+    assert made["applied"] and made["key"] not in host.check_output("cat /opt/llm/gateway/clients.json")
     assert send(made["key"], 5012) == (403, "out_of_scope")
     assert [send(made["key"]) for _ in range(3)] == [(200, ""), (200, ""), (429, "rate_limit_exceeded")]
     other = key_work("do=create client=bob services=*")

@@ -72,7 +72,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Service:
+class Wanted:
     """What is to be checked for one service; see the module's text."""
 
     argv: tuple[str, ...]
@@ -89,7 +89,7 @@ class RefusedError(Exception):
 # Pure parts.
 
 
-def read_request(text: str) -> dict[str, Service]:
+def read_request(text: str) -> dict[str, Wanted]:
     """Read the services from the JSON on stdin; ValueError says which part has the wrong shape."""
     try:
         document = json.loads(text)
@@ -113,7 +113,7 @@ def read_request(text: str) -> dict[str, Service]:
         )
         if not known:
             raise ValueError(f'services.{name}.model must be {{"folder": path}} or {{"config": mapping}}')
-        found[name] = Service(tuple(entry["argv"]), env, files, model)
+        found[name] = Wanted(tuple(entry["argv"]), env, files, model)
     return found
 
 
@@ -371,7 +371,7 @@ def load_file(path: str) -> ModuleType:
     return module
 
 
-def laid_out(service: Service, folder: Path) -> tuple[str, str]:
+def laid_out(service: Wanted, folder: Path) -> tuple[str, str]:
     """Write a service's files below a folder. Returns where its plugins and its model are in this container."""
     plugins = folder / "plugins"
     plugins.mkdir()
@@ -459,7 +459,7 @@ class Engine:
         self._validate = attribute(ARGUMENTS, "validate_parsed_serve_args")
         self._command, self._serve = _command_parser()
 
-    def check(self, service: Service) -> list[Finding]:
+    def check(self, service: Wanted) -> list[Finding]:
         """Find everything that is wrong with one service."""
         tables = [table for _, tables in self.parsers.values() for table in tables]
         with tempfile.TemporaryDirectory() as scratch:
@@ -719,7 +719,7 @@ def _tables(manager: Any) -> list[dict[str, Any]]:
     return [table for table in (getattr(manager, name, None) for name in names) if isinstance(table, dict)]
 
 
-def check_all(services: Mapping[str, Service]) -> dict[str, Any]:
+def check_all(services: Mapping[str, Wanted]) -> dict[str, Any]:
     """Answer for every service. If vLLM itself cannot be asked, all of them carry that finding."""
     try:
         engine = Engine()

@@ -1,4 +1,4 @@
-"""STUB of an engine for the door's own tests and for benchmarks/door.py: answers at once, or streams at the pace that is asked for.
+"""STUB of an engine for the gateway's own tests and for benchmarks/gateway.py: answers at once, or streams at a pace that is asked.
 
 Usage: light_engine.py NAME [ADDRESS]; it listens on port 8000. GET of /metrics: what vLLM says of tokens and of requests that run;
 GET of anything else: 200. POST of JSON with

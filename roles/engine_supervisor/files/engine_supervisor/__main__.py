@@ -36,7 +36,7 @@ RUNS = ("alive", "gave_up", "let_be")
 """Attributes of a service that outlive this program."""
 
 
-class Service:
+class Watched:
     """One service: what is remembered of it, and its looks."""
 
     def __init__(self, supervisor: Supervisor, name: str, wanted: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Service:
         self.probed, self.probing, self.refused = 0.0, False, 0
 
     def look(self, container: str) -> None:
-        """Look once, and act on what is seen."""
+        """Observation once, and act on what is seen."""
         inspected = docker_api.inspect(container)
         state = inspected["State"]
         run = run_of(inspected)
@@ -89,7 +89,7 @@ class Service:
             self.supervisor.remember()
         self.policy = host.policy(inspected)
         health = (state.get("Health") or {}).get("Status")
-        seen = core.Look(
+        seen = core.Observation(
             at=time.monotonic(),
             status=state["Status"],
             run=run,
@@ -240,7 +240,7 @@ class Supervisor:
         self.root, self.folder = root, root / "supervisor"
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         self.every, self.most = float(config["interval"]), int(config["recoveries"])
-        self.services = {name: Service(self, name, wanted) for name, wanted in config["services"].items()}
+        self.services = {name: Watched(self, name, wanted) for name, wanted in config["services"].items()}
         self.rivals: dict[str, str] = {}
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -255,7 +255,7 @@ class Supervisor:
             self.event("", "state", problem="state.json cannot be read; the budgets begin anew")
 
     def current(self, listed: list[dict[str, Any]]) -> dict[str, str]:
-        """Service to the container of its current release; services and containers that are none are left out.
+        """Watched to the container of its current release; services and containers that are none are left out.
 
         One that was made and did not start counts by its own name alone: Compose and this program give another one to what is to
         take an engine's place.
@@ -267,7 +267,7 @@ class Supervisor:
         }
 
     def staged(self, listed: list[dict[str, Any]]) -> dict[str, str]:
-        """Service to the successor of its engine that a recovery has made, and has not put in its place."""
+        """Watched to the successor of its engine that a recovery has made, and has not put in its place."""
         made = [(name, entry) for name, entry in self._ours(listed) if entry["State"] == "created"]
         return {
             name: entry["Id"] for name, entry in made if own_name(entry) + host.STAGED in (entry.get("Names") or [])
@@ -283,7 +283,7 @@ class Supervisor:
                 yield name, entry
 
     def watch(self) -> None:
-        """Look at all services until told to end, or until Docker is gone.
+        """Observation at all services until told to end, or until Docker is gone.
 
         Docker makes a new socket whenever it starts, and a container keeps the old one: Docker starts this program anew then.
         """
@@ -307,7 +307,7 @@ class Supervisor:
                 self.write_metrics()
                 self.ended.wait(max(0.5, self.every - (time.monotonic() - begun)))
 
-    def due(self, listed: list[dict[str, Any]], busy: Set[str]) -> list[tuple[Service, str, str]]:
+    def due(self, listed: list[dict[str, Any]], busy: Set[str]) -> list[tuple[Watched, str, str]]:
         """Services to look at, each with its container and a successor that is left of a recreation, "" for what is not there.
 
         Takes note of services without a container. busy: names of those that are being looked at.
@@ -323,7 +323,7 @@ class Supervisor:
                 found.append((service, current.get(name, ""), staged.get(name, "")))
         return found
 
-    def look(self, service: Service, container: str, staged: str) -> None:
+    def look(self, service: Watched, container: str, staged: str) -> None:
         """Tidy up after a recreation that was cut short, and look at the container. Never fails."""
         try:
             if staged:

@@ -1,6 +1,6 @@
 """What is seen of an engine, what that means, and what to do about it. Pure: no clock, no I/O.
 
-Durations are measured with a clock that nobody sets (`Look.at`, seconds). Only the budget of recoveries, which outlives this
+Durations are measured with a clock that nobody sets (`Observation.at`, seconds). Only the budget of recoveries, which outlives this
 program, goes by the calendar.
 """
 
@@ -54,7 +54,7 @@ class Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class Observation:
     """One look at a container.
 
     status: Docker's. run: changes whenever the container starts. restarts: how often Docker's policy started it. scrape:
@@ -135,7 +135,7 @@ def with_probe(engines: Mapping[str, Work]) -> dict[str, Work]:
     return {**engines, PROBE: Work(1, total)}
 
 
-def judge(memory: Memory, look: Look, rules: Rules) -> tuple[str, str, str]:
+def judge(memory: Memory, look: Observation, rules: Rules) -> tuple[str, str, str]:
     """Verdict (one of VERDICTS), why, and who restarted the engine since the last look ("" nobody, or this program).
 
     Updates the memory.
@@ -168,7 +168,7 @@ def judge(memory: Memory, look: Look, rules: Rules) -> tuple[str, str, str]:
     return verdict, why, restarted
 
 
-def probe_due(memory: Memory, look: Look, rules: Rules, probed: float) -> bool:
+def probe_due(memory: Memory, look: Observation, rules: Rules, probed: float) -> bool:
     """Whether an idle engine is to be asked for a short generation; probed: when it was asked the last time.
 
     Long idleness is a reason, a generation that failed, and clients that wait for an engine that has nothing to do: a core that
@@ -184,7 +184,7 @@ def _forget(memory: Memory) -> None:
     memory.moved, memory.silent, memory.unstarted = {}, None, 0
 
 
-def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
+def _judged(memory: Memory, look: Observation, rules: Rules) -> tuple[str, str]:
     if look.status not in ("running", "paused"):
         if look.left:
             return GAVE_UP, "this program stopped it, and nobody has started it since"
@@ -219,7 +219,7 @@ def _judged(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
     return _silence(memory, look, rules)
 
 
-def _progress(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
+def _progress(memory: Memory, look: Observation, rules: Rules) -> tuple[str, str]:
     """Each core by itself: work in flight and no step for the declared time is a core that hangs."""
     if look.asleep:
         memory.moved = {}
@@ -247,7 +247,7 @@ def _progress(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
     return "idle", "nothing to do"
 
 
-def _silence(memory: Memory, look: Look, rules: Rules) -> tuple[str, str]:
+def _silence(memory: Memory, look: Observation, rules: Rules) -> tuple[str, str]:
     """A slow answer is none of a frozen server: one that is alive gets the processor when it is asked."""
     what = "paused" if look.status == "paused" else "metrics: timeout"
     if look.wakeups is None or memory.silent is None or memory.silent[0] != look.wakeups:

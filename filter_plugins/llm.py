@@ -1,8 +1,8 @@
-"""What role nvidia_toolkit asks the pure functions of module_utils/llm/gpu/nvidia.py."""
+"""What roles and playbooks ask the pure functions of module_utils/llm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,19 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm.base import dpkg
+from ansible.module_utils.llm.base import addresses, dpkg
+from ansible.module_utils.llm.docker import packages
+from ansible.module_utils.llm.gateway import routes
 from ansible.module_utils.llm.gpu import nvidia
+from ansible.module_utils.llm.plan import deploy
+
+
+def docker_versions(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
+    """See packages.choose."""
+    try:
+        return packages.choose(listing, pins)
+    except ValueError as error:
+        raise AnsibleFilterError(f"docker_engine_*version: {error}") from error
 
 
 def deb_versions(files: Iterable[str]) -> dict[str, str]:
@@ -40,7 +51,21 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
-            "llm_gpu_work": nvidia.work,
+            "llm_backends": routes.backends,
+            "llm_closed": deploy.closed,
             "llm_deb_versions": deb_versions,
+            "llm_displaced": deploy.displaced,
+            "llm_docker_repository": packages.repository,
+            "llm_docker_versions": docker_versions,
+            "llm_docker_work": packages.work,
             "llm_driver_packages": driver_packages,
+            "llm_expected_back": deploy.expected_back,
+            "llm_gpu_work": nvidia.work,
+            "llm_in_url": addresses.in_url,
+            "llm_listing": routes.listing,
+            "llm_predecessor": deploy.predecessor,
+            "llm_reached": addresses.reached,
+            "llm_returns": routes.returns,
+            "llm_routes": deploy.routes,
+            "llm_serving": deploy.serving,
         }

@@ -1,4 +1,4 @@
-"""Names, ports and pools of the door; keys of clients; what of a configuration can be told to the HAProxy that runs."""
+"""Names, ports and backends of the gateway; keys of clients; what of a configuration can be changed in the HAProxy that runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def route(service: str, port: int, container: str = "c", model: str = "", hostna
 
 
 def test_every_service_has_a_port_a_prefix_a_host_name_and_its_model() -> None:
-    (pool,) = gateway_routes.pools([route("micro", 5000, "llm-micro-1", "qwen", "small")], "example.org")
+    (pool,) = gateway_routes.backends([route("micro", 5000, "llm-micro-1", "qwen", "small")], "example.org")
     assert pool["ports"] == [5000] and pool["prefixes"] == ["micro"] and pool["models"] == ["qwen"]
     assert pool["hosts"] == ["api.small.example.org"]
     assert pool["servers"] == [{"name": "micro", "container": "llm-micro-1", "at_once": 0}]
@@ -55,16 +55,16 @@ def test_every_service_has_a_port_a_prefix_a_host_name_and_its_model() -> None:
 
 def test_services_of_one_model_share_what_names_the_model_and_keep_what_names_them() -> None:
     routes = [route("a", 1, "ca", "m", "x"), route("b", 2, "cb", "m", "x"), route("c", 3, "cc", "n", "y")]
-    pools = {p["name"]: p for p in gateway_routes.pools(routes, "d")}
-    assert list(pools) == ["a", "b", "c", "all-a"]
-    assert pools["all-a"]["models"] == ["m"] and pools["all-a"]["hosts"] == ["api.x.d"]
-    assert [s["container"] for s in pools["all-a"]["servers"]] == ["ca", "cb"]
-    assert pools["a"]["prefixes"] == ["a"] and not pools["a"]["models"] and not pools["a"]["hosts"]
-    assert pools["c"]["models"] == ["n"] and pools["c"]["hosts"] == ["api.y.d"]
+    backends = {p["name"]: p for p in gateway_routes.backends(routes, "d")}
+    assert list(backends) == ["a", "b", "c", "all-a"]
+    assert backends["all-a"]["models"] == ["m"] and backends["all-a"]["hosts"] == ["api.x.d"]
+    assert [s["container"] for s in backends["all-a"]["servers"]] == ["ca", "cb"]
+    assert backends["a"]["prefixes"] == ["a"] and not backends["a"]["models"] and not backends["a"]["hosts"]
+    assert backends["c"]["models"] == ["n"] and backends["c"]["hosts"] == ["api.y.d"]
 
 
 def test_without_a_domain_there_are_no_host_names() -> None:
-    assert gateway_routes.pools([route("a", 1, hostname="x")])[0]["hosts"] == []
+    assert gateway_routes.backends([route("a", 1, hostname="x")])[0]["hosts"] == []
 
 
 def test_a_pool_is_back_with_its_first_and_stopped_with_its_last() -> None:
@@ -179,7 +179,7 @@ def test_the_door_is_named_to_clients_as_it_answers_and_certifies() -> None:
 KNOWN = ["micro", "mini"]
 
 
-def made(**given: Any) -> tuple[list[gateway_keys.Key], gateway_keys.Key, str]:
+def made(**given: Any) -> tuple[list[gateway_keys.ClientKey], gateway_keys.ClientKey, str]:
     given = {"client": "alice", "services": ["micro"], **given}
     return gateway_keys.create([], gateway_keys.wanted_key(given, KNOWN, NOW), NOW)
 
@@ -359,7 +359,7 @@ def test_a_key_for_a_service_that_is_gone_is_told_and_stops_nothing(tmp_path: Pa
     _, key, _ = made()
     keys = [dataclasses.replace(key, services=("micr",)), dataclasses.replace(key, id="k2", services=("*",))]
 
-    def told(keys: Sequence[gateway_keys.Key]) -> list[Finding]:
+    def told(keys: Sequence[gateway_keys.ClientKey]) -> list[Finding]:
         gateway_host.keep_clients(tmp_path / "gateway", keys)
         return gateway_plan.key_findings(catalogs.declared("demo"), gateway_host.facts(tmp_path, {}, NOW)["clients"])
 
@@ -440,7 +440,7 @@ def test_a_change_of_keys_that_haproxy_did_not_take_is_due_until_it_did(
         haproxy_socket.end()
     before = gateway_host.clients(tmp_path / "gateway")
     found = key_verb(tmp_path, do)
-    assert not found["told"] and "Run site.yml" in found["problem"]
+    assert not found["applied"] and "Run site.yml" in found["problem"]
     assert ("key" in found) is (do == "rotate"), "it is kept nowhere"
     changed = gateway_host.clients(tmp_path / "gateway")
     assert changed != before and found["changed"]
@@ -451,14 +451,14 @@ def test_a_change_of_keys_that_haproxy_did_not_take_is_due_until_it_did(
     gateway_host.keep_clients(tmp_path / "gateway", changed)
     if refused != "dead":
         haproxy_socket.refuses = ("nothing",)
-        assert gateway_host.refresh_keys(tmp_path) == "told"
+        assert gateway_host.refresh_keys(tmp_path) == "applied"
         assert gateway_host.facts(tmp_path, {}, NOW)["due"] == [] and gateway_host.refresh_keys(tmp_path) == ""
 
 
 def test_a_change_of_keys_that_haproxy_took_is_told(haproxy_socket: Socket, tmp_path: Path) -> None:
     haproxy_socket.refuses = ("nothing",)
     found = key_verb(tmp_path, "rotate")
-    assert found["told"] and found["problem"] == "" and gateway_host.facts(tmp_path, {}, NOW)["due"] == []
+    assert found["applied"] and found["problem"] == "" and gateway_host.facts(tmp_path, {}, NOW)["due"] == []
     assert gateway_keys.sha256(found["key"]) in next(c for c in haproxy_socket.asked if c.startswith("add map @1"))
 
 

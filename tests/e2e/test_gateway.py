@@ -1,4 +1,4 @@
-"""The door alone, in real HAProxy before stubs of engines (standalone.py): several engines, several clients, and none to serve."""
+"""The gateway alone, in real HAProxy before stubs of engines (standalone.py): several engines, several clients, none to serve."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ LARGE = 20  # requests of more than 64 KiB at once
 KEYS = {service: [f"sk-of-{service}"] for service in PORTS}
 CROWD, SINGLE, METERED = "sk-of-a-crowd", "sk-of-a-single-client", "sk-of-a-metered-client"
 CLIENTS = [
-    gateway_keys.Key(id=name, client=name, sha256=gateway_keys.sha256(key), services=("*",), created=0)
+    gateway_keys.ClientKey(id=name, client=name, sha256=gateway_keys.sha256(key), services=("*",), created=0)
     for name, key in (("crowd", CROWD), ("single", SINGLE))
 ]
 EXPIRED, LIMITED = "sk-of-before", [f"sk-of-{n}-a-minute" for n in range(3)]
 CLIENTS.append(
-    gateway_keys.Key(
+    gateway_keys.ClientKey(
         id="k-old", client="old", sha256=gateway_keys.sha256(EXPIRED), services=("*",), created=0, expires=1
     )
 )
 NARROW = "sk-of-a-narrow-client"
 CLIENTS.append(
-    gateway_keys.Key(
+    gateway_keys.ClientKey(
         id="k-narrow",
         client="narrow",
         sha256=gateway_keys.sha256(NARROW),
@@ -51,20 +51,20 @@ CLIENTS.append(
     )
 )
 CLIENTS += [
-    gateway_keys.Key(
+    gateway_keys.ClientKey(
         id=f"k-{n}", client=f"limited-{n}", sha256=gateway_keys.sha256(key), services=("*",), created=0, per_minute=1
     )
     for n, key in enumerate(LIMITED)
 ]
 CLIENTS.append(
-    gateway_keys.Key(
+    gateway_keys.ClientKey(
         id="k-metered", client="metered", sha256=gateway_keys.sha256(METERED), services=(LEFT,), created=0, per_minute=3
     )
 )
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[standalone.Door]:
+def gateway() -> Iterator[standalone.Gateway]:
     """A gateway before one engine with little room, and before two of one model."""
     models = {ONE: "one", LEFT: "shared", RIGHT: "shared"}
     routes: list[dict[str, Any]] = [{"service": s, "port": PORTS[s], "model": m} for s, m in models.items()]
@@ -74,21 +74,21 @@ def gateway() -> Iterator[standalone.Door]:
         yield found
 
 
-def shared(gateway: standalone.Door, prompt: str, **more: Any) -> tuple[int, str]:
+def shared(gateway: standalone.Gateway, prompt: str, **more: Any) -> tuple[int, str]:
     """Status of a request that names the model of two engines, and which of them has answered."""
     body = json.dumps({"model": "shared", "prompt": prompt, **more})
     status, text, _ = gateway.ask(standalone.HTTPS, SINGLE, body)
     return status, json.loads(text).get("name", text)
 
 
-def go_on(gateway: standalone.Door, *engines: str) -> None:
+def go_on(gateway: standalone.Gateway, *engines: str) -> None:
     """Let engines send at once what they were asked to send later."""
     for engine in engines:
         standalone.tell(gateway.engines[engine], now=True)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8443", "[::1]:8443"])
-def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door, host: str) -> None:
+def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Gateway, host: str) -> None:
     assert gateway.ask(standalone.HTTPS, SINGLE, '{"model": "one"}', host=host)[0] == 200
     assert gateway.ask(standalone.HTTPS, SINGLE, '{"model": "one"}', host=f"x{host}")[0] in (400, 404)
 
@@ -97,7 +97,7 @@ def test_one_address_serves_all_under_each_of_its_names(gateway: standalone.Door
 # Several engines of one model.
 
 
-def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gateway: standalone.Door) -> None:
+def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gateway: standalone.Gateway) -> None:
     prompts = [f"{number} " * 600 for number in range(6)]  # longer than what is compared
     with ThreadPoolExecutor(len(prompts)) as pool:
         first = [pool.submit(shared, gateway, f"{prompt} first", after=60) for prompt in prompts]
@@ -109,7 +109,7 @@ def test_what_begins_alike_goes_to_one_engine_also_while_that_one_answers(gatewa
     assert set.union(*later) == {(200, LEFT), (200, RIGHT)}
 
 
-def test_a_stream_does_not_send_what_begins_like_it_elsewhere(gateway: standalone.Door) -> None:
+def test_a_stream_does_not_send_what_begins_like_it_elsewhere(gateway: standalone.Gateway) -> None:
     prompt = "stream " * 600
     with ThreadPoolExecutor(1) as pool:
         body = json.dumps({"model": "shared", "prompt": prompt, "pieces": 600, "every": 0.1})
@@ -122,7 +122,7 @@ def test_a_stream_does_not_send_what_begins_like_it_elsewhere(gateway: standalon
         assert stream.result()[1].count("data: ") == 600
 
 
-def test_a_crowd_that_begins_alike_has_all_engines(gateway: standalone.Door) -> None:
+def test_a_crowd_that_begins_alike_has_all_engines(gateway: standalone.Gateway) -> None:
     crowd = 40
     with ThreadPoolExecutor(crowd) as pool:
         found = list(pool.map(lambda n: shared(gateway, f"{'crowd ' * 600} {n}", after=2), range(crowd)))
@@ -131,7 +131,7 @@ def test_a_crowd_that_begins_alike_has_all_engines(gateway: standalone.Door) -> 
     assert set(counts) == {(200, LEFT), (200, RIGHT)} and max(counts.values()) <= 0.625 * crowd + 2, counts
 
 
-def test_an_engine_that_makes_no_tokens_gets_no_new_requests_until_it_makes_some(gateway: standalone.Door) -> None:
+def test_an_engine_that_makes_no_tokens_gets_no_new_requests_until_it_makes_some(gateway: standalone.Gateway) -> None:
     """It says that it is healthy all the time."""
     prompts = (f"{n} hangs " * 600 for n in range(100))
     with ThreadPoolExecutor(1) as pool:
@@ -149,7 +149,7 @@ def test_an_engine_that_makes_no_tokens_gets_no_new_requests_until_it_makes_some
         assert {shared(gateway, f"{n} ") for n in range(8)} == {(200, LEFT), (200, RIGHT)}
 
 
-def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(gateway: standalone.Door) -> None:
+def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(gateway: standalone.Gateway) -> None:
     container = gateway.engines[LEFT]
     try:
         with ThreadPoolExecutor(24) as pool:
@@ -167,7 +167,9 @@ def test_an_engine_that_dies_costs_no_request_that_it_had_not_begun_to_answer(ga
         gateway.await_ready([PORTS[LEFT]])
 
 
-def await_column(gateway: standalone.Door, backend: str, server: str, name: str, what: Callable[[int], bool]) -> None:
+def await_column(
+    gateway: standalone.Gateway, backend: str, server: str, name: str, what: Callable[[int], bool]
+) -> None:
     """Wait until a number of HAProxy's statistics is as it should be."""
     end = time.monotonic() + 60
     while not what(int(_column(gateway, backend, server, name))):
@@ -175,7 +177,7 @@ def await_column(gateway: standalone.Door, backend: str, server: str, name: str,
         time.sleep(0.02)
 
 
-def _column(gateway: standalone.Door, backend: str, server: str, name: str) -> str:
+def _column(gateway: standalone.Gateway, backend: str, server: str, name: str) -> str:
     """One number of HAProxy's statistics."""
     head, *lines = gateway.say("show stat").removeprefix("# ").splitlines()
     rows = [dict(zip(head.split(","), line.split(","), strict=False)) for line in lines]
@@ -186,7 +188,7 @@ def _column(gateway: standalone.Door, backend: str, server: str, name: str) -> s
 # Several clients.
 
 
-def test_a_client_with_one_request_does_not_wait_behind_those_of_a_crowd(gateway: standalone.Door) -> None:
+def test_a_client_with_one_request_does_not_wait_behind_those_of_a_crowd(gateway: standalone.Gateway) -> None:
     """Counted, not timed: how many of the crowd's answers come between a single client's question and its answer."""
     answered, over = [], threading.Event()
     body = json.dumps({"after": 0.05})
@@ -215,7 +217,7 @@ def test_a_client_with_one_request_does_not_wait_behind_those_of_a_crowd(gateway
     assert sorted(passed)[len(passed) // 2] <= 4 * AT_ONCE, passed
 
 
-def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: standalone.Door) -> None:
+def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: standalone.Gateway) -> None:
     def ask(key: str, after: float) -> tuple[int, str, Mapping[str, str]]:
         return gateway.ask(PORTS[LEFT], key, json.dumps({"after": after}))
 
@@ -237,14 +239,14 @@ def test_a_client_has_so_many_requests_at_once_and_so_many_waiting(gateway: stan
     assert ask(NARROW, 0)[0] == 200
 
 
-def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Door) -> None:
+def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Gateway) -> None:
     large, small = json.dumps({"after": 60, "prompt": "x" * 70_000}), json.dumps({"after": 0})
     with ThreadPoolExecutor(3 * LARGE) as pool:
         answers = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, large) for _ in range(2 * LARGE)]
         others = [pool.submit(gateway.ask, PORTS[LEFT], CROWD, small) for _ in range(LARGE)]
         assert {o.result()[0] for o in others} == {200}
         wait(answers, return_when=FIRST_COMPLETED)  # none of the others, whose time has not come
-        while wait(answers, 0.1).not_done:  # those that the door let in late, too
+        while wait(answers, 0.1).not_done:  # those that the gateway let in late, too
             go_on(gateway, LEFT)
         refused = [a.result() for a in answers if a.result()[0] != 200]
     assert {(status, json.loads(text)["error"]["message"]) for status, text, _ in refused} == {
@@ -258,7 +260,7 @@ def test_large_requests_are_counted_so_that_memory_lasts(gateway: standalone.Doo
 # No engine.
 
 
-def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopped(gateway: standalone.Door) -> None:
+def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopped(gateway: standalone.Gateway) -> None:
     server, stopped = f"{ONE}/{ONE}", (503, "this service was stopped and is not serving")
 
     def ask() -> tuple[int, str]:
@@ -295,7 +297,7 @@ def test_requests_wait_for_a_service_that_returns_and_not_for_one_that_was_stopp
 # Refusals, in the dialect of the API that was called.
 
 
-def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gateway: standalone.Door) -> None:
+def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gateway: standalone.Gateway) -> None:
     here, large = PORTS[LEFT], str(32 * 2**20 + 1)
     wire = Http1((gateway.address, here))
 
@@ -346,7 +348,7 @@ def test_every_refusal_is_in_the_dialect_of_the_api_and_has_the_request_s_id(gat
 # What the access log says, and what playbooks/usage.yml makes of it.
 
 
-def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.Door) -> None:
+def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.Gateway) -> None:
     stream, secret = {"pieces": 4, "every": 0.05}, "a prompt that is nobody's business"
     asked = [
         (PORTS[LEFT], json.dumps({"prompt": secret}), "/v1/completions", 200),
@@ -387,7 +389,7 @@ def test_what_each_client_asked_is_in_the_log_and_no_key_is(gateway: standalone.
     assert nobody["refused"] >= 2 and not nobody["failed"]
 
 
-def test_the_log_says_how_long_a_request_waited_for_others_of_its_client(gateway: standalone.Door) -> None:
+def test_the_log_says_how_long_a_request_waited_for_others_of_its_client(gateway: standalone.Gateway) -> None:
     before = len(standalone.docker("logs", gateway.container))
     body = json.dumps({"prompt": "slow", "after": 1})
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""Clients of door.py: many streams of one process, without threads. Usage: door_client.py JSON.
+"""Clients of gateway.py: many streams of one process, without threads. Usage: gateway_client.py JSON.
 
 JSON: address, port, tls, path, key, model, streams, pieces, every, warm and seconds. Each stream sends its next request as soon as
 the one before has ended. Prints {first, pieces}: microseconds until the first byte of each body that was asked for after `warm`

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the gateway adds until the first byte of an answer, what it passes, and the memory it takes.
 
-Usage: benchmarks/door.py [--rounds N] [--seconds N] [--streams N ...] [--first]. The last line is one JSON object.
+Usage: benchmarks/gateway.py [--rounds N] [--seconds N] [--streams N ...] [--first]. The last line is one JSON object.
 
 The gateway is the real one, of role gateway, in a container of its own beside a STUB of an engine (tests/e2e/standalone.py), which
 answers at once. Each round asks the stub's own port and the gateway's ports in turn, with 1, 64 and 1,000 streams; differences are
@@ -37,22 +37,22 @@ PACES = {1: (4, 0.02), 64: (25, 0.02), 1000: (40, 0.1)}
 OWN = "own port"
 
 
-def ways(door: standalone.Door) -> dict[str, dict[str, Any]]:
+def ways(gateway: standalone.Gateway) -> dict[str, dict[str, Any]]:
     """The ways to the stub that are compared."""
     given = {"path": "/v1/chat/completions", "key": KEY, "model": MODEL, "tls": False}
     return {
-        OWN: {**given, "address": standalone.address(door.engines[SERVICE]), "port": 8000},
-        "gateway": {**given, "address": door.address, "port": PORT},
+        OWN: {**given, "address": standalone.address(gateway.engines[SERVICE]), "port": 8000},
+        "gateway": {**given, "address": gateway.address, "port": PORT},
         # The one address of all services: the model is read from the body.
-        "gateway, TLS": {**given, "address": door.address, "port": standalone.HTTPS, "tls": True},
+        "gateway, TLS": {**given, "address": gateway.address, "port": standalone.HTTPS, "tls": True},
     }
 
 
 def ask(way: dict[str, Any], streams: int, seconds: float, pieces: int, every: float) -> dict[str, Any]:
-    """What clients got; see door_client.py. Times in milliseconds."""
+    """What clients got; see gateway_client.py. Times in milliseconds."""
     asked = {**way, "streams": streams, "pieces": pieces, "every": every, "seconds": seconds}
     asked["warm"] = max(1.0, 1.2 * pieces * every, streams / 250 if way["tls"] else 0)
-    argv = [sys.executable, str(PROJECT / "benchmarks/door_client.py"), json.dumps(asked)]
+    argv = [sys.executable, str(PROJECT / "benchmarks/gateway_client.py"), json.dumps(asked)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{streams} streams, {way['address']}:{way['port']}: {done.stderr.strip()}")
@@ -134,20 +134,20 @@ def main() -> None:
     fastest: dict[str, list[dict[str, Any]]] = {}
     most: dict[int, list[float]] = {0: []}
     route = {"service": SERVICE, "port": PORT, "model": MODEL}
-    with standalone.standing([route], {SERVICE: [KEY]}) as door:
-        processes = pids(door.container)
+    with standalone.standing([route], {SERVICE: [KEY]}) as gateway:
+        processes = pids(gateway.container)
         if options.first:
-            first([door.container, *door.engines.values()])
+            first([gateway.container, *gateway.engines.values()])
         with watched(processes, most[0]):
             pass
         for _ in range(options.rounds):
             for streams in options.streams:
-                for name, way in ways(door).items():
+                for name, way in ways(gateway).items():
                     with watched(processes, most.setdefault(streams, [])):
                         found.setdefault((streams, name), []).append(
                             ask(way, streams, options.seconds, *PACES[streams])
                         )
-            for name, way in ways(door).items():  # answers of one piece, as many as pass
+            for name, way in ways(gateway).items():  # answers of one piece, as many as pass
                 fastest.setdefault(name, []).append(ask(way, max(options.streams), options.seconds, 0, 0))
     if options.first and (group := Path("/sys/fs/cgroup/cpu/docker/cpu.rt_runtime_us")).exists():
         group.write_text("0", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is wrong with names, certificates, ports and keys of the door is refused in the plan; the gateway that runs is untouched."""
+"""What is wrong with names, certificates, ports and keys of the gateway is refused in the plan; the one that runs is untouched."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def issue(folder: Path, name: str, days: int = 90) -> tuple[str, str]:
     return str(cert), str(key)
 
 
-def door(**settings: object) -> tuple[str, str]:
-    """Arguments that declare another door for one run; its ports are the demo's."""
+def declared(**settings: object) -> tuple[str, str]:
+    """Arguments that declare another gateway for one run; its ports are the demo's."""
     return "-e", json.dumps({"llm_gateway": {"https_port": 8443, "http_port": 8080, **settings}})
 
 
@@ -46,9 +46,9 @@ def refused(run: Run, *words: str) -> None:
 @pytest.mark.fault(31, "a given one that has ended is refused, one that ends in 5 days is warned of")
 def test_a_certificate_that_ends(playbook: Playbook, tmp_path: Path) -> None:
     cert, key = issue(tmp_path, "ended", -1)
-    refused(playbook("site.yml", *door(certificate=cert, key=key)), CERTIFICATE, f"{cert} has ended at 2")
+    refused(playbook("site.yml", *declared(certificate=cert, key=key)), CERTIFICATE, f"{cert} has ended at 2")
     cert, key = issue(tmp_path, "ends", 5)
-    run = playbook("site.yml", "--check", *door(certificate=cert, key=key)).passed()
+    run = playbook("site.yml", "--check", *declared(certificate=cert, key=key)).passed()
     run.says(CERTIFICATE, "ends in ", "Put a new one in its place and run site.yml")
 
 
@@ -58,25 +58,27 @@ def test_a_key_that_is_of_no_use(playbook: Playbook, tmp_path: Path, case: str) 
     wrong = str(tmp_path / "wrong")
     if case == "of-another-certificate":
         refused(
-            playbook("site.yml", *door(certificate=cert, key=issue(tmp_path, "two")[1])),
+            playbook("site.yml", *declared(certificate=cert, key=issue(tmp_path, "two")[1])),
             "key in",
             "does not belong to it",
         )
     elif case == "missing":
-        refused(playbook("site.yml", *door(certificate=cert, key=wrong)), f"the key in {wrong} cannot be read: No such")
+        refused(
+            playbook("site.yml", *declared(certificate=cert, key=wrong)), f"the key in {wrong} cannot be read: No such"
+        )
     elif case == "no-key":
         Path(wrong).write_text("nonsense\n")
         refused(
-            playbook("site.yml", *door(certificate=cert, key=wrong)), f"the key in {wrong} is no private key in PEM"
+            playbook("site.yml", *declared(certificate=cert, key=wrong)), f"the key in {wrong} is no private key in PEM"
         )
     else:
-        refused(playbook("site.yml", *door(certificate=wrong, key=key)), f"{wrong}: No such file")
+        refused(playbook("site.yml", *declared(certificate=wrong, key=key)), f"{wrong}: No such file")
 
 
 def test_a_certificate_for_other_names(playbook: Playbook, tmp_path: Path) -> None:
     cert, key = issue(tmp_path, "one")
     words = (CERTIFICATE, "is not for llm.example.org (it is for localhost")
-    refused(playbook("site.yml", *door(certificate=cert, key=key, names=["llm.example.org"])), *words)
+    refused(playbook("site.yml", *declared(certificate=cert, key=key, names=["llm.example.org"])), *words)
 
 
 def test_a_port_of_the_door_that_another_process_has(playbook: Playbook) -> None:
@@ -88,7 +90,7 @@ def test_a_port_of_the_door_that_another_process_has(playbook: Playbook) -> None
             f"(pid {os.getpid()})",
             "or 0 for none",
         )
-        refused(playbook("site.yml", *door(https_port=port)), *words)
+        refused(playbook("site.yml", *declared(https_port=port)), *words)
 
 
 def test_names_ports_and_sizes_that_cannot_be(playbook: Playbook) -> None:
