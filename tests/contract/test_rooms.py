@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
@@ -57,6 +58,23 @@ PROGRAMS = sorted([*catalogs.ROOT.glob("library/*.py"), *catalogs.ROOT.glob("rol
 def test_hosts_get_nothing_of_the_planner(program: Path) -> None:
     found = {m for m in shipped(imported(program)) if m.partition(".")[0] not in ON_HOSTS and m not in DECLARED}
     assert not found, f"these are for the controller: {sorted(found)}"
+
+
+def packages(path: Path) -> set[str]:
+    """Packages that a file imports, ours left out."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not f"{node.module}.".startswith(f"{PACKAGE}."):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_hosts_need_nothing_but_python(name: str) -> None:
+    needed = packages(LIBRARY / f"{name.replace('.', '/')}.py") - {*sys.stdlib_module_names}
+    assert needed <= (set() if name.partition(".")[0] in ON_HOSTS or name in DECLARED else {"jinja2", "yaml"})
 
 
 def rooms() -> dict[str, set[str]]:

@@ -8,12 +8,16 @@ is recognised by comparing two strings.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import jinja2
+import yaml
 from ansible.module_utils.llm import VERSION
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.declare.objects import Declared, Gpu, Image, Model, Service, Settings
@@ -21,9 +25,6 @@ from ansible.module_utils.llm.declare.variables import LIMITS
 
 SECRET = "/run/secrets/engine.yml"  # noqa: S105 - a path
 FORMAT = 1  # raise when rendering changes on purpose: every engine restarts once, and the reason says so
-
-# Python is in every engine image, curl is not.
-HEALTH_PROBE = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{names.ENGINE_PORT}/health', timeout=8)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,82 +171,77 @@ def release(
     """
     settings, image, model = declared.settings, declared.images[service.image], declared.models[service.model]
     files = {f"plugins/{file}": content for file, content in (plugins or {}).items()}
-    limits = dict(service.limits)
-    engine: dict[str, Any] = {
+    known = {
+        "service": service.name,
         "image": image_ref(image),
-        "pull_policy": "never",  # images are made in their own stage, before anything that runs is touched
-        "entrypoint": ["vllm", "serve"],
+        "image_id": image_id or names.UNKNOWN_IMAGE,
         "command": engine_argv(service),
         "environment": environment(service),
-        "user": f"{settings.engine_uid}:{settings.engine_uid}",
-        "init": True,
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
-        "tmpfs": ["/tmp:exec,mode=1777"],  # noqa: S108 - the container's own; compilers run what they write there
-        "shm_size": limits.get("shm_size", LIMITS["shm_size"].default),
-        "pids_limit": limits.get("pids", LIMITS["pids"].default),
-        "networks": [names.NETWORK],
-        "restart": "on-failure:3",
-        "stop_grace_period": f"{service.stop_grace}s",
-        "healthcheck": {
-            "test": ["CMD", "python3", "-c", HEALTH_PROBE],
-            "interval": "30s",
-            "timeout": "10s",
-            "retries": 3,
-            "start_period": f"{service.boot_timeout}s",
-        },
-        "logging": {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}},
+        "uid": settings.engine_uid,
+        "limits": {**{key: LIMITS[key].default for key in ("shm_size", "pids")}, **service.limits},
+        "devices": _devices(service, declared.gpus, settings.gpu_runtime),
+        "network": names.NETWORK,
+        "port": names.ENGINE_PORT,
+        "stop_grace": service.stop_grace,
+        "boot_timeout": service.boot_timeout,
+        "secret": SECRET,
+        "plugins": bool(files),
+        "volumes": list(service.volumes),
+        "model_folder": model_dir(settings, model),
+        "cache_folder": f"{settings.root}/cache/{names.cache_key(image_id)}",
+        "version": VERSION,
     }
-    if "memory" in limits:
-        engine["mem_limit"] = limits["memory"]
-    if "cpus" in limits:
-        engine["cpus"] = limits["cpus"]
-    if "nofile" in limits:
-        engine["ulimits"] = {"nofile": {"soft": limits["nofile"], "hard": limits["nofile"]}}
-    if devices := _devices(service, declared.gpus, settings.gpu_runtime):
-        engine["deploy"] = {"resources": {"reservations": {"devices": devices}}}
-
-    # The folder of the release is part of the mounts, so its hash is taken before they are added.
+    # What has the hash in it (mounts, name, labels) cannot be hashed: it is filled in afterwards.
+    engine = _rendered({**known, **dict.fromkeys(("container", "folder", "release", "config_hash"), "")})["services"][
+        "engine"
+    ]
     facts = {
         "format": FORMAT,
-        "image": {"ref": engine["image"], "id": image_id or names.UNKNOWN_IMAGE},
+        "image": {"ref": engine["image"], "id": known["image_id"]},
         "model": {"name": model.name, "revision": model.revision, "manifest": model_digest or names.UNKNOWN_IMAGE},
         "command": engine["command"],
         "environment": engine["environment"],
         "files": {path: hashlib.sha256(content.encode()).hexdigest() for path, content in files.items()},
         "volumes": list(service.volumes),
-        "container": {k: v for k, v in engine.items() if k not in ("image", "command", "environment")},
+        "container": {k: v for k, v in engine.items() if k not in _APART},
     }
     if gateway_key:
         facts["door_key"] = gateway_key  # hashed under the name that releases on hosts have
-    name = names.digest(facts)[:12]
-    folder = release_dir(settings, service.name, name)
-    volumes: list[Any] = [
-        _bind(model_dir(settings, model), "/model"),
-        _bind(f"{settings.root}/cache/{names.cache_key(image_id)}", "/cache", read_only=False),
-        _bind(f"{folder}/secrets/engine.yml", SECRET),
-    ]
-    if files:
-        volumes.append(_bind(f"{folder}/plugins", "/plugins"))
-    engine["volumes"] = [*volumes, *service.volumes]
-    container = names.container_name(service.name, name)
-    engine["container_name"] = container
-    engine["labels"] = {
-        "llm.service": service.name,
-        "llm.release": name,
-        "llm.config_hash": names.digest(facts),
-        "llm.image": image_id or names.UNKNOWN_IMAGE,
-        "llm.version": VERSION,
-    }
-    document = {"name": container, "services": {"engine": engine}, "networks": {names.NETWORK: {"external": True}}}
+    whole = names.digest(facts)
+    name = whole[:12]
+    container, folder = names.container_name(service.name, name), release_dir(settings, service.name, name)
+    document = _rendered({**known, "container": container, "folder": folder, "release": name, "config_hash": whole})
     return Release(service.name, name, facts, document, files)
 
 
-def _bind(source: str, target: str, read_only: bool = True) -> dict[str, Any]:
-    """A bind mount that fails when its source is absent: an empty model folder once looked like a slow boot for an hour."""
-    mount = {"type": "bind", "source": source, "target": target, "bind": {"create_host_path": False}}
-    return {**mount, "read_only": True} if read_only else mount
+_APART = ("image", "command", "environment", "volumes", "container_name", "labels")  # not hashed with the container
+_SURROGATES = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
+
+
+def _json(value: Any) -> str:
+    """A value as JSON that YAML reads as the same: beyond 16 bits the two escape characters differently."""
+
+    def whole(pair: re.Match[str]) -> str:
+        high, low = (int(half, 16) for half in pair.groups())
+        return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
+
+    return _SURROGATES.sub(whole, json.dumps(value))
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    folder = Path(__file__).resolve().parents[3] / "roles" / "vllm_service" / "templates"
+    # No HTML: values are quoted as JSON.
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)  # noqa: S701
+    environment.filters["json"] = _json
+    return environment.from_string((folder / "compose.yml.j2").read_text(encoding="utf-8"))
+
+
+def _rendered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The document that role vllm_service's template makes of these values."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    document: dict[str, Any] = yaml.load(_template().render(values), Loader=loader)  # noqa: S506 - both are safe loaders
+    return document
 
 
 def reasons(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
