@@ -27,6 +27,7 @@ from ansible.module_utils.llm.base.spelling import nearest
 from ansible.module_utils.llm.base.units import GIB
 from ansible.module_utils.llm.clients import programs
 from ansible.module_utils.llm.declare import inventory, lock, parse, renamed
+from ansible.module_utils.llm.declare.facts import NO_MODEL, Facts, Reason
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.variables import OTHERS, SETTINGS, VARIABLES
@@ -301,7 +302,7 @@ class ActionModule(ActionBase):
         return contents, missing
 
     def _known(
-        self, declared: Declared, variables: Mapping[str, Any], facts: Mapping[str, Any] | None
+        self, declared: Declared, variables: Mapping[str, Any], facts: Facts | None
     ) -> tuple[dict[str, estimate.Known], list[Finding]]:
         """What is known of the models: from their files on the host, else from files/configs of the inventory or of ours."""
         found: dict[str, estimate.Known] = {}
@@ -309,8 +310,8 @@ class ActionModule(ActionBase):
         inventory = variables.get("inventory_dir")
         places = [p / "files" / "configs" for p in (*([Path(inventory)] if inventory else []), PROJECT)]
         for name in sorted({declared.services[s].model for s in declared.host_services}):
-            state = (facts or {}).get("models", {}).get(name, {})
-            digest = state.get("digest") or ""
+            state = facts["models"].get(name, NO_MODEL) if facts else NO_MODEL
+            digest = state["digest"] or ""
             path = next((p / f"{name}.json" for p in places if (p / f"{name}.json").is_file()), None)
             if state.get("config"):
                 size = (state.get("bytes") or 0) / GIB
@@ -515,7 +516,7 @@ def _compose_text(release: compose.Release) -> str:
 def _service(
     declared: Declared,
     release: compose.Release,
-    facts: Mapping[str, Any] | None = None,
+    facts: Facts | None = None,
     *,
     with_files: bool = True,
 ) -> dict[str, Any]:
@@ -541,11 +542,11 @@ def _service(
             "record_key": estimate.service_key(
                 declared,
                 service,
-                (facts or {}).get("images", {}).get(compose.image_ref(declared.images[service.image])),
-                (facts or {}).get("models", {}).get(service.model, {}).get("digest"),
+                needs.image_id(declared.images[service.image], facts),
+                facts["models"].get(service.model, NO_MODEL)["digest"] if facts else None,
             ),
             "history_folder": f"{settings.root}/state/history",
-            "boot_records": (facts or {}).get("boot_records", {}).get(service.name, {}),
+            "boot_records": facts["boot_records"].get(service.name, {}) if facts else {},
             "served_model_name": service.served_model_name,
             "model": service.model,
             "accelerator": settings.accelerator,
@@ -604,22 +605,20 @@ def image_job(declared: Declared, name: str, rendered: Mapping[str, compose.Rele
     }
 
 
-def _missing_models(
-    declared: Declared, running: Iterable[str], facts: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
+def _missing_models(declared: Declared, running: Iterable[str], facts: Facts | None) -> list[dict[str, Any]]:
     needed = needs.needed_models(declared, running)
     names = dict.fromkeys([*quantize_plan.sources(declared, needed, facts), *needed])
     return [job for job in _models(declared, names, facts) if not job["present"]]
 
 
-def _models_here(declared: Declared, services: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _models_here(declared: Declared, services: Iterable[str], facts: Facts | None) -> list[dict[str, Any]]:
     found = needs.models_to_verify(declared, facts, services)
     return [{**job, "fetch_missing": found[job["name"]]} for job in _models(declared, found, facts)]
 
 
-def _models(declared: Declared, names: Iterable[str], facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _models(declared: Declared, names: Iterable[str], facts: Facts | None) -> list[dict[str, Any]]:
     """What role model_store is given of these models."""
-    have = (facts or {}).get("models", {})
+    have = facts["models"] if facts else {}
     jobs = []
     for name in names:
         model = declared.models[name]
@@ -627,7 +626,7 @@ def _models(declared: Declared, names: Iterable[str], facts: Mapping[str, Any] |
         jobs.append(
             {
                 "name": name,
-                "present": bool(have.get(name, {}).get("present")),
+                "present": have.get(name, NO_MODEL)["present"],
                 "revision": model.revision,
                 "folder": compose.model_dir(declared.settings, model),
                 "sources": list(model.sources),
@@ -659,11 +658,11 @@ def _host_wants(declared: Declared) -> dict[str, Any]:
 
 def _work(
     declared: Declared,
-    facts: Mapping[str, Any],
+    facts: Facts,
     running: list[str],
     selected: Iterable[str],
     rendered: Mapping[str, compose.Release],
-    reasons: Mapping[str, list[dict[str, Any]]],
+    reasons: Mapping[str, list[Reason]],
     predict: bool,
 ) -> dict[str, Any]:
     upcoming = {s: rendered[s].hash for s in reasons} if predict else {}
@@ -685,9 +684,9 @@ def _work(
             "removed": orphans if declared.settings.prune else [],
             "prune_images": needs.images_to_remove(declared, facts, upcoming),
             "prune_models": store.unneeded(
-                facts.get("stored_models", []),
+                facts["stored_models"],
                 [compose.model_dir(declared.settings, declared.models[m]) for m in needs.host_models(declared)],
-                facts.get("release_models", []),
+                facts["release_models"],
             ),
             "prove": list(changes.to_prove(facts, running, rendered)),
             "routes": changes.routes(declared, facts, upcoming),

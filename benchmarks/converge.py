@@ -48,6 +48,7 @@ from ansible.module_utils.llm.plan import changes, compose, supervisor  # noqa: 
 from ansible.module_utils.llm.plan import gateway as gateway_plan  # noqa: E402
 
 from tests import catalogs  # noqa: E402
+from tests.hosts import facts  # noqa: E402
 
 # Of the plan's two files called llm_plan the one that acts.
 _PLAN = importlib.util.spec_from_file_location("llm_plan_action", PROJECT / "action_plugins/llm_plan.py")
@@ -156,7 +157,7 @@ class Host:
             models[name] = artifacts.look(place)
         references = {compose.image_ref(self.declared.images[i]) for i in ("vllm-cpu", GATEWAY_IMAGE)}
         images = {reference: f"sha256:{n:064x}" for n, reference in enumerate(sorted(references), 1)}
-        rendered = changes.releases(self.declared, {"images": images, "models": models}, {})
+        rendered = changes.releases(self.declared, facts(images=images, models=models), {})
         containers = [self._service(name, release) for name, release in rendered.items()]
         (self.root / "state").mkdir()
         python = self.root / "venv/bin/python"
@@ -182,7 +183,7 @@ class Host:
             "/images/json": [{"Id": i, "RepoTags": [r], "Size": 1} for r, i in images.items()],
             "/networks": [{"Name": n, "Internal": internal} for n, internal in names.NETWORKS.items()],
         }
-        routes = changes.routes(self.declared, {"releases": {}}, {s: r.hash for s, r in rendered.items()})
+        routes = changes.routes(self.declared, facts(), {s: r.hash for s, r in rendered.items()})
         watched = supervisor.plan(self.declared)
         self.given = {
             "rendered_file": str(self.folder / "rendered.json"),

@@ -81,6 +81,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.declare.facts import FoundGpu
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.engine import load
 from ansible.module_utils.llm.gpu import host as gpu_host
@@ -135,12 +136,11 @@ def drain(module: AnsibleModule, names: list[str], progress: Progress) -> dict[s
         time.sleep(POLL)
 
 
-def look_at_gpus(module: AnsibleModule) -> list[dict[str, Any]]:
+def look_at_gpus(module: AnsibleModule) -> list[FoundGpu]:
     """GPUs of the host with their processes; none where there is no nvidia-smi."""
     if not gpu_host.hardware()["tool"]:
         return []
-    found: list[dict[str, Any]] = gpu_host.read(module.run_command)["gpus"]
-    return found
+    return gpu_host.read(module.run_command)["gpus"]
 
 
 def wait_for_memory(module: AnsibleModule, before: dict[str, dict[str, Any]], progress: Progress) -> None:

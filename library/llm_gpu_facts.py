@@ -65,12 +65,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     seen = gpu_host.read(module.run_command, Path(module.params["root"]))
+    details: dict[str, object] = {}
     if module.params["details"] and not seen["trouble"]:
         known = gpu_host.capabilities(module.run_command, seen["tool"])
         for one in seen["gpus"]:
             one["capability"] = known.get(one["uuid"], "")
-        seen["topology"] = gpu_host.topology(module.run_command, seen["tool"])
-    module.exit_json(changed=False, ansible_facts={"llm_gpu": seen})
+        details["topology"] = gpu_host.topology(module.run_command, seen["tool"])
+    module.exit_json(changed=False, ansible_facts={"llm_gpu": {**seen, **details}})
 
 
 if __name__ == "__main__":

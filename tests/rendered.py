@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 from ansible.module_utils.llm.base import addresses
+from ansible.module_utils.llm.declare.facts import Route
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.gateway import routes as gateway_routes
 from ansible.module_utils.llm.plan import gateway as gateway_plan
@@ -23,7 +25,7 @@ def template(role: str, name: str, **values: Any) -> str:
     return strict.get_template(name).render(values)
 
 
-def gateway(declared: Declared, routes: list[dict[str, Any]], name: str, **values: Any) -> str:
+def gateway(declared: Declared, routes: Sequence[Route], name: str, **values: Any) -> str:
     """A template of role gateway for the settings of a declaration and these routes; `values` are the role's variables."""
     defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), gateway_plan.settings(declared)
     ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]

@@ -11,7 +11,7 @@ from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.gateway import acme
 from ansible.module_utils.llm.plan import changes, compose, placement
 
-from tests import catalogs
+from tests import catalogs, hosts
 from tests.rendered import gateway, template
 
 BIN = catalogs.ROOT / ".venv" / "bin"
@@ -65,7 +65,7 @@ def lint(path: Path) -> None:
 @pytest.mark.parametrize(("address", "written"), [("192.0.2.1", "192.0.2.1"), ("::", "[::]"), ("::1", "[::1]")])
 def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written: str) -> None:
     declared = catalogs.declared("demo", bind_address=address)
-    routes = changes.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, hosts.facts())
     document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2", gateway_bind_address=address))
     assert f"{written}:5010:5010" in document["services"]["gateway"]["ports"]
     assert " localhost 127.0.0.1 [::1]" in gateway(declared, routes, "haproxy.cfg.j2"), "as a Host header has it"
@@ -73,7 +73,7 @@ def test_the_gateway_publishes_on_addresses_of_both_kinds(address: str, written:
 
 def test_the_services_own_ports_are_published_where_they_are_to_be() -> None:
     declared = catalogs.declared("rtx4090x3", bind_address="192.0.2.1", gateway={"ports_address": "::1"})
-    routes = changes.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, hosts.facts())
     text = gateway(declared, routes, "compose.yml.j2", gateway_bind_address="192.0.2.1")
     published = yaml.safe_load(text)["services"]["gateway"]["ports"]
     own = [f"[::1]:{r['port']}:{r['port']}" for r in routes]
@@ -83,7 +83,9 @@ def test_the_services_own_ports_are_published_where_they_are_to_be() -> None:
 @pytest.mark.parametrize(("inventory", "count"), [("demo", 1), ("rtx4090x3", 2)])
 def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tmp_path: Path) -> None:
     declared = catalogs.declared(inventory)
-    routes = changes.routes(declared, {"releases": {placement.deployed(declared)[0]: {"current": "0123456789ab"}}})
+    routes = changes.routes(
+        declared, hosts.facts(releases={placement.deployed(declared)[0]: hosts.released(current="0123456789ab")})
+    )
     assert len(routes) == count
     config = gateway(declared, routes, "haproxy.cfg.j2")
     document = yaml.safe_load(gateway(declared, routes, "compose.yml.j2"))
@@ -100,7 +102,7 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
 def test_the_log_counts_all_that_a_request_waits_for() -> None:
     """HAProxy's own `%Tw` and `%Tr` begin after its rules, which is where requests wait for an engine."""
     declared = catalogs.declared("demo")
-    config = gateway(declared, changes.routes(declared, {"releases": {}}), "haproxy.cfg.j2")
+    config = gateway(declared, changes.routes(declared, hosts.facts()), "haproxy.cfg.j2")
     program = (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8")
     (form,) = [line for line in config.splitlines() if line.lstrip().startswith("log-format ")]
     for name in ("wait_ms", "queue_ms", "first_byte_ms", "total_ms"):
@@ -119,7 +121,7 @@ ACME = {"email": "ops@example.org", "terms_agreed": True}
 
 def test_by_acme_the_gateway_has_one_open_path_more_and_at_its_plain_port_alone() -> None:
     declared = catalogs.declared("rtx4090x3", domain="llm.example.org", gateway={"acme": ACME})
-    routes = changes.routes(declared, {"releases": {}})
+    routes = changes.routes(declared, hosts.facts())
     config = gateway(declared, routes, "haproxy.cfg.j2")
     (line,) = [text for text in config.splitlines() if "str(acme_challenge)" in text]
     assert "{ dst_port 80 } { method GET } { path_reg ^/\\.well-known/acme-challenge/[A-Za-z0-9_-]+$ }" in line

@@ -121,7 +121,7 @@ def standing(
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
     with tempfile.TemporaryDirectory() as place:
         found = Gateway(Path(place), name, engines)
-        named = [{**r, "container": engines[r["service"]]} for r in routes]
+        named: Any = [{**r, "container": engines[r["service"]]} for r in routes]
         file = _configure(found, name, named, service_keys, keys, values)
         if stalled != 60:
             watch = found.folder / "etc/door.lua"
@@ -148,7 +148,7 @@ def standing(
 def _configure(
     found: Gateway,
     name: str,
-    routes: list[dict[str, Any]],
+    routes: Any,
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[gateway_keys.ClientKey],
     values: Mapping[str, Any],

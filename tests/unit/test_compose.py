@@ -1,5 +1,6 @@
 """What Docker Compose gets: command line, hardening, mounts, hashes, reasons."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests import catalogs
 IMAGE = "sha256:" + "b" * 64
 
 
-def rendered(inventory: str, service: str, **host: Any) -> tuple[dict[str, Any], compose.Release]:
+def rendered(inventory: str, service: str, **host: Any) -> tuple[Any, compose.Release]:
     declared = catalogs.declared(inventory, **host)
     release = compose.release(declared, declared.services[service], IMAGE, "digest")
     return dict(release.compose["services"]["engine"]), release
@@ -94,10 +95,11 @@ def test_a_declared_uuid_names_the_gpu() -> None:
 def test_each_image_has_caches_of_its_own() -> None:
     declared = catalogs.declared("demo")
     service = declared.services["micro-cpu"]
-    caches = {
-        str(compose.release(declared, service, i, "d").compose["services"]["engine"]["volumes"][1])
-        for i in (IMAGE, "sha256:" + "c" * 64)
-    }
+    engines: Any = [
+        compose.release(declared, service, image, "d").compose["services"]["engine"]
+        for image in (IMAGE, "sha256:" + "c" * 64)
+    ]
+    caches = {str(engine["volumes"][1]) for engine in engines}
     assert len(caches) == 2
 
 
@@ -118,15 +120,18 @@ def test_the_hash_is_stable_and_covers_what_matters() -> None:
 def test_reasons_name_each_change_with_old_and_new() -> None:
     declared = catalogs.declared("demo")
     old = compose.release(declared, declared.services["micro-cpu"], IMAGE, "d").facts
-    new = {**old, "image": {**old["image"], "id": "sha256:new"}, "environment": {**old["environment"], "X": "1"}}
+    new = copy.deepcopy(old)
+    new["image"]["id"] = "sha256:new"
+    new["environment"]["X"] = "1"
     assert compose.reasons(old, new) == [
         {"name": "environment X", "current": None, "desired": "1"},
         {"name": "image id", "current": IMAGE, "desired": "sha256:new"},
     ]
     assert compose.reasons(old, old) == []
     assert compose.reasons(None, new)[0]["desired"] == "first deployment"
-    bare = {**old, "command": [*old["command"], "--enable-log-requests"]}
-    assert compose.reasons(old, bare) == [{"name": "flag --enable-log-requests", "current": None, "desired": "set"}]
+    more = copy.deepcopy(old)
+    more["command"].append("--enable-log-requests")
+    assert compose.reasons(old, more) == [{"name": "flag --enable-log-requests", "current": None, "desired": "set"}]
 
 
 def test_a_built_image_is_named_after_its_recipe() -> None:

@@ -32,7 +32,7 @@ PROXY = {"https": "http://clerk:s3cret@proxy:3128", "no_proxy": "localhost"}
     ],
 )
 def test_declared_settings_go_over_those_that_are_there(
-    found: dict[str, Any], declared: dict[str, Any], merged: dict[str, Any]
+    found: Any, declared: dict[str, Any], merged: dict[str, Any]
 ) -> None:
     before = json.dumps(found)
     assert daemon.merge(found, declared) == merged
@@ -85,9 +85,7 @@ def test_an_empty_file_is_no_broken_one(text: str) -> None:
         ({"proxy": PROXY, "log_options": {}}, {}, "20.10.24+dfsg1", {"live-restore": True}),
     ],
 )
-def test_what_options_stand_for(
-    change: dict[str, Any], found: dict[str, Any], engine: str, declared: dict[str, Any]
-) -> None:
+def test_what_options_stand_for(change: dict[str, Any], found: Any, engine: str, declared: dict[str, Any]) -> None:
     assert daemon.declared({**OPTIONS, **change}, found, engine) == declared
 
 

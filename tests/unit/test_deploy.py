@@ -50,7 +50,7 @@ def test_an_engine_is_idle_only_when_it_says_so(metrics: str, idle: bool) -> Non
     assert load.load(metrics).idle is idle and load.load(metrics).text()
 
 
-def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> dict[str, Any]:
+def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> Any:
     own = [{"pid": p, "container": c, "memory": m, "name": "python3"} for p, c, m in processes]
     return {"uuid": "GPU-1", "index": 0, "memory": 100, "free": free, "processes": own}
 
@@ -66,7 +66,7 @@ def gpu(free: int | None, *processes: tuple[int, str, int | None]) -> dict[str, 
         (gpu(None), False),
     ],
 )
-def test_memory_is_free_when_process_and_bytes_are_gone(after: dict[str, Any], waits: bool) -> None:
+def test_memory_is_free_when_process_and_bytes_are_gone(after: Any, waits: bool) -> None:
     before = memory.held([gpu(40, (7, "ours", 50))], ["ours"])
     assert bool(memory.still_held(before, [after])) is waits
     assert memory.held([gpu(40, (7, "ours", 50))], ["another"]) == {} and memory.still_held(before, []) == []

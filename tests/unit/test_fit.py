@@ -18,7 +18,7 @@ from ansible.module_utils.llm.host import read as read_host
 from ansible.module_utils.llm.models import artifacts
 from ansible.module_utils.llm.plan import declaration
 
-from tests import catalogs, fit_rows
+from tests import catalogs, fit_rows, hosts
 
 ROWS = fit_rows.rows()
 JUDGED = fit_rows.judged()
@@ -317,10 +317,10 @@ def test_a_host_with_a_record_plans_by_it() -> None:
         "gpu_total_gib": 23.64,
         "gpu_free_gib": 22.3,
     }
-    facts = {
-        "images": {declared.images[service.image].sources[0]["pull"]: "sha256:image"},
-        "calibration": [records.record(measured, key)],
-    }
+    facts = hosts.facts(
+        images={declared.images[service.image].sources[0]["pull"]: "sha256:image"},
+        calibration=[records.record(measured, key)],
+    )
     kept = json.loads((catalogs.ROOT / "files" / "configs" / "qwen3-32b-awq.json").read_text())
     found = declaration.estimates(declared, {service.model: estimate.Known(kept["config"], digest="digest")}, facts)[
         "medium"

@@ -13,6 +13,8 @@ from ansible.module_utils.llm.declare.objects import Gpu
 from ansible.module_utils.llm.gpu import host as gpu_host
 from ansible.module_utils.llm.gpu import nvidia
 
+from tests import hosts
+
 DATA = Path(__file__).parent / "data" / "nvidia-smi"
 GIB = 2**30
 ONE, TWO = (f"GPU-00000000-0000-0000-0000-00000000000{n}" for n in (1, 2))
@@ -322,7 +324,7 @@ def test_a_24_gib_card_is_one() -> None:
 VERSIONS = dict.fromkeys(nvidia.TOOLKIT, "1.20.1-1")
 
 
-def good(**changes: Any) -> dict[str, Any]:
+def good(**changes: Any) -> Any:
     """Facts of a host where all is as declared; changes go into what was seen of its GPUs."""
     seen = {
         **gpu_host.nothing(),
@@ -334,7 +336,7 @@ def good(**changes: Any) -> dict[str, Any]:
         "cdi": {"file": "/var/run/cdi/nvidia.yaml", "driver": "580.159.04", "devices": ["0", "1", ONE, TWO, "all"]},
         "runtime": "nvidia-container-runtime",
     }
-    facts = {
+    facts: Any = {
         "docker": {"running": True, "version": "28.5.2", "runtimes": ["nvidia", "runc"], "cdi": True},
         "gpu": {**seen, **changes},
     }
@@ -343,7 +345,7 @@ def good(**changes: Any) -> dict[str, Any]:
     return facts
 
 
-def steps(facts: dict[str, Any], **wanted: Any) -> set[str]:
+def steps(facts: Any, **wanted: Any) -> set[str]:
     found = nvidia.work(facts, **{"runtime": "cdi", "toolkit": VERSIONS, **wanted})
     assert all(found.values())
     return set(found)
@@ -422,7 +424,8 @@ def test_a_host_without_gpu_does_nothing_unless_gpus_are_declared() -> None:
     ],
 )
 def test_ways_that_cannot_work(version: str | None, runtime: str, wsl: bool, word: str) -> None:
-    found = nvidia.runtime_problem({"version": version}, runtime, wsl=wsl)
+    docker = hosts.facts(docker={"version": version})["docker"]
+    found = nvidia.runtime_problem(docker, runtime, wsl=wsl)
     assert bool(found) is bool(word)
     assert word in (found or ("",))[0]
 
@@ -499,14 +502,15 @@ def test_a_host_without_anything_is_read_without_a_process(tmp_path: Path) -> No
         raise AssertionError(argv)
 
     seen = gpu_host.read(never, tmp_path / "opt/llm", tmp_path)
-    assert seen["trouble"]["id"] == "no-hardware"
+    assert seen["trouble"] and seen["trouble"]["id"] == "no-hardware"
     assert {**seen, "trouble": None} == gpu_host.nothing()
 
 
 def test_a_host_whose_driver_fails_is_read(tmp_path: Path) -> None:
     base = machine(tmp_path)
-    assert gpu_host.read(answers(18, said("fail-18-mismatch.txt")), base, base)["trouble"]["id"] == "mismatch"
-    assert gpu_host.read(answers(0, "nonsense"), base, base)["trouble"]["id"] == "unknown"
+    for rc, output, word in ((18, said("fail-18-mismatch.txt"), "mismatch"), (0, "nonsense", "unknown")):
+        trouble = gpu_host.read(answers(rc, output), base, base)["trouble"]
+        assert trouble and trouble["id"] == word
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_constraints_hold_for_pip_as_well() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_built(found: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_is_built(found: Any, says: str) -> None:
     with pytest.raises(images.Unfit) as refused:
         images.lacking(BUILD, found)
     assert says in str(refused.value)

@@ -151,9 +151,7 @@ def test_watched_without_a_readable_log(script: Script, run_module: Run) -> None
         ("boot-cpu-compiled.log", inspected("created"), "was never started", None),
     ],
 )
-def test_ends_early(
-    script: Script, run_module: Run, log: str, state: dict[str, Any], words: str, cause: str | None
-) -> None:
+def test_ends_early(script: Script, run_module: Run, log: str, state: Any, words: str, cause: str | None) -> None:
     script.log = recorded(log)
     script.health = [0]
     script.states = [inspected(), inspected(), state]

@@ -228,7 +228,7 @@ def test_an_engine_gives_way_that_still_reserves_what_another_wants() -> None:
     assert [d["service"] for d in placement.displaces(before, facts, "a")] == []
 
 
-def gpu_facts(declared: Declared, free: float | None) -> dict[str, Any]:
+def gpu_facts(declared: Declared, free: float | None) -> Any:
     facts = converged(declared)
     one = {"index": 2, "uuid": "GPU-x", "name": "RTX", "memory": 24 * GIB, "processes": []}
     facts["gpu"] = {"gpus": [{**one, "free": None if free is None else int(free * GIB)}]}
@@ -261,7 +261,8 @@ def test_everything_that_runs_counts_and_what_is_unknown_means_no() -> None:
     assert placement.side_by_side(alone, facts, "a").fits
     facts["containers"].append(stranger)
     assert "`llm-old-1`" in placement.side_by_side(alone, facts, "a").why
-    assert placement.side_by_side(alone, {**facts, "containers": []}, "a").why == "nothing of it runs"
+    facts["containers"] = []
+    assert placement.side_by_side(alone, facts, "a").why == "nothing of it runs"
     writing = box({"a": small("a", 1, args=third, volumes=["/data:/data"])})
     assert "`/data`" in placement.side_by_side(writing, gpu_facts(writing, 20), "a").why
 
@@ -281,7 +282,9 @@ def test_two_releases_on_a_cpu_host(memory: Any, limits: dict[str, Any], fits: b
     raw["services"]["micro-cpu"]["limits"] = limits
     declared, _ = parse.parse(raw)
     assert declared is not None
-    found = placement.side_by_side(declared, {**converged(declared), "memory": memory}, "micro-cpu")
+    facts = converged(declared)
+    facts["memory"] = memory
+    found = placement.side_by_side(declared, facts, "micro-cpu")
     assert found.fits is fits and why in found.why
 
 

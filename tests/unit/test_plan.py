@@ -4,30 +4,23 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.facts import Reason
 from ansible.module_utils.llm.declare.findings import Findings
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.plan import changes, compose, declaration, needs, on_host, placement, status
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan.selection import MOLECULE_TAGS, STAGES, select
 
-from tests import catalogs
+from tests import catalogs, hosts
 
 IMAGE = "sha256:" + "a" * 64
 
 
-def host(declared: Declared, **changes: Any) -> dict[str, Any]:
+def host(declared: Declared, **changes: Any) -> Any:
     """Facts of a host that has every image and model and runs nothing."""
-    facts: dict[str, Any] = {
-        "docker": {"installed": True, "running": True, "error": None, "named": ""},
+    there = {
         "networks": {"llm": True, "llm-front": False},
         "images": {compose.image_ref(i): IMAGE for i in declared.images.values()},
-        "containers": [],
-        "published": {},
-        "listening": {},
-        "releases": {},
-        "owned_images": [],
-        "image_records": {},
-        "release_images": {},
         "models": {
             m: {"present": True, "digest": "d", "problem": "", "bytes": 1}
             | ({"made": catalogs.made(declared, m)} if quantize_plan.made_of(declared.models[m]) else {})
@@ -39,14 +32,14 @@ def host(declared: Declared, **changes: Any) -> dict[str, Any]:
         },
         "keys": dict.fromkeys(declared.services, "k"),
     }
-    return {**facts, **changes}
+    return hosts.facts(**{**there, **changes})
 
 
-def converged(declared: Declared) -> dict[str, Any]:
+def converged(declared: Declared) -> Any:
     """Facts of a host that serves exactly what is declared."""
     facts = host(declared)
     for name, release in changes.releases(declared, facts, {}).items():
-        facts["releases"][name] = {"current": release.hash, "facts": release.facts, "drift": [], "proven": True}
+        facts["releases"][name] = hosts.released(current=release.hash, facts=release.facts, proven=True)
         facts["containers"].append(
             {
                 "name": release.container,
@@ -55,14 +48,15 @@ def converged(declared: Declared) -> dict[str, Any]:
                 "state": "running",
                 "status": "Up",
                 "image_id": IMAGE,
+                "id": f"{len(facts['containers']):064x}",
+                "made_of": "",
+                "ip": "",
             }
         )
     return facts
 
 
-def work(
-    declared: Declared, facts: dict[str, Any], keys: dict[str, str] | None = None
-) -> dict[str, list[dict[str, Any]]]:
+def work(declared: Declared, facts: Any, keys: dict[str, str] | None = None) -> dict[str, list[Reason]]:
     return changes.service_work(facts, placement.deployed(declared), changes.releases(declared, facts, {}), keys or {})
 
 
@@ -234,19 +228,19 @@ def test_a_changed_flag_is_the_reason() -> None:
     assert work(after, facts)["micro-cpu"] == [{"name": "flag --max-model-len", "current": length, "desired": "1024"}]
 
 
-def _gone(facts: dict[str, Any]) -> None:
+def _gone(facts: Any) -> None:
     facts["containers"].clear()
 
 
-def _exited(facts: dict[str, Any]) -> None:
+def _exited(facts: Any) -> None:
     facts["containers"][0]["state"] = "exited"
 
 
-def _edited(facts: dict[str, Any]) -> None:
+def _edited(facts: Any) -> None:
     facts["releases"]["micro-cpu"]["drift"] = ["compose.yml"]
 
 
-def _no_key(facts: dict[str, Any]) -> None:
+def _no_key(facts: Any) -> None:
     facts["keys"]["micro-cpu"] = None
 
 
@@ -526,14 +520,14 @@ def test_what_the_engine_showed_counts_where_nothing_is_declared() -> None:
 UP, GONE = {"state": "running"}, {"state": "absent"}
 
 
-def lost(declared: Declared, facts: dict[str, Any], stages: tuple[str, ...] = STAGES) -> list[str]:
+def lost(declared: Declared, facts: Any, stages: tuple[str, ...] = STAGES) -> list[str]:
     """Ids of what is refused."""
     found = on_host.loss_findings(declared, facts, stages)
     assert all(f.severity == "error" and "-e llm_prune=true" in f.remedy for f in found)
     return [f.id for f in found]
 
 
-def serving(*services: str, state: str = "running", **changes: Any) -> dict[str, Any]:
+def serving(*services: str, state: str = "running", **changes: Any) -> Any:
     """Facts of a host where these services, a gateway and a supervisor run."""
     engines = [{"name": f"llm-{s}-1", "service": s, "release": "1", "state": state, "status": ""} for s in services]
     return {"containers": engines, "gateway": UP, "supervisor": UP, **changes}
@@ -564,7 +558,7 @@ def with_pair(listed: list[str], **states: str) -> Declared:
         serving(gateway=GONE),
     ],
 )
-def test_a_host_that_serves_is_not_emptied_by_accident(facts: dict[str, Any]) -> None:
+def test_a_host_that_serves_is_not_emptied_by_accident(facts: Any) -> None:
     assert lost(catalogs.declared("demo", host_services=[]), facts) == ["services-lost"]
     assert lost(catalogs.declared("demo", host_services=[], prune=True), facts) == []
     assert lost(catalogs.declared("demo"), facts) == []
@@ -585,7 +579,7 @@ def test_what_would_be_taken_is_named() -> None:
         serving("micro-cpu", state="exited", gateway={"state": "exited"}, supervisor={"state": "exited"}),
     ],
 )
-def test_a_host_that_serves_nothing_loses_nothing(facts: dict[str, Any]) -> None:
+def test_a_host_that_serves_nothing_loses_nothing(facts: Any) -> None:
     assert lost(catalogs.declared("demo", host_services=[]), facts) == []
 
 
@@ -649,7 +643,7 @@ def test_a_switch_to_what_is_kept_stopped_takes_the_last_one() -> None:
     ],
 )
 def test_the_supervisor_goes_only_when_asked(
-    supervisor: bool, facts: dict[str, Any], stages: tuple[str, ...], refused: bool
+    supervisor: bool, facts: Any, stages: tuple[str, ...], refused: bool
 ) -> None:
     declared = catalogs.declared("demo", supervisor=supervisor)
     assert lost(declared, facts, stages) == (["supervisor-lost"] if refused else [])
@@ -664,7 +658,7 @@ def test_a_supervisor_without_anything_to_watch_is_no_loss() -> None:
 # -- attempts that failed -------------------------------------------------------------------------------------------------
 
 
-def attempted(declared: Declared, service: str, release: str, *, proven_since: bool) -> dict[str, Any]:
+def attempted(declared: Declared, service: str, release: str, *, proven_since: bool) -> Any:
     """Facts of a host that serves what is declared, where an attempt to deploy this release of a service failed."""
     facts = converged(declared)
     facts["releases"][service]["attempt"] = {

@@ -11,10 +11,10 @@ from ansible.module_utils.llm.gpu import nvidia
 from ansible.module_utils.llm.plan import on_host, placement, status
 from ansible.module_utils.llm.plan.selection import STAGES
 
-from tests import catalogs
+from tests import catalogs, hosts
 
 DATA = Path(__file__).parent / "data" / "nvidia-smi"
-BOX = nvidia.parse((DATA / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
+BOX: Any = nvidia.parse((DATA / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
 MISMATCH = (DATA / "fail-18-mismatch.txt").read_text(encoding="utf-8")
 
 
@@ -22,25 +22,14 @@ def box(**changes: Any) -> Declared:
     return catalogs.declared("rtx4090x3", **{"host_services": ["medium-glm", "mini-zwz"], **changes})
 
 
-def facts(**changes: Any) -> dict[str, Any]:
+def facts(**changes: Any) -> Any:
     """Facts of the box with three RTX 4090, with images, models and nothing that runs; changes go into its GPUs."""
     seen = {**gpu_host.nothing(), "devices": ["0000:01:00.0"], "tool": "/usr/bin/nvidia-smi", **copy.deepcopy(BOX)}
-    return {
-        "docker": {"installed": True, "running": True, "error": None, "named": "", "version": "28.5.2"},
-        "networks": {},
-        "images": {},
-        "containers": [],
-        "published": {},
-        "listening": {},
-        "releases": {},
-        "models": {m: {"present": True} for m in catalogs.declared("rtx4090x3").models},
-        "disk": {},
-        "keys": {},
-        "gpu": {**seen, **changes},
-    }
+    models = {m: hosts.model(present=True) for m in catalogs.declared("rtx4090x3").models}
+    return hosts.facts(docker={"version": "28.5.2"}, models=models, gpu={**seen, **changes})
 
 
-def said(declared: Declared, found: dict[str, Any], stages: tuple[str, ...] = STAGES) -> set[tuple[str, str, str]]:
+def said(declared: Declared, found: Any, stages: tuple[str, ...] = STAGES) -> set[tuple[str, str, str]]:
     """(service, id, severity) of all findings about GPUs."""
     findings = on_host.look_at_host(declared, found, placement.deployed(declared), stages)
     return {(s, f.id, f.severity) for s, own in findings.items() for f in own if f.id.startswith("gpu-")}
@@ -104,7 +93,7 @@ def test_a_way_that_the_engine_does_not_know_is_refused() -> None:
     assert said(box(gpu_runtime="nvidia"), found) == set()
 
 
-def held(memory_gib: float | None, container: str = "") -> dict[str, Any]:
+def held(memory_gib: float | None, container: str = "") -> Any:
     cards = copy.deepcopy(BOX["gpus"])
     size = None if memory_gib is None else int(memory_gib * 2**30)
     cards[2]["processes"] = [{"pid": 4242, "name": "python3", "memory": size, "container": container}]

@@ -11,7 +11,7 @@ from ansible.module_utils.llm.engine import preflight
 from ansible.module_utils.llm.plan import changes, compose, placement
 from ansible.module_utils.llm.plan import preflight as preflight_plan
 
-from tests import catalogs
+from tests import catalogs, hosts
 
 Module = Callable[..., dict[str, Any]]
 SERVICE: dict[str, Any] = {
@@ -82,8 +82,8 @@ class TestRecord:
 class TestJobs:
     DECLARED = catalogs.declared("rtx4090x3")
 
-    def jobs(self, facts: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
-        seen = {"images": {}, "models": {}, "releases": {}, **facts}
+    def jobs(self, facts: Any, **more: Any) -> list[dict[str, Any]]:
+        seen = hosts.facts(**facts)
         rendered = changes.releases(self.DECLARED, seen, {})
         services = placement.deployed(self.DECLARED)
         return preflight_plan.jobs(self.DECLARED, seen, services, rendered, {}, **more)
@@ -100,8 +100,8 @@ class TestJobs:
         assert set().union(*found.values()) == set(placement.deployed(self.DECLARED))
 
     def test_a_current_release_is_not_asked_again(self) -> None:
-        facts: dict[str, Any] = {"images": {}, "models": {}, "releases": {}}
-        current = {s: {"current": r.hash} for s, r in changes.releases(self.DECLARED, facts, {}).items()}
+        facts = hosts.facts()
+        current = {s: hosts.released(current=r.hash) for s, r in changes.releases(self.DECLARED, facts, {}).items()}
         assert self.jobs({"releases": current}) == []
 
     def test_check_mode_asks_only_images_that_are_there(self) -> None:
@@ -110,13 +110,11 @@ class TestJobs:
     def test_a_model_on_the_host_is_mounted_and_another_known_by_its_configuration(self) -> None:
         service = self.DECLARED.services[placement.deployed(self.DECLARED)[0]]
         rendered = changes.releases(self.DECLARED, None, {})
-        facts: dict[str, Any] = {"images": {}, "models": {service.model: {"digest": "d"}}, "releases": {}}
+        facts = hosts.facts(models={service.model: hosts.model(digest="d")})
         (job,) = preflight_plan.jobs(self.DECLARED, facts, [service.name], rendered, {service.model: {"a": 1}})
         folder = compose.model_dir(self.DECLARED.settings, self.DECLARED.models[service.model])
         assert job["services"][service.name]["model"] == {"folder": folder, "digest": "d"}
-        (job,) = preflight_plan.jobs(
-            self.DECLARED, {**facts, "models": {}}, [service.name], rendered, {service.model: {"a": 1}}
-        )
+        (job,) = preflight_plan.jobs(self.DECLARED, hosts.facts(), [service.name], rendered, {service.model: {"a": 1}})
         assert job["services"][service.name]["model"] == {"config": {"a": 1}}
 
 

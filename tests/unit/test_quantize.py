@@ -18,7 +18,7 @@ from ansible.module_utils.llm.plan import compose, needs, on_host, status
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan import tables as plan_tables
 
-from tests import catalogs
+from tests import catalogs, hosts
 from tests.unit.test_mutations import ACTION
 from tests.unit.test_plan import host
 
@@ -62,7 +62,7 @@ def test_a_model_that_is_missing_brings_its_source_and_the_image() -> None:
     assert needs.host_models(BOX)[-1] == "zwz-8b"
 
 
-def looked_at(facts: dict[str, Any], repair: bool = False) -> dict[str, bool]:
+def looked_at(facts: Any, repair: bool = False) -> dict[str, bool]:
     """What is verified for mini-zwz: model to whether a repair fetches it if it is not there; in the order of the work."""
     declared = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, repair=repair))
     found = needs.models_to_verify(declared, facts, ["mini-zwz"])
@@ -121,7 +121,7 @@ def test_the_container_has_no_network_no_rights_and_a_source_that_it_cannot_writ
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def found(facts: dict[str, Any], declared: Declared = BOX) -> dict[str, str]:
+def found(facts: Any, declared: Declared = BOX) -> dict[str, str]:
     """Findings about the model of mini-zwz: id to text."""
     return {f.id: f.text() for f in quantize_plan.findings(declared, facts, ["zwz-8b-awq"])}
 
@@ -155,7 +155,7 @@ def test_what_lies_there_must_be_what_is_declared_and_good_enough(state: Any, fi
     assert not finding or says in texts[finding]
 
 
-@pytest.mark.parametrize("source", [{}, {"present": False, "digest": None}, {"problem": "cut off", "digest": None}])
+@pytest.mark.parametrize("source", [hosts.model(), hosts.model(problem="cut off")])
 def test_a_source_that_cannot_be_compared_says_nothing_of_what_is_made_of_it(source: dict[str, Any]) -> None:
     facts = host(BOX)
     facts["models"]["zwz-8b-awq"]["made"]["source_digest"] = "e"
@@ -167,11 +167,8 @@ def test_a_source_that_cannot_be_compared_says_nothing_of_what_is_made_of_it(sou
 
 def test_what_was_refused_stays_refused_until_the_limits_are_raised() -> None:
     facts = host(BOX)
-    facts["models"]["zwz-8b-awq"] = {
-        "present": False,
-        "refused": catalogs.made(BOX, "zwz-8b-awq", perplexity=9.0),
-        "aside": "/opt/llm/models/zwz-8b-awq/.1.refused",
-    }
+    refused = catalogs.made(BOX, "zwz-8b-awq", perplexity=9.0)
+    facts["models"]["zwz-8b-awq"] = hosts.model(refused=refused, aside="/opt/llm/models/zwz-8b-awq/.1.refused")
     text = found(facts)["model-refused"]
     assert "perplexity 9.00 after 8.00" in text and "/.1.refused" in text and "Raise the limits" in text
     assert not found(facts, changed(quality={"samples": 8, "perplexity": 1.2, "kl": 0.1}))
@@ -249,7 +246,7 @@ def test_services_of_one_model_share_its_folder_and_it_is_made_once() -> None:
     assert needs.needed_models(declared, ["mini-zwz", "other"]) == ("zwz-8b-awq",)
     folder = compose.model_dir(declared.settings, declared.models["zwz-8b-awq"])
     for name in ("mini-zwz", "other"):
-        engine = compose.release(declared, declared.services[name], "sha256:1", "d").compose["services"]["engine"]
+        engine: Any = compose.release(declared, declared.services[name], "sha256:1", "d").compose["services"]["engine"]
         (bound,) = (v for v in engine["volumes"] if v["target"] == "/model")
         assert (bound["source"], bound["read_only"]) == (folder, True)
 
@@ -280,11 +277,11 @@ def test_too_little_memory_is_found_before_anything_is_fetched(available: int, r
         ({"aside": True}, "is empty", False),
     ],
 )
-def test_text_of_no_use_is_found_before_anything_is_fetched(state: dict[str, Any], problem: str, refused: bool) -> None:
+def test_text_of_no_use_is_found_before_anything_is_fetched(state: Any, problem: str, refused: bool) -> None:
     declared = changed(dataset={"file": "/srv/chats.jsonl"})
     facts = host(declared, texts={"/srv/chats.jsonl": problem})
     if "present" not in state:
-        facts["models"]["zwz-8b-awq"] = {"present": False}
+        facts["models"]["zwz-8b-awq"] = hosts.model()
     if "aside" in state:  # made before, and good enough by now
         facts["models"]["zwz-8b-awq"] |= {"refused": catalogs.made(declared, "zwz-8b-awq"), "aside": "/x"}
     texts_found = [f.text() for f in quantize_plan.findings(declared, facts, ["zwz-8b-awq"]) if f.id == "quantize-text"]

@@ -1,7 +1,5 @@
 """Tables for people: aligned, at most so wide, whole with long names and reasons."""
 
-from typing import Any
-
 from ansible.module_utils.llm.base import tables
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.fit import estimate
@@ -67,7 +65,7 @@ def test_gpus_are_counted_in_few_characters() -> None:
 
 def test_status_says_what_is_real_and_what_a_run_would_do() -> None:
     declared = catalogs.declared("rtx4090x3")
-    facts: dict[str, Any] = converged(declared)
+    facts = converged(declared)
     facts["containers"] = [
         {**c, "state": "running" if c["service"] != "mini-zwz" else "exited"}
         for c in facts["containers"]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 
-def packages(status: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+class Package(TypedDict):
+    """A package that is installed. held: no upgrade replaces it."""
+
+    version: str
+    held: bool
+
+
+def packages(status: str, names: Iterable[str]) -> dict[str, Package]:
     """{name: {version, held}} of those that are installed, of dpkg's status file."""
     wanted = set(names)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Package] = {}
     for paragraph in status.split("\n\n"):
         name = re.match(r"Package: (\S+)", paragraph)
         if name is None or name[1] not in wanted:

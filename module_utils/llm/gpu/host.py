@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.llm.base import dpkg
+from ansible.module_utils.llm.declare.facts import Gpus, Hardware, Topology
 from ansible.module_utils.llm.gpu import nvidia
 
 # Starts a program and returns (exit status, stdout, stderr); AnsibleModule.run_command is one.
@@ -20,7 +21,7 @@ REFRESHER = "nvidia-cdi-refresh.service"  # since toolkit 1.18
 PROOF_FILE = "state/gpu.json"
 
 
-def nothing() -> dict[str, Any]:
+def nothing() -> Gpus:
     """The shape of what `read` returns, for a host that nobody looked at."""
     return {
         "devices": [],
@@ -39,7 +40,7 @@ def nothing() -> dict[str, Any]:
     }
 
 
-def read(run: Run, root: Path = Path("/opt/llm"), base: Path = Path("/")) -> dict[str, Any]:
+def read(run: Run, root: Path = Path("/opt/llm"), base: Path = Path("/")) -> Gpus:
     """Everything about the GPUs of a host. One process, nvidia-smi, and that only where it is installed.
 
     root: the project's folder on the host. base: where / is. Returns {devices: PCI addresses, wsl, module: version of the
@@ -48,14 +49,14 @@ def read(run: Run, root: Path = Path("/opt/llm"), base: Path = Path("/")) -> dic
     own service renews the CDI specification, runtime: path of the one that daemon.json names nvidia, proof: see
     nvidia.signature}.
     """
-    seen = {**nothing(), **hardware(base)}
+    seen: Gpus = {**nothing(), **hardware(base)}
     rc, out, err = run([seen["tool"], "-q", "-x"]) if seen["tool"] else (0, "", "")
     seen["trouble"] = nvidia.trouble(
         seen["devices"], seen["tool"], wsl=seen["wsl"], module=seen["module"], rc=rc, output=out + err
     )
     if seen["tool"] and not seen["trouble"]:
         try:
-            seen.update(nvidia.parse(out))
+            seen = {**seen, **nvidia.parse(out)}
         except ValueError as error:
             seen["trouble"] = nvidia.failure(1, f"{error} {out[:100]}")
     for one in seen["gpus"]:
@@ -72,7 +73,7 @@ def read(run: Run, root: Path = Path("/opt/llm"), base: Path = Path("/")) -> dic
     return seen
 
 
-def hardware(base: Path = Path("/")) -> dict[str, Any]:
+def hardware(base: Path = Path("/")) -> Hardware:
     """{devices, wsl, module, tool}: what can be known without starting anything."""
     wsl = (base / "dev/dxg").exists()
     places = (
@@ -94,7 +95,7 @@ def container_of(pid: int | None, base: Path = Path("/")) -> str:
     return match[1] if match else ""
 
 
-def topology(run: Run, tool: str) -> dict[str, Any]:
+def topology(run: Run, tool: str) -> Topology:
     """{links, p2p}: how GPUs are connected, and whether they read each other's memory; empty where that can't be asked."""
     (rc, links, _), (p2p_rc, p2p, _) = run([tool, "topo", "-m"]), run([tool, "topo", "-p2p", "r"])
     return {

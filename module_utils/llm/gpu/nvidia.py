@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare.facts import CdiContent, DockerAnswer, FoundGpu, GpuHost, Gpus, Reported, Trouble
 from ansible.module_utils.llm.declare.objects import Gpu
 
 MIB = 2**20
@@ -45,7 +46,7 @@ MEMORY_TOLERANCE = 0.1
 # What nvidia-smi says.
 
 
-def parse(xml: str) -> dict[str, Any]:
+def parse(xml: str) -> Reported:
     """{driver, cuda, gpus} of `nvidia-smi -q -x`. Raises ValueError for anything else.
 
     A GPU: {index, uuid, name, bus, architecture, memory, free (bytes), persistence, mig, ecc (booleans, None where the card
@@ -65,7 +66,7 @@ def parse(xml: str) -> dict[str, Any]:
     }
 
 
-def _gpu(index: int, element: ElementTree.Element) -> dict[str, Any]:
+def _gpu(index: int, element: ElementTree.Element) -> FoundGpu:
     link = "pci/pci_gpu_link_info"
     return {
         "index": index,
@@ -154,7 +155,6 @@ def is_gpu(vendor: str, device_class: str) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # What is wrong when it says nothing. A trouble: {id, message, remedy}.
 
-Trouble = dict[str, str]
 _NO_HARDWARE = "Take the GPUs out of llm_host_gpus, or choose another host"
 _REBOOT = "Reboot the host, and run again"
 _FAILURES: tuple[tuple[str, str, str, str], ...] = (
@@ -260,7 +260,7 @@ def trouble(
     return found
 
 
-def cdi(text: str) -> dict[str, Any]:
+def cdi(text: str) -> CdiContent:
     """{driver, devices} of a CDI specification as nvidia-ctk writes it: "" and [] when there is none.
 
     The driver's version is in the names of its libraries; WSL2's has none, and names the device `all` alone.
@@ -325,13 +325,13 @@ def capability(name: str) -> str:
     return next((found for card, found in CAPABILITIES if re.search(words.format(card), name)), "")
 
 
-def label(found: Mapping[str, Any]) -> str:
+def label(found: FoundGpu) -> str:
     """One GPU in a few words."""
-    memory = f", {found['memory'] / GIB:.1f} GiB" if found.get("memory") else ""
+    memory = f", {found['memory'] / GIB:.1f} GiB" if found["memory"] else ""
     return f"{found['index']}: {found['name']}{memory} ({found['uuid']})"
 
 
-def match(declared: Gpu, found: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def match(declared: Gpu, found: Iterable[FoundGpu]) -> FoundGpu | None:
     """The GPU that a declared one means: by UUID where it has one (an index moves when another GPU is lost), else by index."""
     for one in found:
         if one["uuid"] == declared.uuid if declared.uuid else one["index"] == declared.index:
@@ -339,7 +339,7 @@ def match(declared: Gpu, found: Iterable[Mapping[str, Any]]) -> Mapping[str, Any
     return None
 
 
-def differences(declared: Sequence[Gpu], found: Sequence[Mapping[str, Any]]) -> list[Difference]:
+def differences(declared: Sequence[Gpu], found: Sequence[FoundGpu]) -> list[Difference]:
     """What differs between the GPUs declared and found: [{position, id, severity, part, message, remedy}].
 
     position: place in llm_host_gpus. part: the key that is wrong. Errors keep a service from running there.
@@ -386,12 +386,20 @@ def _model(name: str) -> str:
 # What the role has to do.
 
 
-def signature(facts: Mapping[str, Any], runtime: str) -> dict[str, Any]:
+def asked(facts: GpuHost) -> Gpus:
+    """What the host says of its GPUs. ValueError where nobody asked it."""
+    if facts["gpu"] is None:
+        raise ValueError("llm_host has nothing of GPUs: read it with `gpus: true`")
+    return facts["gpu"]
+
+
+def signature(facts: GpuHost, runtime: str) -> dict[str, object]:
     """All that a proof (GPUs seen inside a container) depends on; kept beside it, and compared by the next run."""
-    seen = facts["gpu"]
+    seen = asked(facts)
+    toolkit = seen["toolkit"].get(TOOLKIT[0])
     return {
         "driver": seen["driver"],
-        "toolkit": seen["toolkit"].get(TOOLKIT[0], {}).get("version", ""),
+        "toolkit": toolkit["version"] if toolkit else "",
         "docker": facts["docker"]["version"],
         "runtime": runtime,
         "gpus": sorted(g["uuid"] for g in seen["gpus"]),
@@ -399,10 +407,10 @@ def signature(facts: Mapping[str, Any], runtime: str) -> dict[str, Any]:
 
 
 def work(
-    facts: Mapping[str, Any],
+    facts: GpuHost,
     *,
     runtime: str,
-    gpus: Sequence[Any] = (),
+    gpus: Sequence[object] = (),
     toolkit: Mapping[str, str] | None = None,
     driver: str = "",
     persistence: bool = True,
@@ -413,7 +421,7 @@ def work(
     facts: those of llm_host_facts. gpus: llm_host_gpus. toolkit: package to wanted version, "" for any. driver: wanted
     version or the beginning of one, "" for any. A host without GPU has nothing to do unless GPUs are declared.
     """
-    seen, docker = facts["gpu"], facts["docker"]
+    seen, docker = asked(facts), facts["docker"]
     wrong = seen["trouble"]
     steps: dict[str, str] = {}
     if wrong and wrong["id"] == "no-hardware" and not gpus:
@@ -429,7 +437,7 @@ def work(
     stale = {n: v for n, v in wanted.items() if n not in have or v not in ("", have[n]["version"])}
     if stale:
         steps["toolkit"] = ", ".join(
-            f"{n} {have.get(n, {}).get('version', 'none')} -> {v or 'the newest'}" for n, v in stale.items()
+            f"{n} {have[n]['version'] if n in have else 'none'} -> {v or 'the newest'}" for n, v in stale.items()
         )
     elif loose := [n for n in wanted if not have[n]["held"]]:
         steps["hold"] = f"upgrades could replace {', '.join(loose)} at any time"
@@ -454,7 +462,7 @@ def work(
     return steps
 
 
-def _cdi_reason(seen: Mapping[str, Any]) -> str:
+def _cdi_reason(seen: Gpus) -> str:
     spec = seen["cdi"]
     if not spec["file"]:
         return "there is no CDI specification"
@@ -466,14 +474,14 @@ def _cdi_reason(seen: Mapping[str, Any]) -> str:
     return ""
 
 
-def runtime_problem(docker: Mapping[str, Any], runtime: str, *, wsl: bool) -> tuple[str, str] | None:
+def runtime_problem(docker: DockerAnswer, runtime: str, *, wsl: bool) -> tuple[str, str] | None:
     """Why llm_gpu_runtime can't work on a host, as (what, remedy); None when it may."""
     if runtime != "cdi":
         return None
     if wsl:
         message = "WSL2 has all GPUs behind one device, and its CDI specification can't name a single one"
         return message, "Write llm_gpu_runtime: nvidia"
-    version = str(docker.get("version") or "")
+    version = str(docker["version"] or "")
     major = version.partition(".")[0]
     if major.isdigit() and int(major) < CDI_SINCE:
         return (

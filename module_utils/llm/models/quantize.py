@@ -52,7 +52,7 @@ def memory_need(source: int, config: Mapping[str, Any], recipe: Mapping[str, Any
     return int(source * 1.5 + flow + 2 * recipe["length"] * text.get("vocab_size", 2**18) + SPARE)
 
 
-def foreign(made: Mapping[str, Any] | None, wanted: str) -> str:
+def foreign(made: Mapping[str, object] | None, wanted: str) -> str:
     """Why what is there is not what is wanted; "" when it is."""
     if not made or "quality" not in made:
         return "was not made by this project"
@@ -61,7 +61,7 @@ def foreign(made: Mapping[str, Any] | None, wanted: str) -> str:
     return ""
 
 
-def beyond(quality: Mapping[str, float | None], limits: Mapping[str, float]) -> list[str]:
+def beyond(quality: Mapping[str, object], limits: Mapping[str, float]) -> list[str]:
     """What a result lost beyond the limits, with the numbers. What is no finite number is within no limit."""
     before, after, kl = (_finite(quality.get(k)) for k in ("perplexity_source", "perplexity", "kl"))
     why = []
@@ -81,12 +81,12 @@ def beyond(quality: Mapping[str, float | None], limits: Mapping[str, float]) -> 
     return why
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: object) -> float | None:
     """A finite number as it is; None for all else, such as NaN, which no comparison finds too large."""
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _shown(quality: Mapping[str, Any], name: str, loss: str = "") -> str:
+def _shown(quality: Mapping[str, object], name: str, loss: str = "") -> str:
     """A number that is of no use, as it was measured. loss: nats a token, from which a perplexity was to be computed."""
     nats = _finite(quality.get(loss))
     measured = f" ({nats:.1f} nats a token)" if nats is not None else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.llm.base import names
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_RELEASES, Attempt, Facts, Reason, Releases, Route, Way
 from ansible.module_utils.llm.declare.objects import Declared, Service
 from ansible.module_utils.llm.plan import compose, needs, placement
 from ansible.module_utils.llm.plan.placement import deployed
@@ -22,12 +22,14 @@ def releases(
     declared: Declared, facts: Facts | None, plugins: Mapping[str, Mapping[str, str]]
 ) -> dict[str, compose.Release]:
     """Release of every service of the host; parts that only the host knows are marked as not there yet."""
-    found, gateway_key = {}, (facts or {}).get("gateway", {}).get("engine_key", "")
+    found, gateway_key = {}, facts["gateway"]["engine_key"] if facts else ""
     for name in declared.host_services:
         service = declared.services[name]
-        model = (facts or {}).get("models", {}).get(service.model, {})
+        model = facts["models"].get(service.model) if facts else None
         image_id = needs.image_id(declared.images[service.image], facts)
-        found[name] = compose.release(declared, service, image_id, model.get("digest"), plugins.get(name), gateway_key)
+        found[name] = compose.release(
+            declared, service, image_id, model["digest"] if model else None, plugins.get(name), gateway_key
+        )
     return found
 
 
@@ -36,29 +38,29 @@ def service_work(
     services: Iterable[str],
     rendered: Mapping[str, compose.Release],
     keys: Mapping[str, str],
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Reason]]:
     """Services to (re)deploy, with the reasons: service -> [{name, current, desired}]. Unchanged ones are left out."""
     found = {}
     for name in services:
-        release, current = rendered[name], facts["releases"].get(name, {})
-        if current.get("current") != release.hash:
-            why = compose.reasons(current.get("facts"), release.facts)
+        release, current = rendered[name], facts["releases"].get(name, NO_RELEASES)
+        if current["current"] != release.hash:
+            why = compose.reasons(current["facts"], release.facts)
         else:
             why = _drift(facts, release, current)
         if name in keys and facts["keys"].get(name) not in (None, fingerprint(keys[name])):
             why.append({"name": "api key", "current": "another one", "desired": "the one given"})
         elif facts["keys"].get(name) is None and not why:
             why.append({"name": "api key", "current": None, "desired": "present"})
-        if name in facts.get("gateway", {}).get("old_engine_keys", ()) and not why:
+        if name in facts["gateway"]["old_engine_keys"] and not why:
             why.append({"name": "key between gateway and engine", "current": "an older one", "desired": "the newest"})
         if why:
             found[name] = why
     return found
 
 
-def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _drift(facts: Facts, release: compose.Release, current: Releases) -> list[Reason]:
     """Differences between what the current release should be and what is there."""
-    why: list[dict[str, Any]] = []
+    why: list[Reason] = []
     for path in current["drift"]:
         # The engine has read its plugins and reads them again when it restarts; compose.yml is read by Compose alone.
         mounted = path.startswith("plugins/")
@@ -72,7 +74,7 @@ def _drift(facts: Facts, release: compose.Release, current: Mapping[str, Any]) -
         why.append({"name": "container", "current": container["state"], "desired": "running"})
     elif container["image_id"] != release.facts["image"]["id"]:
         why.append({"name": "image", "current": container["image_id"], "desired": release.facts["image"]["id"]})
-    elif current.get("started") and container["made_of"] != current["started"]:
+    elif current["started"] and container["made_of"] != current["started"]:
         why.append({"name": "container", "current": "made of other settings", "desired": "as rendered"})
     return why
 
@@ -83,20 +85,21 @@ def to_prove(facts: Facts, services: Iterable[str], rendered: Mapping[str, compo
     return tuple(
         s
         for s in services
-        if not (found.get(s, {}).get("proven") and found[s].get("current") == rendered[s].hash)
+        if not found.get(s, NO_RELEASES)["proven"]
+        or found[s]["current"] != rendered[s].hash
         or failed_attempt(facts, s, rendered[s].hash)
     )
 
 
-def failed_attempt(facts: Facts, service: str, release: str) -> dict[str, Any] | None:
+def failed_attempt(facts: Facts, service: str, release: str) -> Attempt | None:
     """The last attempt to deploy a service that failed (attempt of host/read.py), until a later one succeeds; None without one.
 
     That is a release that was made current since, or a run that found nothing to deploy and got right answers: they prove nothing
     of the release that failed, so its attempt is told for as long as that one is declared. release: the declared one.
     """
-    found = facts["releases"].get(service, {})
-    failed: dict[str, Any] | None = found.get("attempt")
-    waits = failed and failed["release"] == release != found.get("current")
+    found = facts["releases"].get(service, NO_RELEASES)
+    failed = found["attempt"]
+    waits = failed and failed["release"] == release != found["current"]
     return failed if failed and (waits or not failed["proven_since"]) else None
 
 
@@ -153,7 +156,7 @@ def todo(
     return sorted(needed)
 
 
-def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None = None) -> list[Route]:
     """What the gateway serves: one entry a service that is to run, in order of ports.
 
     [{service, port, container, model, hostname, at_once}];
@@ -161,20 +164,29 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
     was not started since, has none and `stopped`: a run that is for other services leaves it at that.
     upcoming: service -> release that is about to become current, to predict.
     """
-    stopped = set(facts.get("gateway", {}).get("stopped", ())).difference(upcoming or ())
-    running = {c["name"] for c in facts.get("containers", ()) if c["state"] == "running"}
-    found = []
+    stopped = set(facts["gateway"]["stopped"]).difference(upcoming or ())
+    running = {c["name"] for c in facts["containers"] if c["state"] == "running"}
+    found: list[Route] = []
     for name in deployed(declared):
-        current = (upcoming or {}).get(name) or facts["releases"].get(name, {}).get("current")
+        current = (upcoming or {}).get(name) or facts["releases"].get(name, NO_RELEASES)["current"]
         container = names.container_name(name, current) if current else ""
-        route: dict[str, Any] = {"service": name, "container": container, **route_of(declared.services[name])}
-        if name in stopped and container not in running:
-            route |= {"container": "", "stopped": True}
+        ended = name in stopped and container not in running
+        way = route_of(declared.services[name])
+        route: Route = {
+            "service": name,
+            "container": "" if ended else container,
+            "port": way["port"],
+            "model": way["model"],
+            "hostname": way["hostname"],
+            "at_once": way["at_once"],
+        }
+        if ended:
+            route["stopped"] = True
         found.append(route)
     return sorted(found, key=lambda r: r["port"])
 
 
-def route_of(service: Service) -> dict[str, Any]:
+def route_of(service: Service) -> Way:
     """What of a service decides how the gateway leads to it; at_once: what its engine works on at a time, 0 if it decides."""
     at_once = service.flag("max-num-seqs", 0)
     return {

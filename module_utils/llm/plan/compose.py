@@ -20,6 +20,7 @@ import jinja2
 import yaml
 from ansible.module_utils.llm import VERSION
 from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.declare.facts import ComposeDocument, Content, Reason, ReleaseFacts
 from ansible.module_utils.llm.declare.objects import Declared, Gpu, Image, Model, Service, Settings
 from ansible.module_utils.llm.declare.variables import LIMITS
 
@@ -33,8 +34,8 @@ class Release:
 
     service: str
     hash: str
-    facts: Mapping[str, Any]
-    compose: Mapping[str, Any]
+    facts: ReleaseFacts
+    compose: ComposeDocument
     files: Mapping[str, str]
 
     @property
@@ -195,9 +196,9 @@ def release(
     engine = _rendered({**known, **dict.fromkeys(("container", "folder", "release", "config_hash"), "")})["services"][
         "engine"
     ]
-    facts = {
+    facts: ReleaseFacts = {
         "format": FORMAT,
-        "image": {"ref": engine["image"], "id": known["image_id"]},
+        "image": {"ref": engine["image"], "id": image_id or names.UNKNOWN_IMAGE},
         "model": {"name": model.name, "revision": model.revision, "manifest": model_digest or names.UNKNOWN_IMAGE},
         "command": engine["command"],
         "environment": engine["environment"],
@@ -237,26 +238,32 @@ def _template() -> jinja2.Template:
     return environment.from_string((folder / "compose.yml.j2").read_text(encoding="utf-8"))
 
 
-def _rendered(values: Mapping[str, Any]) -> dict[str, Any]:
+def _rendered(values: Mapping[str, object]) -> Any:
     """The document that role vllm_service's template makes of these values."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document: dict[str, Any] = yaml.load(_template().render(values), Loader=loader)  # noqa: S506 - both are safe loaders
-    return document
+    return yaml.load(_template().render(values), Loader=loader)  # noqa: S506 - both are safe loaders
 
 
-def reasons(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+def reasons(old: ReleaseFacts | None, new: ReleaseFacts) -> list[Reason]:
     """Why a release differs from the one that runs: [{name, current, desired}], one entry a changed thing.
 
     Flags and environment variables are compared one by one; everything else by key.
     """
     if old is None:
         return [{"name": "release", "current": None, "desired": "first deployment"}]
-    found: list[dict[str, Any]] = []
+    found: list[Reason] = []
     before, after = _flags(old.get("command", [])), _flags(new["command"])
     found += _changes("flag --", before, after)
     found += _changes("environment ", old.get("environment", {}), new["environment"])
-    for part in ("image", "model", "files", "container"):
-        found += _changes(f"{part} ", old.get(part, {}), new[part])
+    # A release of an older version may lack a part.
+    parts: dict[str, tuple[Content, Content]] = {
+        "image": (old.get("image", {}), new["image"]),
+        "model": (old.get("model", {}), new["model"]),
+        "files": (old.get("files", {}), new["files"]),
+        "container": (old.get("container", {}), new["container"]),
+    }
+    for part, (was, now) in parts.items():
+        found += _changes(f"{part} ", was, now)
     found += _changes("", {"volumes": old.get("volumes", [])}, {"volumes": new["volumes"]})
     name = "key between gateway and engine"
     found += _changes("", {name: old.get("door_key")}, {name: new.get("door_key")})
@@ -264,7 +271,7 @@ def reasons(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[dict[
     return found
 
 
-def _changes(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _changes(prefix: str, old: Content, new: Content) -> list[Reason]:
     keys = sorted({*old, *new})
     return [
         {"name": f"{prefix}{k}", "current": old.get(k), "desired": new.get(k)} for k in keys if old.get(k) != new.get(k)

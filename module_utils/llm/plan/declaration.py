@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_RELEASES, Facts
 from ansible.module_utils.llm.declare.findings import Finding, Findings
 from ansible.module_utils.llm.declare.objects import Declared, Service
 from ansible.module_utils.llm.declare.variables import SMOKE
@@ -17,6 +17,7 @@ from ansible.module_utils.llm.plan import gateway as gateway_plan
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan.placement import deployed
 
+_ANSWERED: tuple[Literal["question"], Literal["answer"]] = ("question", "answer")
 Fits = Mapping[str, estimate.Fit]  # by service
 
 
@@ -75,7 +76,7 @@ def _gpu_findings(declared: Declared, service: Service) -> list[Finding]:
 
 def estimates(declared: Declared, known: Mapping[str, estimate.Known], facts: Facts | None) -> dict[str, estimate.Fit]:
     """What each service of the host takes and leaves of its memory. known: by model. Facts add what was measured there."""
-    records = (facts or {}).get("calibration", [])
+    records = facts["calibration"] if facts else []
     found = {}
     for name in declared.host_services:
         service = declared.services[name]
@@ -96,9 +97,9 @@ def answer_findings(declared: Declared, facts: Facts | None) -> Findings:
         service = declared.services[name]
         model = declared.models[service.model]
         asked = known(model.smoke, service.smoke, service.args, context=0, vision=False)
-        shown = (facts or {}).get("releases", {}).get(name, {}).get("known") or {}
-        same = all(shown.get(key) == asked.get(key, SMOKE[key].default) for key in ("question", "answer"))
-        margin = asked.get("margin", shown.get("margin") if same else None)
+        shown = facts["releases"].get(name, NO_RELEASES)["known"] if facts else None
+        same = shown and all(shown[key] == asked.get(key, SMOKE[key].default) for key in _ANSWERED)
+        margin = asked.get("margin", shown["margin"] if shown and same else None)
         key = f"llm_services.{name}.smoke" if "question" in service.smoke else f"llm_models.{model.name}.smoke"
         if margin is None:
             message = "has no `margin`: the first deployment measures it"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.llm.base.names import ACME_IMAGE, GATEWAY_IMAGE
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, Facts
 from ansible.module_utils.llm.declare.objects import Declared, Image
 from ansible.module_utils.llm.images import images
 from ansible.module_utils.llm.plan import compose, placement
@@ -39,12 +39,12 @@ def models_to_verify(declared: Declared, facts: Facts | None, services: Iterable
     repair has to make one of it that is damaged.
     """
     needed = needed_models(declared, services)
-    have = (facts or {}).get("models", {})
+    have = facts["models"] if facts else {}
     missing = {}
     if facts and declared.settings.repair:
-        damaged = [m for m in needed if have.get(m, {}).get("problem")]
-        missing = {s: True for s in quantize_plan.sources(declared, damaged) if not have.get(s, {}).get("present")}
-    there = {s: False for s in quantize_plan.sources(declared, needed) if not facts or have.get(s, {}).get("present")}
+        damaged = [m for m in needed if have.get(m, NO_MODEL)["problem"]]
+        missing = {s: True for s in quantize_plan.sources(declared, damaged) if not have.get(s, NO_MODEL)["present"]}
+    there = {s: False for s in quantize_plan.sources(declared, needed) if not facts or have.get(s, NO_MODEL)["present"]}
     return {**there, **missing, **{m: missing.get(m, False) for m in needed}}
 
 
@@ -69,7 +69,7 @@ def gateway_images(declared: Declared) -> list[str]:
 def is_made(image: Image, facts: Facts | None) -> bool:
     """Whether an image is on the host, and proven to hold what is declared of it."""
     found = image_id(image, facts)
-    record = (facts or {}).get("image_records", {}).get(compose.image_ref(image))
+    record = facts["image_records"].get(compose.image_ref(image)) if facts else None
     return bool(found) and images.is_proven(str(found), image.proofs, record)
 
 
@@ -115,5 +115,4 @@ def missing(declared: Declared, facts: Facts, wanted: Iterable[Image]) -> list[I
 
 def image_id(image: Image, facts: Facts | None) -> str | None:
     """Id of an image on the host, None while it is not there."""
-    found: str | None = (facts or {}).get("images", {}).get(compose.image_ref(image))
-    return found
+    return facts["images"].get(compose.image_ref(image)) if facts else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.units import GIB
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, Docker, Facts, FoundGpu, GpuProcess
 from ansible.module_utils.llm.declare.findings import Finding, Findings
 from ansible.module_utils.llm.declare.objects import Declared, Image, Model, Service
 from ansible.module_utils.llm.gpu.nvidia import differences, label, match, runtime_problem
@@ -19,6 +19,7 @@ from ansible.module_utils.llm.plan.selection import STAGES
 
 # States of a container that somebody is served by, or soon again.
 RUNS = ("running", "restarting", "paused")
+_PROGRAMS: tuple[Literal["gateway"], Literal["supervisor"]] = ("gateway", "supervisor")
 PRUNE = "take it away with -e llm_prune=true, which also removes engines, images and models that nothing needs"
 
 
@@ -48,9 +49,9 @@ def look_at_host(
         message = f"port {port} is taken by {who}"
         remedy = "Stop it, or declare another port" + ("" if service else ", or 0 for none")
         found.setdefault(service, []).append(Finding("port-taken", "error", key, message, remedy))
-    gateway = facts.get("gateway", {})
-    found[""] += gateway_plan.host_findings(declared, gateway.get("certificate") or {}, gateway.get("now", 0))
-    found[""] += gateway_plan.key_findings(declared, gateway.get("clients") or {})
+    gateway = facts["gateway"]
+    found[""] += gateway_plan.host_findings(declared, gateway["certificate"], gateway["now"])
+    found[""] += gateway_plan.key_findings(declared, gateway["clients"])
     # An engine that is only stopped may have them all; it is started and asked again.
     asked = facts["docker"]["running"] or not facts["docker"]["installed"]
     models = needs.needed_models(declared, services)
@@ -64,13 +65,13 @@ def look_at_host(
     found[""] += _network_findings(facts["networks"])
     missing_models = []
     for name in dict.fromkeys([*quantize_plan.sources(declared, models, facts), *models]):
-        model, state = declared.models[name], facts["models"].get(name, {})
+        model, state = declared.models[name], facts["models"].get(name, NO_MODEL)
         folder = compose.model_dir(declared.settings, model)
-        if state.get("problem"):
+        if state["problem"]:
             message = f"the files in {folder} are damaged: {state['problem']}"
             remedy = "`playbooks/verify_models.yml -e llm_repair=true` fetches what is damaged"
             found[""].append(Finding("model-broken", "error", f"llm_models.{name}", message, remedy))
-        elif not state.get("present"):
+        elif not state["present"]:
             missing_models.append(model)
     found[""] += quantize_plan.findings(declared, facts, models)
     found[""] += _disk_findings(facts, missing_images, missing_models)
@@ -85,7 +86,7 @@ def loss_findings(declared: Declared, facts: Facts, stages: Iterable[str]) -> li
     `state: stopped` and `state: absent` say it of a service, `llm_prune` of everything. stages: those of the run.
     """
     stages = {*stages}
-    gateway, supervisor = (facts.get(part, {}).get("state") in RUNS for part in ("gateway", "supervisor"))
+    gateway, supervisor = (facts[part]["state"] in RUNS for part in _PROGRAMS)
     engines = sorted({c["service"] for c in facts["containers"] if c["state"] in RUNS})
     if declared.settings.prune:
         return []
@@ -112,7 +113,7 @@ def foreign_findings(
     found: Findings = {"": []}
     wanted = {rendered[s].container: s for s in services}
     claims = {s: placement.claim(declared, declared.services[s]) for s in services}
-    for other in facts.get("foreign", ()):
+    for other in facts["foreign"]:
         who = f"container `{other['name']}` ({other['image']}, {other['state']}), which is not of this project,"
         alone = {
             names.GATEWAY: "the gateway",
@@ -137,7 +138,7 @@ def foreign_findings(
     return found
 
 
-def _docker_findings(docker: Mapping[str, Any], starts: bool) -> list[Finding]:
+def _docker_findings(docker: Docker, starts: bool) -> list[Finding]:
     """An engine that DOCKER_HOST names is somebody's choice: it is neither installed nor started from here.
 
     starts: whether this run starts an engine that is down. Containers run on without it, so that no other run may take it for
@@ -180,7 +181,7 @@ def _found_gpu_findings(
     declared: Declared, facts: Facts, services: Iterable[str], repaired: bool
 ) -> list[tuple[str, Finding]]:
     """GPUs as found beside GPUs as declared: (service, or "" for the host, finding)."""
-    seen = facts.get("gpu")
+    seen = facts["gpu"]
     users = {s: declared.services[s] for s in services if declared.services[s].gpus}
     if seen is None or not (users or declared.gpus):
         return []
@@ -212,14 +213,14 @@ def _found_gpu_findings(
 
 
 def _foreign_findings(
-    declared: Declared, facts: Facts, users: Mapping[str, Service], matched: Iterable[Mapping[str, Any] | None]
+    declared: Declared, facts: Facts, users: Mapping[str, Service], matched: Iterable[FoundGpu | None]
 ) -> list[tuple[str, Finding]]:
     """Processes that hold memory of a GPU and are no engine of ours; an error where a service would not fit beside them."""
     ours = {c["id"] for c in facts["containers"]}
     serving = {c["service"] for c in facts["containers"] if c["state"] == "running"}
     found = []
     for entry, one in zip(declared.gpus, matched, strict=True):
-        held = [p for p in (one or {}).get("processes", []) if p["container"] not in ours]
+        held = [p for p in (one["processes"] if one else []) if p.get("container", "") not in ours]
         own = {s: service for s, service in users.items() if {entry.index, entry.uuid} & set(service.gpus)}
         if not one or not held or not own:
             continue
@@ -236,7 +237,7 @@ def _foreign_findings(
     return found
 
 
-def _foreign(process: Mapping[str, Any]) -> str:
+def _foreign(process: GpuProcess) -> str:
     parts = [f"pid {process['pid']}"]
     parts += [f"container {process['container'][:12]}"] if process["container"] else []
     parts += [f"{process['memory'] / GIB:.1f} GiB"] if process["memory"] else []

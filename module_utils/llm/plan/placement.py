@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible.module_utils.llm.base.units import GIB
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_RELEASES, Container, Facts, Releases
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared, Service
 from ansible.module_utils.llm.declare.values import size_bytes
@@ -323,26 +323,26 @@ class Engine:
     memory: int | None
 
 
-def engines(declared: Declared, facts: Mapping[str, Any]) -> list[Engine]:
+def engines(declared: Declared, facts: Facts) -> list[Engine]:
     """Engines that run, with what they reserved."""
     return [
-        _engine(declared, facts["releases"].get(c["service"], {}), c)
+        _engine(declared, facts["releases"].get(c["service"], NO_RELEASES), c)
         for c in facts["containers"]
         if c["state"] == "running"
     ]
 
 
-def _engine(declared: Declared, release: Mapping[str, Any], container: Mapping[str, Any]) -> Engine:
+def _engine(declared: Declared, release: Releases, container: Container) -> Engine:
     found = Engine(container["service"], container["name"], None, None)
-    told = release.get("facts")
-    if not told or release.get("current") != container["release"]:
+    if not release["facts"] or release["current"] != container["release"]:
         return found
+    # Of a file that somebody may have edited.
+    settings: Any = release["facts"]["container"]
+    argv = release["facts"]["command"]
     try:
-        settings = told["container"]
         memory = size_bytes(settings["mem_limit"]) if "mem_limit" in settings else None
         reservations = settings.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         ids = [str(i).rpartition("=")[2] for device in reservations for i in device["device_ids"]]
-        argv = told["command"]
         part = architecture.DEFAULT_UTILIZATION
         if "--gpu-memory-utilization" in argv:
             part = float(argv[argv.index("--gpu-memory-utilization") + 1])
@@ -352,7 +352,7 @@ def _engine(declared: Declared, release: Mapping[str, Any], container: Mapping[s
     return dataclasses.replace(found, shares=gpus, memory=memory)
 
 
-def displaces(declared: Declared, facts: Mapping[str, Any], service: str) -> list[dict[str, str]]:
+def displaces(declared: Declared, facts: Facts, service: str) -> list[dict[str, str]]:
     """Containers that run and must be stopped before `service` starts: [{service, container}].
 
     They are engines of the host's other services that stand by (or are not to run) and clash with it, and any that still
@@ -374,7 +374,7 @@ def displaces(declared: Declared, facts: Mapping[str, Any], service: str) -> lis
     return found
 
 
-def unwanted(declared: Declared, facts: Mapping[str, Any]) -> list[dict[str, str]]:
+def unwanted(declared: Declared, facts: Facts) -> list[dict[str, str]]:
     """Engines that run though their service stands by: [{service, container}]. An earlier run switched to them."""
     placed = place(declared)
     waiting = {*placed.displaced, *placed.standing_by}
@@ -392,7 +392,7 @@ class SideBySide(NamedTuple):
     why: str
 
 
-def side_by_side(declared: Declared, facts: Mapping[str, Any], name: str) -> SideBySide:
+def side_by_side(declared: Declared, facts: Facts, name: str) -> SideBySide:
     """Whether a new release of a service fits beside the one that runs. What is unknown counts as no.
 
     GPUs: the reserved shares of all that runs and of the new release are at most 1, and the memory measured as free is
@@ -411,8 +411,8 @@ def side_by_side(declared: Declared, facts: Mapping[str, Any], name: str) -> Sid
     return _on_gpus(declared, facts, own, running) if own.shares else _on_cpu(facts, service, running)
 
 
-def _on_gpus(declared: Declared, facts: Mapping[str, Any], own: Claim, running: Sequence[Engine]) -> SideBySide:
-    seen = facts.get("gpu") or {}
+def _on_gpus(declared: Declared, facts: Facts, own: Claim, running: Sequence[Engine]) -> SideBySide:
+    seen = facts["gpu"]
     unknown = [e.container for e in running if e.shares is None]
     if unknown:
         return SideBySide(False, f"what {_names(unknown)} reserves is not known")
@@ -422,7 +422,7 @@ def _on_gpus(declared: Declared, facts: Mapping[str, Any], own: Claim, running: 
         if beyond([total]):
             return SideBySide(False, f"GPU {gpu} would be reserved to {total:.2f} of its memory")
         entry = next((g for g in declared.gpus if g.index == gpu), None)
-        one = match(entry, seen.get("gpus", ())) if entry else None
+        one = match(entry, seen["gpus"] if seen else ()) if entry else None
         if one is None or not one["memory"] or one["free"] is None:
             return SideBySide(False, f"how much memory of GPU {gpu} is free is not known")
         needed, free = part * one["memory"] / GIB + OUTSIDE_GIB, one["free"] / GIB
@@ -432,24 +432,25 @@ def _on_gpus(declared: Declared, facts: Mapping[str, Any], own: Claim, running: 
     return SideBySide(True, "; ".join(words))
 
 
-def _on_cpu(facts: Mapping[str, Any], service: Service, running: Sequence[Engine]) -> SideBySide:
-    memory = facts.get("memory") or {}
+def _on_cpu(facts: Facts, service: Service, running: Sequence[Engine]) -> SideBySide:
+    memory = facts["memory"]
     if "memory" not in service.limits:
         return SideBySide(False, "it has no limits.memory")
     unlimited = [e.container for e in running if not e.memory]
     if unlimited:
         return SideBySide(False, f"{_names(unlimited)} has no limit of memory")
-    if not memory.get("total") or memory.get("available") is None:
+    has, available = memory["total"], memory["available"]
+    if not has or available is None:
         return SideBySide(False, "how much memory the host has is not known")
     own = size_bytes(service.limits["memory"])
     total = own + sum(e.memory or 0 for e in running)
-    if total > memory["total"]:
-        limits, has = total / GIB, memory["total"] / GIB
-        return SideBySide(False, f"the limits of all engines would be {limits:.1f} GiB, the host has {has:.1f}")
-    if own > memory["available"]:
-        free = memory["available"] / GIB
-        return SideBySide(False, f"the host has {free:.1f} GiB free, its limit is {own / GIB:.1f}")
-    return SideBySide(True, f"{memory['available'] / GIB:.1f} GiB free on the host, its limit is {own / GIB:.1f}")
+    if total > has:
+        return SideBySide(
+            False, f"the limits of all engines would be {total / GIB:.1f} GiB, the host has {has / GIB:.1f}"
+        )
+    if own > available:
+        return SideBySide(False, f"the host has {available / GIB:.1f} GiB free, its limit is {own / GIB:.1f}")
+    return SideBySide(True, f"{available / GIB:.1f} GiB free on the host, its limit is {own / GIB:.1f}")
 
 
 def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:

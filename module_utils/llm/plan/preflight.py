@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.images import images
 from ansible.module_utils.llm.plan import compose
@@ -12,7 +13,7 @@ from ansible.module_utils.llm.plan import compose
 
 def jobs(
     declared: Declared,
-    facts: Mapping[str, Any],
+    facts: Facts,
     services: Iterable[str],
     rendered: Mapping[str, compose.Release],
     configs: Mapping[str, Mapping[str, Any]],
@@ -29,7 +30,7 @@ def jobs(
         release, service = rendered[name], declared.services[name]
         ref = compose.image_ref(declared.images[service.image])
         known = ref in facts["images"]
-        if facts["releases"].get(name, {}).get("current") == release.hash or (predict and not known):
+        if facts["releases"].get(name, NO_RELEASES)["current"] == release.hash or (predict and not known):
             continue
         job = found.setdefault(
             ref,
@@ -41,8 +42,8 @@ def jobs(
             },
         )
         model: dict[str, Any] = {}
-        state = facts["models"].get(service.model, {})
-        if state.get("digest"):
+        state = facts["models"].get(service.model, NO_MODEL)
+        if state["digest"]:
             folder = compose.model_dir(declared.settings, declared.models[service.model])
             model = {"folder": folder, "digest": state["digest"]}
         elif configs.get(service.model):

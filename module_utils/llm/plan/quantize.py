@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare.facts import NO_MODEL, Facts, Made, ModelState
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared, Image, Model, Settings
 from ansible.module_utils.llm.gpu.nvidia import match
@@ -27,8 +28,6 @@ from ansible.module_utils.llm.plan import compose
 from ansible.module_utils.llm.plan.placement import deployed
 
 IMAGES = {"cpu": "llm-compressor-cpu", "nvidia": "llm-compressor"}  # by accelerator of the host: names in the catalog
-
-Facts = Mapping[str, Any]
 
 
 def made_of(model: Model) -> tuple[str, str] | None:
@@ -71,13 +70,13 @@ def settings(declared: Declared, model: Model) -> dict[str, Any]:
 
 def sources(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
     """Models that `models` are made of; with facts only those that are needed for what is not there, or damaged."""
-    have = (facts or {}).get("models", {})
-    origins = [made_of(declared.models[m]) for m in models if not _is_whole(have.get(m, {}))]
+    have = facts["models"] if facts else {}
+    origins = [made_of(declared.models[m]) for m in models if not _is_whole(have.get(m, NO_MODEL))]
     return tuple(dict.fromkeys(o[0] for o in origins if o))
 
 
-def _is_whole(state: Mapping[str, Any]) -> bool:
-    return bool(state.get("present") and not state.get("problem"))
+def _is_whole(state: ModelState) -> bool:
+    return bool(state["present"] and not state["problem"])
 
 
 def images(declared: Declared, models: Iterable[str], facts: Facts | None = None) -> tuple[str, ...]:
@@ -137,19 +136,21 @@ def findings(declared: Declared, facts: Facts, models: Iterable[str]) -> list[Fi
     for name in models:
         model = declared.models[name]
         origin = made_of(model)
-        state = facts["models"].get(name, {})
-        if not origin or state.get("problem"):
+        state = facts["models"].get(name, NO_MODEL)
+        if not origin or state["problem"]:
             continue
         key, folder = f"llm_models.{name}", compose.model_dir(declared.settings, model)
         limits = declared.recipes[origin[1]].quality
-        if state.get("present"):
-            if problem := foreign(state.get("made"), model.revision):
+        made = state.get("made")
+        if state["present"]:
+            problem = foreign(made, model.revision)
+            if problem or not made:
                 remedy = "Remove the folder, and it is made anew"
                 found.append(Finding("model-foreign", "error", key, f"what lies in {folder} {problem}", remedy))
-            elif why := beyond(state["made"]["quality"], limits):
+            elif why := beyond(made["quality"], limits):
                 message = f"lost more by `{origin[1]}` than llm_recipes.{origin[1]}.quality allows: {'; '.join(why)}"
                 found.append(Finding("model-quality", "error", key, message, "Raise the limits, or change the recipe"))
-            elif _outdated(state["made"], facts["models"].get(origin[0], {})):
+            elif _outdated(made, facts["models"].get(origin[0], NO_MODEL)):
                 message = f"was made of other bytes of {origin[0]} than those that lie on the host now"
                 remedy = f"To have it made anew, remove {folder}; else it stays as it is"
                 found.append(Finding("model-source", "warn", key, message, remedy))
@@ -169,7 +170,7 @@ def text_file(declared: Declared, model: Model) -> str:
 def _text(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
     """The text of a model that is still to be made: found before its source is fetched."""
     file, origin = text_file(declared, model), made_of(model)
-    problem = facts.get("texts", {}).get(file)
+    problem = facts["texts"].get(file)
     if not problem or not origin:
         return []
     return [
@@ -179,9 +180,9 @@ def _text(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
     ]
 
 
-def _outdated(made: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+def _outdated(made: Made, source: ModelState) -> bool:
     """Whether a model's source has other bytes now; a source that is not there, or damaged, says nothing."""
-    return bool(made.get("source_digest") and source.get("digest") and made["source_digest"] != source["digest"])
+    return bool(source["digest"] and made.get("source_digest", source["digest"]) != source["digest"])
 
 
 def _room(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
@@ -189,11 +190,11 @@ def _room(declared: Declared, facts: Facts, model: Model) -> list[Finding]:
     origin = made_of(model)
     source = declared.models[origin[0]] if origin else model
     key, need = f"llm_models.{model.name}", int(source.size_gib * 1.5 * GIB) + SPARE
-    free = (facts.get("memory") or {}).get("available")
+    free = facts["memory"]["available"]
     if free is not None and need > free:
         return [Finding("quantize-memory", "error", key, no_memory(need, free), NO_MEMORY)]
     gpu = _gpu(declared, model)
-    seen = (facts.get("gpu") or {}).get("gpus", [])
+    seen = facts["gpu"]["gpus"] if facts["gpu"] else []
     entry = next((g for g in declared.gpus if gpu in (g.index, g.uuid)), None)
     one = match(entry, seen) if entry else None
     need = int(source.size_gib * 1.1 * GIB) + SPARE

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.llm.base.units import GIB
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts, Gpus, Reason
 from ansible.module_utils.llm.declare.findings import Findings
 from ansible.module_utils.llm.declare.objects import Declared, Image, Service
 from ansible.module_utils.llm.gpu.nvidia import label, match
@@ -20,7 +20,7 @@ def status(
     declared: Declared,
     facts: Facts,
     findings: Findings,
-    work: Mapping[str, list[dict[str, Any]]],
+    work: Mapping[str, Sequence[Reason]],
     rendered: Mapping[str, compose.Release] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Declared beside real, a few short texts a service of the host. work: see service_work. rendered: the declared releases.
@@ -33,21 +33,21 @@ def status(
     found = {}
     for name in declared.host_services:
         service = declared.services[name]
-        current = facts["releases"].get(name, {}).get("current")
+        current = facts["releases"].get(name, NO_RELEASES)["current"]
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
         waits = "stands by" if service.status in ("active", "fallback") else service.status
         entry: dict[str, Any] = {
             "declared": "to run" if name in wanted else service.state if service.state != "present" else waits,
             "real": f"{real['state']} ({real['status']})" if real else "no container",
             "release": current or "none",
-            "proven": "yes" if facts["releases"].get(name, {}).get("proven") else "no",
+            "proven": "yes" if facts["releases"].get(name, NO_RELEASES)["proven"] else "no",
             "port": service.port,
             "model": service.served_model_name,
             "image": _image_status(declared.images[service.image], facts),
             **_made(declared, facts, service),
             "act": "nothing to do",
         }
-        if service.gpus and facts.get("gpu"):
+        if service.gpus and facts["gpu"]:
             entry["gpus"] = _gpu_lines(declared, facts["gpu"], service)
         if name in work:
             entry["act"] = "deploy"
@@ -69,14 +69,14 @@ def status(
 
 def _made(declared: Declared, facts: Facts, service: Service) -> dict[str, str]:
     """What the model of a service was made of here, what that cost, and what it may cost."""
-    made = facts["models"].get(service.model, {}).get("made") or {}
+    made = facts["models"].get(service.model, NO_MODEL).get("made")
     origin = quantize_plan.made_of(declared.models[service.model])
-    if "quality" not in made or not origin:
+    if not made or "quality" not in made or not origin:
         return {}
     return {"quantized": f"{quantize.summary(made)}; {quantize.allowed(declared.recipes[origin[1]].quality)}"}
 
 
-def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Mapping[str, Any]]) -> list[str]:
+def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable[Reason]) -> list[str]:
     """What a deployment would do, one thing a line."""
     lines = [f"{r['name']}: {r['current'] or 'none'} -> {r['desired'] or 'none'}" for r in reasons]
     for other in placement.displaces(declared, facts, name):
@@ -87,7 +87,7 @@ def _deploy_lines(declared: Declared, facts: Facts, name: str, reasons: Iterable
     return lines
 
 
-def _gpu_lines(declared: Declared, seen: Mapping[str, Any], service: Service) -> list[str]:
+def _gpu_lines(declared: Declared, seen: Gpus, service: Service) -> list[str]:
     """The GPUs of a service as they were found, one line each."""
     if seen["trouble"]:
         return [str(seen["trouble"]["message"])]

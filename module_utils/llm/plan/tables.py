@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.module_utils.llm.base.tables import WIDTH, Row, bar, numbers, render, wrapped
 from ansible.module_utils.llm.base.units import GIB
+from ansible.module_utils.llm.declare.facts import Facts, FoundGpu
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.values import size_bytes
@@ -96,9 +97,7 @@ def _memory(declared: Declared, name: str, estimate: estimate.Fit | None) -> lis
     return [f"{bar(parts, total)} {part}", f"{held:.1f}", f"{kv:.1f}", tokens]
 
 
-def gpu_table(
-    declared: Declared, placed: placement.Placement, seen: Sequence[Mapping[str, Any]] | None = None
-) -> list[str]:
+def gpu_table(declared: Declared, placed: placement.Placement, seen: Sequence[FoundGpu] | None = None) -> list[str]:
     """GPUs with what the services that run reserve of each. seen: GPUs as found on the host, with their free memory now."""
     if not declared.gpus:
         return []
@@ -126,7 +125,7 @@ def gpu_table(
 
 def status_table(
     declared: Declared,
-    facts: Mapping[str, Any],
+    facts: Facts,
     status: Mapping[str, Mapping[str, Any]],
     findings: Mapping[str, Sequence[Finding]],
 ) -> list[str]:
@@ -146,12 +145,12 @@ def status_table(
     else:
         head = ("service", "declared", "real", "release", "proven", "port", "a run would")
         lines = render(head, rows)
-    seen = facts.get("gpu") or {}
-    if seen.get("trouble"):
+    seen = facts["gpu"]
+    if seen and seen["trouble"]:
         lines += ["", *wrapped(f"GPUs: {seen['trouble']['message']}. {seen['trouble']['remedy']}")]
-    elif facts.get("gpu"):
+    elif seen:
         lines += gpu_table(declared, placed, seen["gpus"])
-    if memory := facts.get("memory"):
-        free = [f"{memory[k] / GIB:.1f}" if memory.get(k) else "?" for k in ("available", "total")]
-        lines += ["", f"Memory of the host: {free[0]} of {free[1]} GiB free"]
+    memory = facts["memory"]
+    free, total = (f"{size / GIB:.1f}" if size else "?" for size in (memory["available"], memory["total"]))
+    lines += ["", f"Memory of the host: {free} of {total} GiB free"]
     return [*lines, *_host_lines(findings)]
