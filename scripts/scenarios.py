@@ -81,10 +81,11 @@ def _utils(root: Path, text: str) -> Iterator[Path]:
 
 
 def _named(root: Path, path: Path) -> Iterator[Path]:
-    """What a file names: paths beside it, playbooks, roles, modules and filters; for Python, what it imports."""
+    """What a file names: paths beside it, playbooks, roles, modules and filters; for Python, imports and files beside it."""
     text = path.read_text(errors="replace")
     if path.suffix == ".py":
         yield from _utils(root, text)
+        yield from (beside for beside in path.parent.iterdir() if beside.is_file() and f'"{beside.name}"' in text)
         return
     if path.suffix not in (".yml", ".j2"):
         return

@@ -32,7 +32,11 @@ TREE = {
     "library/llm_image.py": "from ansible.module_utils.llm.images import images\n",
     "action_plugins/llm_live.py": "from ansible.module_utils.llm.base.progress import parse\n",
     "filter_plugins/llm.py": 'FILTERS = {"llm_ports": None}\nfrom ansible.module_utils.llm.gateway.http import ports\n',
-    "module_utils/llm/base/files.py": "from ansible.module_utils.llm.base import (\n    texts as t,\n)\n",
+    "module_utils/llm/base/files.py": (
+        'from ansible.module_utils.llm.base import (\n    texts as t,\n)\nPAGE = "page.html.j2"\n'
+    ),
+    "module_utils/llm/base/page.html.j2": "",
+    "module_utils/llm/base/other.html.j2": "",
     **{
         f"module_utils/llm/{name}.py": ""
         for name in (
@@ -79,6 +83,8 @@ def tree(tmp_path: Path) -> Path:
         (["library/llm_model.py"], BOTH_STORES),
         (["module_utils/llm/base/files.py"], BOTH_STORES),
         (["module_utils/llm/base/texts.py"], BOTH_STORES),
+        (["module_utils/llm/base/page.html.j2"], BOTH_STORES),
+        (["module_utils/llm/base/other.html.j2"], []),
         (["action_plugins/llm_model.py"], BOTH_STORES),
         (["action_plugins/llm_live.py"], BOTH_STORES),
         (["module_utils/llm/base/progress.py"], BOTH_STORES),
