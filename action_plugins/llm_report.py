@@ -17,7 +17,7 @@ if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
 from ansible.module_utils.llm.base import files
-from ansible.module_utils.llm.report import results
+from ansible.module_utils.llm.report import page, results
 
 VERDICT, JUNIT, PAGE, RUNS = "verdict.json", "junit.xml", "report.html", "runs.json"
 
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
             VERDICT: json.dumps(result["verdict"], indent=2, ensure_ascii=False) + "\n",
             JUNIT: results.junit(verdict, host, at, machine),
             RUNS: results.history_text(runs, last),
-            PAGE: results.page(host, runs, last, machine),
+            PAGE: page.render(results.page_data(host, runs, last, machine)),
         }
         for name, text in texts.items():
             try:

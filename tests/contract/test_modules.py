@@ -9,6 +9,7 @@ import yaml
 from tests import catalogs
 
 MODULES = sorted(p.stem for p in (catalogs.ROOT / "library").glob("llm_*.py"))
+OURS = "ansible.module_utils.llm."
 ON_THE_CONTROLLER = {"llm_lock", "llm_plan", "llm_report"}  # documentation only; their action plugins take the options
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.llm.engine import verdict
+from ansible.module_utils.llm.report import page as report_page
 from ansible.module_utils.llm.report import results
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -83,7 +84,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     machine = {"processor": {"model": "Intel(R) Xeon(R) Platinum 8481C", "cores": 44, "features": features}}
     runs, last = history
-    file.write_text(results.page("rtx4090x3", runs, last, machine), encoding="utf-8")
+    data = results.page_data("rtx4090x3", runs, last, machine)
+    file.write_text(report_page.render(data), encoding="utf-8")
     return file
 
 

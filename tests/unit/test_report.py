@@ -6,10 +6,13 @@ import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pytest
 from ansible.module_utils.llm.engine import verdict as engine_verdict
+from ansible.module_utils.llm.report import page as report_page
 from ansible.module_utils.llm.report import results as report_results
 
 AT = 1795610000.0
@@ -30,6 +33,11 @@ def told(*results: tuple[str, dict[str, Any]], history: Any = ((), {}), at: floa
     """Verdict and history after a run with these results."""
     verdict, noted = report_results.collect([name for name, _ in results], [result for _, result in results])
     return verdict, report_results.add_run(history, verdict, noted, ABOUT, at)
+
+
+def shown(runs: Any, last: Any, machine: Any = None) -> str:
+    """The page about a host."""
+    return report_page.render(report_results.page_data("box", runs, last, machine))
 
 
 class Reader(HTMLParser):
@@ -114,7 +122,7 @@ def test_a_release_that_failed_keeps_its_checks_and_says_where_it_failed() -> No
     # The page names the release that failed, and not the one that serves on.
     runs, newest = report_results.add_run(([], {}), verdict, noted, ABOUT, AT)
     assert (newest["micro"]["release"], newest["chat"]["release"]) == ("feed", "cafe")
-    assert "release <code>feed</code>" in report_results.page("box", runs, newest)
+    assert "release <code>feed</code>" in shown(runs, newest)
 
 
 def test_proofs_fit_a_terminal() -> None:
@@ -184,7 +192,7 @@ def test_a_service_that_was_not_asked_keeps_its_last_result_while_it_is_declared
     assert set(history[1]) == {"chat", "gone"}
     _, (runs, last) = told(("micro", returned("micro", check("b"))), history=history, at=AT + 60)
     assert {name: entry["at"] for name, entry in last.items()} == {"chat": AT, "micro": AT + 60}
-    assert "Not asked in this run" in report_results.page("box", runs, last)
+    assert "Not asked in this run" in shown(runs, last)
 
 
 # -- page ---------------------------------------------------------------------------------------------------------------
@@ -194,7 +202,7 @@ def page(*checks: Any, runs: int = 1, **more: Any) -> str:
     history: Any = ([], {})
     for run in range(runs):
         _, history = told(("chat", returned("chat", *checks, **more)), history=history, at=AT + run)
-    return report_results.page("box", *history)
+    return shown(*history)
 
 
 def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
@@ -208,8 +216,8 @@ def test_the_page_says_what_failed_with_evidence_and_remedy() -> None:
 
 def test_the_page_names_the_processor() -> None:
     _, (runs, last) = told(("chat", returned("chat", check("a"))))
-    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(report_results.page("box", runs, last, MACHINE)).texts
-    assert "Processor" not in report_results.page("box", runs, last)
+    assert "Processor: AMD <EPYC>, 2 cores, fma avx2" in Reader(shown(runs, last, MACHINE)).texts
+    assert "Processor" not in shown(runs, last)
     assert report_results.processor({"processor": {"model": "", "cores": 1, "features": []}}) == (
         "of unknown model, 1 core, none of the features that are looked for"
     )
@@ -231,15 +239,84 @@ def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
     assert '<script src="https://example.org/x.js">alert(1)</script>' in "".join(reader.texts)
 
 
+HOSTILE = '<script>alert("1")</script>\' onload="2" {{ page.host }} {% raw %} &amp;'
+
+
+def test_whatever_is_told_is_text_on_the_page_and_never_markup() -> None:
+    """Also in names, of which Ansible allows fewer today than a page has to stand."""
+    odd = check(HOSTILE, False, evidence=f"said {HOSTILE}", remedy=f"Try {HOSTILE}")
+    result = returned(HOSTILE, odd, left_out={HOSTILE: HOSTILE}, release=HOSTILE) | {"endpoint": HOSTILE}
+    verdict, noted = report_results.collect([HOSTILE], [result])
+    about = {HOSTILE: {"model": HOSTILE, "description": HOSTILE}}
+    runs: Any = []
+    last: Any = {}
+    for run in range(2):
+        runs, last = report_results.add_run((runs, last), verdict, noted, about, AT + run)
+    data = report_results.page_data(HOSTILE, runs, last, {"processor": {"model": HOSTILE, "cores": 1, "features": []}})
+    odd_page, plain = Reader(report_page.render(data)), Reader(page(check("a", False, remedy="Try"), runs=2))
+    words = "".join(odd_page.texts)
+    for before in ("said", "Try", "Processor:", "release", "Not asked, as declared:"):
+        assert f"{before} {HOSTILE}" in words
+    places = (
+        "title h1 processor card model h2 description endpoint release check evidence remedy left-out reason".split()
+    )
+    assert words.count(HOSTILE) == len(places)
+    assert {tag for tag, _ in odd_page.tags} == {tag for tag, _ in plain.tags}
+    assert {key for _, attrs in odd_page.tags for key in attrs} == {key for _, attrs in plain.tags for key in attrs}
+    (card,) = (attrs for tag, attrs in odd_page.tags if attrs.get("class") == "card bad")
+    assert card["href"] == f"#{HOSTILE}"
+
+
+def test_what_stands_in_backticks_is_code_and_a_lone_one_stays() -> None:
+    text = page(check("a", evidence="`a<b>` and `c`, a ` alone"))
+    assert "<p><code>a&lt;b&gt;</code> and <code>c</code>, a ` alone</p>" in text
+
+
+def test_a_template_that_asks_for_what_is_not_there_is_an_error() -> None:
+    _, (runs, last) = told(("chat", returned("chat", check("a"))))
+    data = report_results.page_data("box", runs, last)
+    lacking: Any = SimpleNamespace(**{key: value for key, value in vars(data).items() if key != "processor"})
+    with pytest.raises(jinja2.UndefinedError, match="processor"):
+        report_page.render(lacking)
+
+
+def test_the_stylesheet_is_in_the_page_as_it_is() -> None:
+    style = (Path(report_page.__file__).parent / "page.css").read_text(encoding="utf-8")
+    assert page(check("a")).partition("<style>")[2].partition("</style>")[0].strip() == style.strip()
+
+
+def test_a_check_without_earlier_runs_has_an_empty_cell() -> None:
+    """The stylesheet hides a cell that is empty, which one with white space is not."""
+    assert '<td class="trend"></td>' in page(check("a"))
+    assert '<td class="trend"></td>' not in page(check("a"), runs=2)
+
+
 def test_a_sparkline_shows_failed_runs_and_needs_two() -> None:
-    assert report_results.sparkline([(True, 1.0)]) == ""
-    svg = ET.fromstring(report_results.sparkline([(True, 1.0), (False, 3.0), (True, 2.0), (True, 1.0)]))
-    line = next(e.get("points") for e in svg if e.tag == "polyline") or ""
-    heights = [float(point.split(",")[1]) for point in line.split()]
+    assert report_results.sparkline([(True, 1.0)], "s") is None
+    line = report_results.sparkline([(True, 1.0), (False, 3.0), (True, 2.0), (True, 1.0)], "s")
+    assert line is not None
+    heights = [spot.y for spot in line.spots]
     assert heights[1] < heights[2] < heights[0] == heights[3]
-    assert [e.get("class") for e in svg if e.tag == "circle"] == ["bad", ""]
-    flat = ET.fromstring(report_results.sparkline([(True, 1.0), (True, 1.0)]))
-    assert {p.split(",")[1] for p in (flat[1].get("points") or "").split()} == {"11.0"}
+    assert (line.low, line.high, line.failed) == (1.0, 3.0, 1)
+    assert (line.spots[0].x, line.spots[-1].x) == (3.0, line.width - 3.0)
+    flat = report_results.sparkline([(True, 1.0), (True, 1.0)], "s")
+    assert flat is not None and {spot.y for spot in flat.spots} == {11.0}
+
+
+def test_a_page_draws_the_times_of_earlier_runs() -> None:
+    history: Any = ([], {})
+    for run, ok in enumerate((True, False, True)):
+        history = told(("chat", returned("chat", check("a", ok, 1.0 + run))), history=history, at=AT + run)[1]
+    text = shown(*history)
+    (svg,) = ET.fromstring(text.partition('<td class="trend">')[2].partition("</td>")[0]).iter("svg")
+    assert svg.get("aria-label") == svg.findtext("title") == "3 runs, 1 to 3 s, 1 failed"
+    assert [e.get("points") for e in svg if e.tag == "polyline"] == ["3.0,19.0 56.0,11.0 109.0,3.0"]
+    assert [(e.get("class"), e.get("r")) for e in svg if e.tag == "circle"] == [("bad", "1.9"), ("", "2.4")]
+    assert "2 of the last 3 runs all right" in text and "3 runs, 98 to 98 ms, 1 failed" in text
+
+
+def test_a_first_run_has_no_past() -> None:
+    assert "Earlier runs" in page(check("a")) and 'aria-label="Earlier runs"' not in page(check("a"))
 
 
 def test_a_page_without_speed_or_with_one_check_is_whole() -> None:

@@ -1,8 +1,4 @@
-"""What clients got, for people and for machines: verdict.json, JUnit XML and one HTML page. Pure: texts from data.
-
-The page is one file that needs nothing else: style and pictures are in it, it has no script, and its policy forbids it to
-load anything.
-"""
+"""What clients got, for people and for machines: verdict.json, its history, JUnit XML, and the data of a page (see page.py)."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ import re
 import textwrap
 import xml.etree.ElementTree as ET  # writes XML here and reads none
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from html import escape
 from typing import Any
 
 from ansible.module_utils.llm.base.redact import redact, shorten
@@ -78,7 +74,7 @@ def processor(machine: Mapping[str, Any]) -> str:
     found = machine.get("processor") or {}
     if not found:
         return ""
-    parts = [str(found.get("model") or "of unknown model"), _count(int(found.get("cores") or 0), "core")]
+    parts = [str(found.get("model") or "of unknown model"), counted(int(found.get("cores") or 0), "core")]
     known = " ".join(map(str, found.get("features") or ()))
     return ", ".join([*parts, known or "none of the features that are looked for"])
 
@@ -90,12 +86,26 @@ def proofs(verdict: verdict.Verdict, width: int = 100) -> list[str]:
         checks = result["checks"]
         passed = sum(check["ok"] for check in checks)
         told = [
-            f"{check['id'].replace('_', ' ')} {_duration(check['seconds']) if check['ok'] else 'FAILED'}"
+            f"{check['id'].replace('_', ' ')} {duration(check['seconds']) if check['ok'] else 'FAILED'}"
             for check in checks
         ]
-        lines.append(f"{name}: {passed} of {_count(len(checks), 'check')} passed in {_duration(_asking(checks))}")
+        lines.append(f"{name}: {passed} of {counted(len(checks), 'check')} passed in {duration(_asking(checks))}")
         lines += textwrap.wrap(", ".join(text.replace(" ", "\xa0") for text in told), width)
     return [line.replace("\xa0", " ") for line in lines]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 check`, `2 checks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time with its unit: `250 ms`, `2.5 s`, `12 s`, `7 min 15 s`."""
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds >= 10:
+        return f"{seconds:.0f} s"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _asking(checks: Sequence[verdict.CheckResult]) -> float:
@@ -226,6 +236,10 @@ def junit(verdict: verdict.Verdict, host: str, at: float, machine: Mapping[str, 
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
+def _time(at: float) -> datetime:
+    return datetime.fromtimestamp(at, tz=timezone.utc)
+
+
 def _xml(text: str) -> str:
     return _NOT_XML.sub("�", text)
 
@@ -238,281 +252,180 @@ def _said(check: Mapping[str, Any]) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------- page
 
 
-def page(host: str, runs: Sequence[Run], last: Last, machine: Mapping[str, Any] | None = None) -> str:
-    """The page about a host: every service with what it got when it was asked last, and earlier runs as sparklines.
+@dataclass(frozen=True)
+class Spot:
+    """The value of one run in a sparkline: where it is, from the left and from the top, and whether the run passed."""
+
+    x: float
+    y: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Sparkline:
+    """Values of two or more runs as a picture, the oldest left. low, high: the least and the greatest value, in `unit`."""
+
+    spots: list[Spot]
+    low: float
+    high: float
+    unit: str
+    failed: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A kept run: how many checks it made, and how many of these failed. It is ok when it made some and none failed."""
+
+    at: datetime
+    checks: int
+    failed: int
+    ok: bool
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A check of a service, its id as words. share: its time as part of the longest check's, above 0 and at most 1.
+
+    times: those of the runs that are kept, None when fewer than two made this check.
+    """
+
+    name: str
+    ok: bool
+    evidence: str
+    remedy: str
+    seconds: float
+    share: float
+    times: Sparkline | None
+
+
+@dataclass(frozen=True)
+class ServicePart:
+    """What a service got when it was asked last, at `at`; `newest` says that this was in the run that the page is about.
+
+    facts: description and endpoint, as far as they are known. release: "" where it is not known. ttft_ms: time to first token,
+    None without a stream; first_tokens has those of the runs that are kept. left_out: check, as words, to the reason.
+    """
+
+    name: str
+    ok: bool
+    at: datetime
+    newest: bool
+    model: str
+    facts: list[str]
+    release: str
+    ttft_ms: float | None
+    first_tokens: Sparkline | None
+    passed: int
+    checks: list[CheckRow]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PageData:
+    """All that the page about a host shows. Services that failed come first.
+
+    checks, failed: over all services. seconds: what the checks of the run at `at` took. processor: "" where it is not known.
+    past: all runs that are kept, the newest last, and that is the one at `at`.
+    """
+
+    host: str
+    at: datetime
+    checks: int
+    failed: int
+    seconds: float
+    processor: str
+    past: list[PastRun]
+    services: list[ServicePart]
+
+
+def page_data(host: str, runs: Sequence[Run], last: Last, machine: Mapping[str, Any] | None = None) -> PageData:
+    """Data of the page about a host: every service with what it got when it was asked last, and earlier runs.
 
     runs: not empty; the newest is what the page is about. last: see Last. machine: see `document`.
     """
     at = runs[-1]["at"]
-    services = sorted(last.items(), key=lambda item: (item[1]["ok"], item[0]))
-    checks = [check for _, entry in services for check in entry["checks"]]
-    wrong = [check for check in checks if not check["ok"]]
-    title = f"{host}: {_count(len(wrong), 'check')} failed" if wrong else f"{host}: all checks passed"
-    state = "bad" if wrong else "good"
-    summary = (
-        f"{len(wrong)} of {_count(len(checks), 'check')} failed"
-        if wrong
-        else f"All {_count(len(checks), 'check')} passed"
-    )
-    seconds = sum(check["seconds"] for _, entry in services if entry["at"] == at for check in entry["checks"])
-    body = [
-        '<header><p class="kicker">What clients got</p>',
-        f"<h1>{escape(host)}</h1>",
-        f'<p class="verdict {state}">{_mark(not wrong)}<strong>{summary}</strong></p>',
-        f'<p class="when">{_when(at)}, {_count(len(services), "service")}, {_duration(seconds)} of asking</p>',
-        *([f'<p class="when">Processor: {escape(told)}</p>'] if (told := processor(machine or {})) else []),
-        "</header>",
-        _past(runs),
-        '<nav class="cards">' + "".join(_card(name, entry, runs) for name, entry in services) + "</nav>",
-        "<main>" + "".join(_section(name, entry, runs, at) for name, entry in services) + "</main>",
-        "<footer>Times are wall time of one request, or of a few where a check sends more. A thin line shows the runs before, "
-        "the oldest left; a dot is a run that failed. Beside this page lie "
-        '<a href="verdict.json">verdict.json</a>, <a href="junit.xml">junit.xml</a> and the plan.</footer>',
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="{_ICON[state]}"><title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
+    entries = sorted(last.items(), key=lambda item: (item[1]["ok"], item[0]))
+    services = [_service(name, entry, runs, at) for name, entry in entries]
+    checks = [check for service in services for check in service.checks]
+    return PageData(
+        host=host,
+        at=_time(at),
+        checks=len(checks),
+        failed=sum(not check.ok for check in checks),
+        seconds=sum(check.seconds for service in services if service.newest for check in service.checks),
+        processor=processor(machine or {}),
+        past=[_past(run) for run in runs],
+        services=services,
     )
 
 
-def _text(text: str) -> str:
-    """Text for people, with what stands in backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+def _past(run: Run) -> PastRun:
+    checks = [check for service in run["services"].values() for check in service["checks"].values()]
+    failed = sum(not ok for ok, _ in checks)
+    return PastRun(at=_time(run["at"]), checks=len(checks), failed=failed, ok=bool(checks) and not failed)
 
 
-def _time(at: float) -> datetime:
-    return datetime.fromtimestamp(at, tz=timezone.utc)
-
-
-def _when(at: float) -> str:
-    time = _time(at)
-    return f'<time datetime="{time:%Y-%m-%dT%H:%M:%SZ}">{time.day} {time:%B %Y, %H:%M} UTC</time>'
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 60:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    if seconds >= 10:
-        return f"{seconds:.0f} s"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
-
-
-def _mark(ok: bool) -> str:
-    path = "M4 8.5l2.8 2.8L12 5.4" if ok else "M5 5l6 6M11 5l-6 6"
-    return (
-        f'<svg class="mark {"good" if ok else "bad"}" viewBox="0 0 16 16" role="img" aria-label="{"passed" if ok else "failed"}">'
-        f'<circle cx="8" cy="8" r="8"/><path d="{path}"/></svg>'
+def _service(name: str, entry: Mapping[str, Any], runs: Sequence[Run], at: float) -> ServicePart:
+    checks = entry["checks"]
+    longest = max((check["seconds"] for check in checks), default=0) or 1
+    asked = [run["services"][name] for run in runs if name in run["services"]]
+    reasons = entry.get("left_out")
+    return ServicePart(
+        name=name,
+        ok=bool(entry["ok"]),
+        at=_time(entry["at"]),
+        newest=entry["at"] == at,
+        model=str(entry.get("model", "")),
+        facts=[str(entry[key]) for key in ("description", "endpoint") if entry.get(key)],
+        release=str(entry.get("release") or ""),
+        ttft_ms=entry["ttft_ms"] if _number(entry.get("ttft_ms")) else None,
+        first_tokens=sparkline(
+            [(bool(held["ok"]), float(held["ttft_ms"])) for held in asked if _number(held.get("ttft_ms"))], "ms"
+        ),
+        passed=sum(bool(check["ok"]) for check in checks),
+        checks=[_row(check, longest, asked) for check in checks],
+        left_out={_words(check): str(why) for check, why in reasons.items()} if isinstance(reasons, Mapping) else {},
     )
 
 
-def sparkline(points: Sequence[tuple[bool, float]], unit: str = "s") -> str:
-    """An SVG of earlier values, the oldest first: a line, a dot where a run failed, and one at the newest. "" below two."""
+def _row(check: Mapping[str, Any], longest: float, asked: Sequence[Mapping[str, Any]]) -> CheckRow:
+    evidence, remedy = _said(check)
+    made = [service["checks"][check["id"]] for service in asked if check["id"] in service["checks"]]
+    return CheckRow(
+        name=_words(check["id"]),
+        ok=bool(check["ok"]),
+        evidence=evidence,
+        remedy=remedy,
+        seconds=check["seconds"],
+        share=max(check["seconds"] / longest, 0.01),
+        times=sparkline([(bool(ok), float(seconds)) for ok, seconds in made], "s"),
+    )
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def sparkline(points: Sequence[tuple[bool, float]], unit: str) -> Sparkline | None:
+    """Picture of values with whether their runs passed, the oldest first; None of fewer than two."""
     if len(points) < 2:
-        return ""
-    width, height, edge = 112.0, 22.0, 3.0
+        return None
+    width, height, edge = 112, 22, 3
     values = [value for _, value in points]
     low, high = min(values), max(values)
     step = (width - 2 * edge) / (len(points) - 1)
-    spots = [
-        (
-            edge + index * step,
-            height / 2 if high == low else height - edge - (value - low) / (high - low) * (height - 2 * edge),
-        )
-        for index, value in enumerate(values)
-    ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-    dots = "".join(
-        f'<circle class="{"" if ok else "bad"}" cx="{x:.1f}" cy="{y:.1f}" r="{2.4 if last else 1.9}"/>'
-        for (ok, _), (x, y), last in (
-            (p, s, i == len(points)) for i, (p, s) in enumerate(zip(points, spots, strict=True), 1)
-        )
-        if last or not ok
+
+    def down(value: float) -> float:
+        return height / 2 if high == low else height - edge - (value - low) / (high - low) * (height - 2 * edge)
+
+    return Sparkline(
+        spots=[Spot(round(edge + i * step, 1), round(down(value), 1), ok) for i, (ok, value) in enumerate(points)],
+        low=low,
+        high=high,
+        unit=unit,
+        failed=sum(not ok for ok, _ in points),
+        width=width,
+        height=height,
     )
-    label = f"{len(points)} runs, {low:.3g} to {high:.3g} {unit}, {sum(not ok for ok, _ in points)} failed"
-    return (
-        f'<svg class="spark" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}"><title>{label}</title>'
-        f'<polyline points="{line}"/>{dots}</svg>'
-    )
-
-
-def _past(runs: Sequence[Run]) -> str:
-    """All kept runs as a row of bars, the newest right."""
-    if len(runs) < 2:
-        return ""
-    bars = []
-    for run in runs:
-        checks = [check for service in run["services"].values() for check in service["checks"].values()]
-        wrong = sum(not ok for ok, _ in checks)
-        told = f"{wrong} of {len(checks)} failed" if wrong else f"all {len(checks)} passed"
-        state = "bad" if wrong or not checks else "good"
-        bars.append(f'<li class="{state}"><span>{_when(run["at"])}: {told}</span></li>')
-    good = sum('class="good"' in bar for bar in bars)
-    return (
-        f'<section class="past" aria-label="Earlier runs"><ol>{"".join(bars)}</ol>'
-        f"<p>{good} of the last {len(runs)} runs all right</p></section>"
-    )
-
-
-def _card(name: str, entry: Mapping[str, Any], runs: Sequence[Run]) -> str:
-    passed = sum(bool(check["ok"]) for check in entry["checks"])
-    first = entry.get("ttft_ms")
-    points = [
-        (bool(held["ok"]), float(held["ttft_ms"]))
-        for run in runs
-        if (held := run["services"].get(name)) and _number(held.get("ttft_ms"))
-    ]
-    speed = (
-        f"<b>{first:.0f}<small> ms</small></b><i>first token</i>"
-        if _number(first)
-        else "<b>&ndash;</b><i>no stream</i>"
-    )
-    ok = bool(entry["ok"])
-    return (
-        f'<a class="card {"good" if ok else "bad"}" href="#{escape(name)}"><h2>{_mark(ok)}{escape(name)}</h2>'
-        f'<p class="model">{escape(str(entry.get("model", "")))}</p>'
-        f'<p class="figures"><span><b>{passed}<small>/{len(entry["checks"])}</small></b><i>checks</i></span>'
-        f"<span>{speed}</span>{sparkline(points, 'ms')}</p></a>"
-    )
-
-
-def _section(name: str, entry: Mapping[str, Any], runs: Sequence[Run], at: float) -> str:
-    told = [str(entry[key]) for key in ("description", "endpoint") if entry.get(key)]
-    facts = " · ".join(
-        [
-            *map(escape, told),
-            *([f"release <code>{escape(str(entry['release']))}</code>"] if entry.get("release") else []),
-        ]
-    )
-    older = (
-        f'<p class="older">Not asked in this run; this is what it got on {_when(entry["at"])}.</p>'
-        if entry["at"] != at
-        else ""
-    )
-    longest = max((check["seconds"] for check in entry["checks"]), default=0) or 1
-    rows = []
-    for check in entry["checks"]:
-        evidence, remedy = _said(check)
-        points = [
-            (bool(held[0]), float(held[1]))
-            for run in runs
-            if (held := run["services"].get(name, {}).get("checks", {}).get(check["id"]))
-        ]
-        fix = f'<p class="remedy">{_text(remedy)}</p>' if remedy else ""
-        rows.append(
-            f'<tr class="{"good" if check["ok"] else "bad"}"><th scope="row"><span>{_mark(bool(check["ok"]))}'
-            f'{escape(str(check["id"]).replace("_", " "))}</span></th><td class="evidence"><p>{_text(evidence)}</p>{fix}</td>'
-            f'<td class="time"><span>{_duration(check["seconds"])}</span>'
-            f'<meter-bar style="--part:{max(check["seconds"] / longest, 0.01):.3f}"></meter-bar></td>'
-            f'<td class="trend">{sparkline(points)}</td></tr>'
-        )
-    return (
-        f'<section class="service" id="{escape(name)}"><h2>{escape(name)}</h2><p class="facts">{facts}</p>{older}'
-        '<table><thead><tr><th scope="col">Check</th><th scope="col">Evidence</th><th scope="col">Time</th>'
-        f'<th scope="col">Earlier runs</th></tr></thead><tbody>{"".join(rows)}</tbody></table>{_left_out(entry)}</section>'
-    )
-
-
-def _left_out(entry: Mapping[str, Any]) -> str:
-    reasons = entry.get("left_out")
-    if not isinstance(reasons, Mapping) or not reasons:
-        return ""
-    told = "; ".join(f"{escape(str(name).replace('_', ' '))} ({_text(str(why))})" for name, why in reasons.items())
-    return f'<p class="left-out">Not asked, as declared: {told}</p>'
-
-
-def _icon(colour: str) -> str:
-    return (
-        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Ccircle cx='8' cy='8' r='7' "
-        f"fill='%23{colour}'/%3E%3C/svg%3E"
-    )
-
-
-_ICON = {"good": _icon("1a8754"), "bad": _icon("c8323c")}
-
-_STYLE = """
-:root{--back:#f6f5f1;--card:#fff;--ink:#20242a;--soft:#646a73;--line:#e3e1da;--good:#187a4c;--good-back:#e4f3ea;
---bad:#bb2b36;--bad-back:#fbe9e8;--bar:#c9d3dc;--mark:#fff;--shadow:0 1px 2px #2a2a1a12,0 4px 16px #2a2a1a0d}
-@media (prefers-color-scheme:dark){:root{--back:#14171b;--card:#1c2026;--ink:#e8eaed;--soft:#9ba3ad;--line:#2e343c;
---good:#5fcf97;--good-back:#17332a;--bad:#ff8b8b;--bad-back:#3a2023;--bar:#3f4a56;--mark:#14171b;--shadow:none}}
-*{box-sizing:border-box}
-html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
-body{margin:0 auto;max-width:66rem;padding:3rem 1.25rem 4rem;background:var(--back);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
-h1,h2,p,ol{margin:0}
-code{font:.88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-a{color:inherit}
-a:focus-visible{outline:2px solid var(--good);outline-offset:3px}
-.kicker{font-size:.8rem;letter-spacing:.09em;text-transform:uppercase;color:var(--soft)}
-h1{font-size:2.1rem;line-height:1.2;font-weight:650;letter-spacing:-.015em;overflow-wrap:anywhere}
-.verdict{display:inline-flex;align-items:center;gap:.55rem;margin:1.1rem 0 .6rem;
-padding:.45rem 1rem .45rem .6rem;border-radius:2rem}
-.verdict.good{background:var(--good-back);color:var(--good)}
-.verdict.bad{background:var(--bad-back);color:var(--bad)}
-.when,.facts,.model,footer,.older,.left-out{color:var(--soft);font-size:.92rem}
-.mark{flex:none;width:1.15em;height:1.15em}
-.mark circle{fill:var(--good)}
-.mark.bad circle{fill:var(--bad)}
-.mark path{fill:none;stroke:var(--mark);stroke-width:1.8;stroke-linecap:round;stroke-linejoin:round}
-.past{margin:1.8rem 0 0;color:var(--soft);font-size:.85rem}
-.past ol{display:flex;gap:3px;padding:0;list-style:none;height:26px}
-.past li{position:relative;flex:0 1 12px;border-radius:3px;background:var(--good);opacity:.75}
-.past li.bad{background:var(--bad)}
-.past li:hover{opacity:1}
-.past li:last-child{opacity:1;box-shadow:0 0 0 2px var(--back),0 0 0 3.5px var(--soft)}
-.past span{position:absolute;z-index:1;left:0;top:32px;width:max-content;max-width:16rem;padding:.3rem .6rem;border-radius:6px;
-background:var(--ink);color:var(--back);display:none}
-.past li:nth-child(n+16) span{left:auto;right:0}
-.past li:hover span{display:block}
-.past p{margin-top:.45rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem;margin:2rem 0 3rem}
-.card{display:block;padding:1.1rem 1.2rem 1rem;border:1px solid var(--line);border-radius:14px;background:var(--card);
-box-shadow:var(--shadow);text-decoration:none;min-width:0;transition:transform .15s}
-.card.bad{border-color:var(--bad)}
-@media (prefers-reduced-motion:no-preference){.card:hover{transform:translateY(-2px)}}
-.card h2{display:flex;align-items:center;gap:.5rem;font-size:1.1rem;font-weight:620;overflow-wrap:anywhere}
-.model{overflow-wrap:anywhere}
-.figures{display:flex;align-items:flex-end;gap:1.4rem;margin-top:1rem}
-.figures b{display:block;font-size:1.55rem;font-weight:600;line-height:1.1;font-variant-numeric:tabular-nums}
-.figures small{font-size:.6em;font-weight:500;color:var(--soft)}
-.figures i{font-style:normal;font-size:.8rem;color:var(--soft)}
-.figures .spark{margin-left:auto;width:88px;margin-bottom:.35rem}
-.service{margin:0 0 3rem;scroll-margin-top:1.5rem}
-.service>h2{font-size:1.35rem;font-weight:640;letter-spacing:-.01em}
-.facts{overflow-wrap:anywhere}
-.left-out{margin-top:.7rem}
-.older{margin-top:.5rem;padding-left:.7rem;border-left:3px solid var(--line)}
-table{width:100%;margin-top:1rem;border-collapse:separate;border-spacing:0;background:var(--card);border:1px solid var(--line);
-border-radius:14px;box-shadow:var(--shadow);overflow:hidden}
-th,td{padding:.6rem .9rem;text-align:left;vertical-align:top;border-top:1px solid var(--line)}
-thead th{border-top:0;font-size:.8rem;font-weight:500;color:var(--soft)}
-tbody th{width:14.5rem;font-weight:560}
-tbody th>span{display:flex;align-items:flex-start;gap:.55rem}
-tbody th .mark{margin-top:.18em}
-tr.bad{background:var(--bad-back)}
-.evidence{overflow-wrap:anywhere}
-tr.good .evidence{color:var(--soft)}
-.remedy{margin-top:.35rem;font-weight:560}
-.remedy::before{content:"What to do: ";color:var(--bad)}
-.time{width:7rem;white-space:nowrap;font-variant-numeric:tabular-nums}
-meter-bar{display:block;height:4px;margin-top:.35rem;border-radius:2px;
-background:linear-gradient(var(--bar) 0 0) 0/calc(100%*var(--part)) 100% no-repeat}
-.trend{width:8.5rem}
-.spark{display:block;width:112px;height:22px;overflow:visible}
-.spark polyline{fill:none;stroke:var(--soft);stroke-width:1.3;stroke-linejoin:round;opacity:.75}
-.spark circle{fill:var(--ink)}
-.spark circle.bad{fill:var(--bad)}
-footer{max-width:44rem}
-@media (max-width:44rem){body{padding-top:1.75rem}thead{display:none}table,tbody,tr,th,td{display:block;width:auto}
-tr{padding:.65rem .95rem;border-top:1px solid var(--line)}tbody tr:first-child{border-top:0}
-th,td,tbody th{width:auto;padding:0;border:0}.evidence{margin:.15rem 0 .25rem}
-.time{display:flex;align-items:center;gap:.7rem}meter-bar{flex:1;margin:0}.trend:empty{display:none}.trend{margin-top:.4rem}}
-@media print{body{max-width:none;padding:0;background:#fff}.card,table{box-shadow:none;break-inside:avoid}}
-"""
