@@ -30,7 +30,7 @@ from tests import catalogs, rendered
 
 UID = 64001
 HTTPS = 8443
-PROGRAM = catalogs.ROOT / "tests/e2e/stub/light_engine.py"
+PROGRAM = catalogs.ROOT / "tests/stub/light_engine.py"
 
 
 # The certificate was made a moment ago; what is asked for is not whether it is right.

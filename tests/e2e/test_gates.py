@@ -1,4 +1,4 @@
-"""A boot and its speed are gates: role vllm_service's own tasks and real Docker, with a stub of an engine (stub/engine.py).
+"""A boot and its speed are gates: role vllm_service's own tasks and real Docker, with a stub of an engine (tests/stub/engine.py).
 
 The stub has a container, a network and folders of its own: what is deployed on this machine is not touched.
 """
@@ -101,9 +101,9 @@ def stub(tmp_path: Path, playbook: Playbook, docker_client: docker.DockerClient)
     engine = {
         "image": compose.image_ref(catalogs.declared("demo").images["vllm-cpu"]),
         "container_name": NAME,
-        "entrypoint": ["python3", "/stub.py"],
+        "entrypoint": ["python3", "/stub.py", "chat"],
         "environment": {"STUB_CACHE": "/cache", "STUB_KEY": KEY},
-        "volumes": [f"{CHECKOUT}/tests/e2e/stub/engine.py:/stub.py:ro", f"{found.cache}:/cache"],
+        "volumes": [f"{CHECKOUT}/tests/stub/engine.py:/stub.py:ro", f"{found.cache}:/cache"],
         "init": True,
     }
     found.file.write_text(yaml.safe_dump({"name": NAME, "services": {"engine": engine}}), encoding="utf-8")

@@ -1,7 +1,7 @@
 """A host that is no longer as it was left, and services that are to go: shown, repaired, stopped without cutting anybody off.
 
 Docker, gateway, playbooks and files are real. So is the engine in every test of a fault; in the others it is a stub
-(stub/engine.py), and tests/e2e and test_deploys.py do the same to the demo's real one.
+(tests/stub/engine.py), and tests/e2e and test_deploys.py do the same to the demo's real one.
 """
 
 from __future__ import annotations

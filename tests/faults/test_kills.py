@@ -1,7 +1,7 @@
 """Runs that are killed after a task, with their whole process group; the next run has to end as if nothing had happened.
 
-Docker, gateway, playbooks and files are real. The engine is a stub (stub/engine.py), for which a hundred boots cost minutes, and
-in one test the real one.
+Docker, gateway, playbooks and files are real. The engine is a stub (tests/stub/engine.py), for which a hundred boots cost minutes,
+and in one test the real one.
 Killed after a task that ran nothing on the host is killed after the one before it, so these are not repeated.
 """
 

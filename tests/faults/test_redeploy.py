@@ -1,4 +1,4 @@
-"""Deployments under load, as clients see them. Docker, gateway and playbooks are real; the engine is a stub (stub/engine.py).
+"""Deployments under load, as clients see them. Docker, gateway and playbooks are real; the engine is a stub (tests/stub/engine.py).
 
 tests/faults/test_deploys.py does the same to the demo's real engine, with as many requests as that can answer.
 """

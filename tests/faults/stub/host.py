@@ -428,7 +428,7 @@ def stub_image() -> bytes:
         link.type, link.linkname = tarfile.SYMTYPE, str(binary)
         if str(binary) != "/usr/bin/python3":
             tar.addfile(link)
-        add("/usr/local/bin/vllm", (Path(__file__).parent / "engine.py").read_bytes())
+        add("/usr/local/bin/vllm", (catalogs.ROOT / "tests/stub/engine.py").read_bytes())
         for name, text in LIBRARY.items():
             add(f"{library}/vllm/{name}.py", text.encode(), 0o644)
     return buffer.getvalue()
