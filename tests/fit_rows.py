@@ -30,11 +30,11 @@ BOX_TOKENS = 222_000  # what the operator measured there, before CUDA graphs cou
 
 @dataclass(frozen=True)
 class Row:
-    """One boot: what the engine was told and what it measured."""
+    """One boot: what the engine was flags and what it measured."""
 
     name: str
     config: str
-    told: architecture.Flags
+    flags: architecture.Flags
     harvest: dict[str, Any]
     booted: bool
     gpu: str
@@ -55,7 +55,7 @@ class Row:
     @property
     def key(self) -> dict[str, Any]:
         """What a record of this boot is kept under."""
-        return fit_estimate.record_key(self.config, "sha256:image", self.gpu, self.engine, self.told)
+        return fit_estimate.record_key(self.config, "sha256:image", self.gpu, self.engine, self.flags)
 
     def record(self) -> dict[str, Any]:
         """The record that this boot leaves."""
@@ -68,16 +68,16 @@ class Row:
         memory = fit_estimate.Band(*[self.total * GIB] * 3)
         known = self.known
         return fit_estimate.estimate(
-            known, self.told, memory, gpu=self.gpu, image=image, engine=self.engine, records=records
+            known, self.flags, memory, gpu=self.gpu, image=image, engine=self.engine, records=records
         )
 
     def gpustack(self) -> int:
         """Tokens that gpustack's rule of thumb leaves of what the engine may take."""
         model = architecture.read(self.known.config or {})
         held = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(model)) / GIB
-        ranks = self.told.tp * self.told.pp
-        room = self.total * self.told.utilization - fit_estimate.gpustack_gib(held) / ranks
-        return int(room * GIB / fit_estimate.kv_token_bytes(model, self.told))
+        ranks = self.flags.tp * self.flags.pp
+        room = self.total * self.flags.utilization - fit_estimate.gpustack_gib(held) / ranks
+        return int(room * GIB / fit_estimate.kv_token_bytes(model, self.flags))
 
 
 def rows() -> list[Row]:
@@ -86,16 +86,16 @@ def rows() -> list[Row]:
     found = []
     for raw in data["rows"]:
         gpu, total = raw.get("gpu", data["gpu"]), raw.get("total_gib", data["total_gib"])
-        told = architecture.flags(raw["args"], {}, int(total * GIB), gpu)
+        flags = architecture.flags_of(raw["args"], {}, int(total * GIB), gpu)
         if "log" in raw:
             harvest = boot.harvest((DATA / raw["log"]).read_text(encoding="utf-8").splitlines())
         else:
             harvest = dict(raw["measured"])
             config = json.loads((DATA / "configs" / f"{raw['config']}.json").read_text(encoding="utf-8"))
-            size = fit_estimate.kv_token_bytes(architecture.read(config), told) * harvest["kv_cache_tokens"] / GIB
+            size = fit_estimate.kv_token_bytes(architecture.read(config), flags) * harvest["kv_cache_tokens"] / GIB
             harvest |= {"kv_cache_gib": round(size, 2), "gpu_total_gib": total}
         booted = raw.get("booted", True)
-        found.append(Row(raw["row"], raw["config"], told, harvest, booted, gpu, data["engine"], total))
+        found.append(Row(raw["row"], raw["config"], flags, harvest, booted, gpu, data["engine"], total))
     return found
 
 
@@ -137,7 +137,7 @@ def judged() -> list[Judged]:
     found = []
     for row in measured:
         alike = [r for r in measured if (r.config, r.gpu) == (row.config, row.gpu)]
-        others = [r.record() for r in alike if r.booted and r.told.key != row.told.key]
+        others = [r.record() for r in alike if r.booted and r.flags.key != row.flags.key]
         found.append(
             Judged(
                 row,
@@ -186,7 +186,7 @@ def parts() -> str:
     ]
     for one in judged():
         model = architecture.read(one.row.known.config or {})
-        guesses = (one.before.weights.likely, one.before.activation.likely, fit_estimate.graphs(model, one.row.told))
+        guesses = (one.before.weights.likely, one.before.activation.likely, fit_estimate.graphs(model, one.row.flags))
         cells = [one.row.name]
         for guess, key in zip(guesses, ("weights_gib", "activation_gib", "graph_gib"), strict=True):
             measured = one.row.harvest.get(key)
@@ -210,10 +210,10 @@ def operator() -> fit_estimate.Fit:
     declared = catalogs.declared("rtx4090x3")
     service = declared.services["medium-glm"]
     config = json.loads((ROOT / "files" / "configs" / "glm-4-7-flash-awq.json").read_text(encoding="utf-8"))["config"]
-    told = fit_estimate.service_flags(declared, service)
+    flags = fit_estimate.service_flags(declared, service)
     memory = fit_estimate.Band(*[BOX_TOTAL * GIB] * 3)
     return fit_estimate.estimate(
-        fit_estimate.Known(config), told, memory, gpu="NVIDIA GeForce RTX 4090", engine="0.33.0"
+        fit_estimate.Known(config), flags, memory, gpu="NVIDIA GeForce RTX 4090", engine="0.33.0"
     )
 
 

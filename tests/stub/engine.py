@@ -2,16 +2,17 @@
 """STUB of an engine, for what a real one cannot do at will or a hundred times. It never stands for the engine's answers.
 
 As `vllm serve MODEL [flags]` and as `engine.py chat` it knows one answer and just enough of vLLM's HTTP: GET /health, /metrics,
-/v1/models; POST /v1/chat/completions, streamed or not. With `ignore_eos` a stream has `max_tokens` pieces, a hundred a second, or
-ends with the next one after SIGUSR1. Keys are in the options file that --config names, or in STUB_KEY. In the folder STUB_CACHE a file
-`slow` makes it slow, and a file `damaged` is what it says instead of booting: caches can't be damaged at will (docs/boots.md).
+/v1/models; POST /v1/chat/completions, streamed or not. With `ignore_eos` a stream has `max_tokens` pieces, a hundred a second,
+or ends with the next one after SIGUSR1. Keys are in the options file that --config names, or in STUB_KEY. In the folder
+STUB_CACHE a file `slow` makes it slow, and a file `damaged` is what it says instead of booting: caches can't be damaged at
+will (docs/boots.md).
 
 `engine.py named NAME` says its name to each GET. POST with {"stream": true}: a numbered line every 0.2 seconds, and a last one
-after a POST with {"finish": true} or ten minutes; POST of anything else: what of the request arrived, and how many streams were left by
-their clients, as JSON.
+after a POST with {"finish": true} or ten minutes; POST of anything else: what of the request arrived, and how many streams
+were left by their clients, as JSON.
 
-`engine.py watched [LIFE]` has the metrics of an engine that works, hangs or idles: POST /work, /hang or /rest says which; LIFE:
-seconds until it fails. It runs with any Python since 3.9.
+`engine.py watched [LIFE]` has the metrics of an engine that works, hangs or idles: POST /work, /hang or /rest says which;
+LIFE: seconds until it fails. It runs with any Python since 3.9.
 """
 
 import argparse

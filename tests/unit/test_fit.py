@@ -63,12 +63,12 @@ def test_after_a_boot_with_other_flags_it_is_within_five_percent_and_the_band(on
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda o: o.row.name)
 def test_each_part_is_near_what_was_measured(one: fit_rows.Judged) -> None:
-    told, measured = one.row.told, one.row.harvest
+    flags, measured = one.row.flags, one.row.harvest
     assert one.before.weights.likely == pytest.approx(measured["weights_gib"], abs=0.12)
     if "activation_gib" in measured:
         assert one.before.activation.likely == pytest.approx(measured["activation_gib"], abs=0.2)
     if "graph_gib" in measured:
-        assert estimate.graphs(architecture.read(one.row.known.config or {}), told) == pytest.approx(
+        assert estimate.graphs(architecture.read(one.row.known.config or {}), flags) == pytest.approx(
             measured["graph_gib"], abs=0.25
         )
 
@@ -130,8 +130,10 @@ def test_a_utilization_that_leaves_no_room_for_the_driver_is_told(utilization: f
         catalogs.declared("rtx4090x3").services["medium-glm"],
         args={"tensor-parallel-size": 2, "gpu-memory-utilization": utilization, "max-model-len": 32768},
     )
-    told = architecture.flags(service.args, {}, 24 * GIB, RTX4090)
-    found = estimate.findings(service, estimate.estimate(estimate.Known(config("glm")), told, card(23.99), gpu=RTX4090))
+    flags = architecture.flags_of(service.args, {}, 24 * GIB, RTX4090)
+    found = estimate.findings(
+        service, estimate.estimate(estimate.Known(config("glm")), flags, card(23.99), gpu=RTX4090)
+    )
     assert (not found) == starts
     if not starts:
         assert found[0].id == "utilization-too-high" and "0.93 or less" in found[0].remedy
@@ -171,7 +173,7 @@ HYBRID: dict[str, Any] = json.loads((catalogs.ROOT / "files" / "configs" / "qwen
 )
 def test_kv_bytes_of_a_token(model: str, args: dict[str, Any], size: int) -> None:
     found = architecture.read(HYBRID["config"] if model == "next" else config(model))
-    assert estimate.kv_token_bytes(found, architecture.flags(args, {})) == size
+    assert estimate.kv_token_bytes(found, architecture.flags_of(args, {})) == size
 
 
 def test_a_state_layer_takes_a_block_whatever_the_length() -> None:
@@ -188,9 +190,9 @@ def test_sliding_windows_leave_more_room() -> None:
     kinds = (["sliding_attention"] * 3 + ["full_attention"]) * 16
     mixed = architecture.read({**base, "layer_types": kinds})
     assert mixed.window_layers == 48 and architecture.read(config("q32")).window_layers == 0
-    told = architecture.Flags(max_len=40960, batched=2048)
-    assert estimate.kv_tokens(mixed, told, 20 * GIB) > 2 * estimate.kv_tokens(
-        architecture.read(config("q32")), told, 20 * GIB
+    flags = architecture.Flags(max_len=40960, batched=2048)
+    assert estimate.kv_tokens(mixed, flags, 20 * GIB) > 2 * estimate.kv_tokens(
+        architecture.read(config("q32")), flags, 20 * GIB
     )
 
 
@@ -210,13 +212,13 @@ def test_experts_are_spread_and_routers_are_not() -> None:
         architecture.Tensor("model.layers.#.mlp.gate.weight", "BF16", (1024, 1024), 64),
         architecture.Tensor("model.layers.draft.eh_proj.weight", "BF16", (1024, 1024), 64),
     ]
-    for told, experts in (
+    for flags, experts in (
         (architecture.Flags(), 1.0),
         (architecture.Flags(tp=2), 0.5),
         (architecture.Flags(tp=2, dp=2, ep=True), 0.25),
     ):
-        assert architecture.weights(listed[:1], model, told)[0] == pytest.approx(0.25 * experts)
-        assert architecture.weights(listed[1:2], model, told)[0] == pytest.approx(0.125)
+        assert architecture.weights(listed[:1], model, flags)[0] == pytest.approx(0.25 * experts)
+        assert architecture.weights(listed[1:2], model, flags)[0] == pytest.approx(0.125)
     assert architecture.weights(listed[2:], model, architecture.Flags())[0] == 0
     assert architecture.weights(listed[2:], model, architecture.Flags(draft_tokens=1))[0] > 0
 
@@ -224,7 +226,7 @@ def test_experts_are_spread_and_routers_are_not() -> None:
 def test_files_and_configuration_give_the_same_weights() -> None:
     known = ROWS[0].known
     listed = [list(t) for t in architecture.tensors(architecture.read(known.config or {}))]
-    files = estimate.estimate(estimate.Known(known.config, listed), ROWS[0].told, card(79.18), engine="0.26.0")
+    files = estimate.estimate(estimate.Known(known.config, listed), ROWS[0].flags, card(79.18), engine="0.26.0")
     assert files.basis == "checkpoint"
     assert files.weights.likely == pytest.approx(ROWS[0].estimate().weights.likely)
     assert files.weights.high - files.weights.low < 0.4
@@ -239,11 +241,11 @@ def test_lengths_are_read_as_the_engine_reads_them(value: Any, tokens: int) -> N
 
 
 def test_defaults_follow_the_gpu() -> None:
-    large = architecture.flags({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
-    small = architecture.flags({}, {}, 24 * GIB, RTX4090)
+    large = architecture.flags_of({}, {}, 80 * GIB, "NVIDIA H100 80GB HBM3")
+    small = architecture.flags_of({}, {}, 24 * GIB, RTX4090)
     assert (large.batched, large.seqs) == (8192, 1024) and (small.batched, small.seqs) == (2048, 256)
-    assert not architecture.flags({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
-    assert architecture.flags({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
+    assert not architecture.flags_of({"limit-mm-per-prompt": {"image": 0, "video": 0}}, {}).images
+    assert architecture.flags_of({"limit-mm-per-prompt": {"image": 4, "video": 0}}, {}).images
 
 
 # -- records --------------------------------------------------------------------------------------------------------------
@@ -335,8 +337,8 @@ def test_a_host_with_a_record_plans_by_it() -> None:
 def asked(known: estimate.Known, gib: float = 23.99, **args: Any) -> tuple[Service, estimate.Fit]:
     values = {k.replace("_", "-"): v for k, v in args.items()}
     service = dataclasses.replace(catalogs.declared("rtx4090x3").services["medium"], args=values)
-    told = architecture.flags(values, {}, int(gib * GIB), RTX4090)
-    return service, estimate.estimate(known, told, card(gib), gpu=RTX4090, engine="0.33.0")
+    flags = architecture.flags_of(values, {}, int(gib * GIB), RTX4090)
+    return service, estimate.estimate(known, flags, card(gib), gpu=RTX4090, engine="0.33.0")
 
 
 def test_what_cannot_fit_is_refused_when_the_files_say_so_and_told_when_a_guess_does() -> None:
@@ -423,8 +425,10 @@ def test_more_room_never_gives_fewer_tokens(what: tuple[str, Any, Any], seed: in
     found = []
     for value in what[1:]:
         size = value if what[0] == "memory" else gib
-        told = architecture.flags(args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100")
-        found.append(estimate.estimate(known, told, card(size), engine="0.33.0").tokens)
+        flags = architecture.flags_of(
+            args if what[0] == "memory" else {**args, what[0]: value}, {}, int(80 * GIB), "H100"
+        )
+        found.append(estimate.estimate(known, flags, card(size), engine="0.33.0").tokens)
     worse, better = found
     assert worse and better
     for low, high in zip(worse, better, strict=True):
@@ -438,15 +442,15 @@ def test_bands_are_in_order_and_the_longest_length_fits(seed: int) -> None:
     args = some_flags(chance)
     known = estimate.Known(chance.choice(MODELS))
     found = estimate.estimate(
-        known, architecture.flags(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0"
+        known, architecture.flags_of(args, {}), card(chance.choice([16.0, 24.0, 80.0])), engine="0.33.0"
     )
     for name in ("total", "requested", "weights", "activation", "graphs", "other", "kv", "tokens", "ram"):
         low, likely, high = getattr(found, name)
         assert low <= likely <= high, name
     if found.longest:
         model = architecture.read(known.config or {})
-        told = dataclasses.replace(architecture.flags(args, {}), max_len=found.longest)
-        assert estimate.kv_tokens(model, told, found.kv.low * GIB) >= found.longest
+        flags = dataclasses.replace(architecture.flags_of(args, {}), max_len=found.longest)
+        assert estimate.kv_tokens(model, flags, found.kv.low * GIB) >= found.longest
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -460,7 +464,7 @@ def test_a_strange_configuration_is_unknown_and_no_crash(seed: int) -> None:
         chance.choice(list(some_flags(chance))): chance.choice([None, -1, "x", [], {}, True, 10**12])
     }
     found = estimate.estimate(
-        estimate.Known(strange, size_gib=9), architecture.flags(args, {}), card(24), engine="nightly"
+        estimate.Known(strange, size_gib=9), architecture.flags_of(args, {}), card(24), engine="nightly"
     )
     assert found.basis in ("shape", "size", "unknown")
     json.dumps(found.as_dict())

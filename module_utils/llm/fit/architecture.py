@@ -275,7 +275,7 @@ def _vision(config: Mapping[str, Any]) -> Vision | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the engine was told.
+# What the engine is run with.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Flags:
     dtype_bytes: int = 0  # of a weight; 0 as the checkpoint
     eager: bool = False
     graph_size: int = 0
-    kv_memory: int = 0  # bytes for the KV cache, when told instead of found
+    kv_memory: int = 0  # bytes for the KV cache, where it is given instead of found
     cpu_kv: float = 0.0  # the same on a CPU, in GiB
     images: bool = True
     encoder_tp: bool = True
@@ -320,7 +320,7 @@ def count(value: Any, default: int = 0) -> int:
     return int(float(found[1]) * scale.get(found[2], 1))
 
 
-def flags(
+def flags_of(
     args: Mapping[str, Any], env: Mapping[str, str], gpu_memory: int = 0, gpu_name: str = "", cpu: bool = False
 ) -> Flags:
     """Flags from a service's `args` and `env`. Defaults: vllm/engine/arg_utils.py (get_batch_defaults).
@@ -513,17 +513,17 @@ def stage_layers(layers: int, pp: int) -> list[int]:
     return found
 
 
-def weights(listed: Iterable[Tensor], model: Architecture, told: Flags, hopper: bool = False) -> list[float]:
+def weights(listed: Iterable[Tensor], model: Architecture, flags: Flags, hopper: bool = False) -> list[float]:
     """GiB of weights on one rank of each pipeline stage.
 
     hopper: compute capability 9.0, where packed linear layers with zero points run on Machete, which holds the zero points
     times the scales in 16 bit (kernels/linear/mixed_precision/machete.py); measured: the packed ones stay as well.
     """
-    stages = stage_layers(model.layers, told.pp)
-    found = [0.0] * told.pp
-    value = told.dtype_bytes or model.value_bytes
+    stages = stage_layers(model.layers, flags.pp)
+    found = [0.0] * flags.pp
+    value = flags.dtype_bytes or model.value_bytes
     for tensor in listed:
-        if _DRAFT.search(tensor.name) and not told.draft_tokens:
+        if _DRAFT.search(tensor.name) and not flags.draft_tokens:
             continue
         one = tensor.elements * (value if tensor.dtype in ("F32", "F16", "BF16") else BYTES.get(tensor.dtype, 2))
         if tensor.name.endswith((".weight_scale", ".weight_scale_inv", ".scales")) or "e_score" in tensor.name:
@@ -536,7 +536,7 @@ def weights(listed: Iterable[Tensor], model: Architecture, told: Flags, hopper: 
             and tensor.name.endswith((".qzeros", ".weight_zero_point"))
         ):
             one += tensor.elements * 32 // max(1, model.quantization.bits) * value
-        share = one / _split(tensor.name, len(tensor.shape), model, told)
+        share = one / _split(tensor.name, len(tensor.shape), model, flags)
         if _LAYER.search(tensor.name):
             for stage, layers in enumerate(stages):
                 found[stage] += share * layers / model.layers
@@ -544,30 +544,30 @@ def weights(listed: Iterable[Tensor], model: Architecture, told: Flags, hopper: 
             found[-1] += share
         else:
             found[0] += share
-            if "embed_tokens" in tensor.name and model.tied and told.pp > 1:
+            if "embed_tokens" in tensor.name and model.tied and flags.pp > 1:
                 found[-1] += share
-    return [max(0.0, f / GIB - told.offload) for f in found]
+    return [max(0.0, f / GIB - flags.offload) for f in found]
 
 
-def _split(name: str, dimensions: int, model: Architecture, told: Flags) -> int:
+def _split(name: str, dimensions: int, model: Architecture, flags: Flags) -> int:
     """Over how many ranks a tensor is spread."""
     if ".experts." in name:
-        return told.tp * told.dp if told.ep else told.tp
+        return flags.tp * flags.dp if flags.ep else flags.tp
     if _VISION.search(name):
-        return told.tp if told.encoder_tp and dimensions > 1 and not _REPLICATED.search(name) else 1
+        return flags.tp if flags.encoder_tp and dimensions > 1 and not _REPLICATED.search(name) else 1
     if dimensions < 2 or _REPLICATED.search(name):
         return 1
     if re.search(r"\.(k_proj|v_proj)\.", name) and not model.mla:
-        return min(told.tp, model.kv_heads)
-    return told.tp
+        return min(flags.tp, model.kv_heads)
+    return flags.tp
 
 
-def buffers(model: Architecture, told: Flags) -> float:
+def buffers(model: Architecture, flags: Flags) -> float:
     """GiB that the engine reports as weights though no checkpoint holds them: rotary tables, deepstack inputs, small ones."""
-    value = told.dtype_bytes or model.value_bytes
+    value = flags.dtype_bytes or model.value_bytes
     rotary = model.mla.rope if model.mla else model.head_dim
     # Multimodal rotary tables are four times as long: layers/rotary_embedding/mrope.py.
     size = model.context * (4 if model.mrope else 1) * rotary * value
-    if model.vision and told.images:
-        size += model.vision.deepstack * told.batched * model.hidden * value
+    if model.vision and flags.images:
+        size += model.vision.deepstack * flags.batched * model.hidden * value
     return size / GIB + 0.05  # measured: 0.02 to 0.08

@@ -28,7 +28,7 @@ from ansible.module_utils.llm.fit.architecture import (
     Unreadable,
     Vision,
     buffers,
-    flags,
+    flags_of,
     read,
     stage_layers,
     tensors,
@@ -38,16 +38,16 @@ from ansible.module_utils.llm.fit.architecture import (
 from ansible.module_utils.llm.gpu.nvidia import capability
 
 
-def record_key(model: str, image: str, gpu: str, engine: str, told: Flags) -> dict[str, Any]:
-    """What a record is kept under, and how its engine was told to run. model: digest of its files. image: id. gpu: name."""
+def record_key(model: str, image: str, gpu: str, engine: str, flags: Flags) -> dict[str, Any]:
+    """What a record is kept under, and how its engine was flags to run. model: digest of its files. image: id. gpu: name."""
     return {
         "format": RECORD_FORMAT,
         "model": model,
         "image": image,
         "gpu": gpu,
         "engine": engine,
-        "flags": told.key,
-        "utilization": told.utilization,
+        "flags": flags.key,
+        "utilization": flags.utilization,
     }
 
 
@@ -90,100 +90,100 @@ def second_runner(model: Architecture, engine: tuple[int, int]) -> bool:
     return engine >= PROFILES_ALL or (not model.moe and model.linear is None)
 
 
-def activation(model: Architecture, told: Flags, engine: tuple[int, int]) -> float:
+def activation(model: Architecture, flags: Flags, engine: tuple[int, int]) -> float:
     """GiB at the peak of the start-up profile: one step of max_num_batched_tokens, the largest of what may be alive at once.
 
     Shares of hidden sizes are measured; the sizes they multiply are those of the kernels' work spaces.
     """
-    value = told.dtype_bytes or model.value_bytes
-    token = told.batched * value
+    value = flags.dtype_bytes or model.value_bytes
+    token = flags.batched * value
     hidden = model.hidden
     parts = []
     if model.dense_layers:
-        parts.append(token * (3.3 * model.intermediate / told.tp + 2.5 * hidden))
+        parts.append(token * (3.3 * model.intermediate / flags.tp + 2.5 * hidden))
     if model.moe:
         # fused_marlin_moe.py: two work spaces a chosen expert.
-        inner = model.moe_intermediate / (1 if told.ep else told.tp)
+        inner = model.moe_intermediate / (1 if flags.ep else flags.tp)
         parts.append(token * (model.experts_per_token * (max(2 * inner, hidden) + inner) + 9.5 * hidden))
     if model.mla:
         # mla_attention.py: the profile stands in for the up-projected context of a chunked prefill, at most 64K rows.
-        rows = min(max(8 * (told.max_len or model.context), 4 * told.seqs * told.block), 65536)
-        heads = model.heads / told.tp
+        rows = min(max(8 * (flags.max_len or model.context), 4 * flags.seqs * flags.block), 65536)
+        heads = model.heads / flags.tp
         up = model.mla.nope + model.mla.v
-        space = max(rows, told.seqs * told.block) * heads * up * value
+        space = max(rows, flags.seqs * flags.block) * heads * up * value
         parts.append(space + token * (7 * hidden + heads * (model.mla.nope + model.mla.rope + up + model.mla.v)))
     else:
-        size = (model.heads + 2 * model.kv_heads) * model.head_dim / told.tp
+        size = (model.heads + 2 * model.kv_heads) * model.head_dim / flags.tp
         parts.append(token * (2 * size + 3 * hidden))
-    if told.eager:
+    if flags.eager:
         parts = [p + token * 2 * hidden for p in parts]
     new = second_runner(model, engine)
-    sampler = (1.3 if new else 4.2) * told.seqs * model.vocab * 4
+    sampler = (1.3 if new else 4.2) * flags.seqs * model.vocab * 4
     peak = max(*parts, sampler)
-    if model.vision and told.images and (engine >= PROFILES_ALL or not new):
-        inside, cached = _encoder_bytes(model.vision, told, value)
+    if model.vision and flags.images and (engine >= PROFILES_ALL or not new):
+        inside, cached = _encoder_bytes(model.vision, flags, value)
         peak = max(inside + cached, peak + cached)
     return peak / GIB
 
 
-def _encoder_bytes(vision: Vision, told: Flags, value: int) -> tuple[float, float]:
+def _encoder_bytes(vision: Vision, flags: Flags, value: int) -> tuple[float, float]:
     """Bytes inside the image encoder while the largest images are profiled, and of its outputs, which the profile keeps.
 
     vllm/v1/worker/gpu/model_runner.py (profile_run): as many largest images as fit in max_num_batched_tokens, at least one.
     """
-    images = max(1, told.batched // IMAGE_TOKENS)
+    images = max(1, flags.batched // IMAGE_TOKENS)
     tokens = images * IMAGE_TOKENS
     patches = tokens * vision.merge**2
-    tp = told.tp if told.encoder_tp else 1
+    tp = flags.tp if flags.encoder_tp else 1
     inside = patches * value * (2 * vision.intermediate / tp + 3 * vision.hidden)
     return inside, tokens * vision.out * (1 + vision.deepstack) * value
 
 
-def captures(told: Flags) -> int:
+def captures(flags: Flags) -> int:
     """CUDA graphs that are captured: sizes up to twice max_num_seqs and 512, and those for decoding alone once more.
 
     vllm/config/vllm.py (_set_cudagraph_sizes), mode FULL_AND_PIECEWISE.
     """
-    if told.eager:
+    if flags.eager:
         return 0
-    largest = told.graph_size or min(2 * told.seqs, 512)
-    largest = min(largest, told.batched)
+    largest = flags.graph_size or min(2 * flags.seqs, 512)
+    largest = min(largest, flags.batched)
     sizes = [s for s in (1, 2, 4) if s <= largest]
     sizes += [*range(8, min(largest + 1, 256), 8), *range(256, largest + 1, 16)]
-    return len(sizes) + sum(s <= told.seqs for s in sizes)
+    return len(sizes) + sum(s <= flags.seqs for s in sizes)
 
 
-def graphs(model: Architecture, told: Flags) -> float:
+def graphs(model: Architecture, flags: Flags) -> float:
     """GiB of CUDA graphs, measured: grows with layers and a little faster than the number of graphs."""
-    taken = captures(told)
-    return model.layers / told.pp * (1.775e-4 * taken + 1.234e-6 * taken**2)
+    taken = captures(flags)
+    return model.layers / flags.pp * (1.775e-4 * taken + 1.234e-6 * taken**2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # KV cache.
 
 
-def kv_token_bytes(model: Architecture, told: Flags, layers: int | None = None) -> float:
+def kv_token_bytes(model: Architecture, flags: Flags, layers: int | None = None) -> float:
     """Bytes that one token takes on one rank, in layers with full attention; `layers` of them, or all.
 
     MLA is replicated on every rank of tensor parallelism, keys and values of grouped heads are spread down to one head.
     """
-    value = told.kv_bytes or told.dtype_bytes or model.value_bytes
+    value = flags.kv_bytes or flags.dtype_bytes or model.value_bytes
     if layers is None:
         layers = model.attention_layers
     if model.mla:
-        return layers * (model.mla.kv_rank + model.mla.rope) * value / told.dcp
-    return layers * 2 * max(1, model.kv_heads // told.tp) * model.head_dim * value / told.dcp
+        return layers * (model.mla.kv_rank + model.mla.rope) * value / flags.dcp
+    return layers * 2 * max(1, model.kv_heads // flags.tp) * model.head_dim * value / flags.dcp
 
 
-def kv_tokens(model: Architecture, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
+def kv_tokens(model: Architecture, flags: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
     """Tokens that `room` bytes of KV cache hold, counted as the engine counts them.
 
     Blocks of layers of one kind are as large as those of another; a group has as many layers as the rarest kind. A request
     of max_model_len takes whole blocks of each group, and the engine prints blocks / those * max_model_len.
     layers: of one pipeline stage, whose kinds are taken in proportion.
     """
-    max_len = told.max_len or model.context
+    max_len = flags.max_len or model.context
     share = (layers or model.layers) / model.layers
     linear = round(model.linear.layers * share) if model.linear else 0
     window = round(model.window_layers * share)
@@ -192,16 +192,16 @@ def kv_tokens(model: Architecture, told: Flags, room: float, layers: int | None 
     size = min(kinds)
     if max(kinds) < 1.5 * size:
         size = max(kinds)
-    block = 16 if cpu and model.mla else told.block
-    one = kv_token_bytes(model, told, 1)
+    block = 16 if cpu and model.mla else flags.block
+    one = kv_token_bytes(model, flags, 1)
     if model.linear:  # a block must hold a state: platforms/interface.py (_align_hybrid_block_size)
-        state = model.linear.state_bytes(told.tp, told.dtype_bytes or model.value_bytes)
+        state = model.linear.state_bytes(flags.tp, flags.dtype_bytes or model.value_bytes)
         block *= max(1, math.ceil(state / (block * one)))
     per_request = 0
     if full > 0:
         per_request += math.ceil(full / size) * math.ceil(max_len / block)
     if window > 0:
-        held = min(model.window - 1 + told.batched, max_len)
+        held = min(model.window - 1 + flags.batched, max_len)
         per_request += math.ceil(window / size) * (math.ceil(held / block) + 1)
     if linear > 0:
         per_request += math.ceil(linear / size) * 2
@@ -209,17 +209,17 @@ def kv_tokens(model: Architecture, told: Flags, room: float, layers: int | None 
     return int(blocks / per_request * max_len)
 
 
-def kv_needed(model: Architecture, told: Flags, max_len: int, layers: int | None = None, cpu: bool = False) -> float:
+def kv_needed(model: Architecture, flags: Flags, max_len: int, layers: int | None = None, cpu: bool = False) -> float:
     """Bytes that one request of max_len tokens needs: the smallest room that holds as many."""
-    told = dataclasses.replace(told, max_len=max_len)
-    return _smallest(lambda room: kv_tokens(model, told, room, layers, cpu) >= max_len, 2.0**50)
+    flags = dataclasses.replace(flags, max_len=max_len)
+    return _smallest(lambda room: kv_tokens(model, flags, room, layers, cpu) >= max_len, 2.0**50)
 
 
-def longest(model: Architecture, told: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
+def longest(model: Architecture, flags: Flags, room: float, layers: int | None = None, cpu: bool = False) -> int:
     """The largest max_model_len (a multiple of 1024, or below that of 16) of which one request fits into `room` bytes."""
 
     def fits(length: int) -> bool:
-        return kv_tokens(model, dataclasses.replace(told, max_len=length), room, layers, cpu) >= length
+        return kv_tokens(model, dataclasses.replace(flags, max_len=length), room, layers, cpu) >= length
 
     for step in (1024, 16):
         best, high = 0, (model.context // step) + 1
@@ -241,7 +241,7 @@ def _smallest(enough: Any, high: float) -> float:
 
 
 def _nearest_record(
-    records: Iterable[Mapping[str, Any]], model: str, image: str, gpu: str, told: Flags
+    records: Iterable[Mapping[str, Any]], model: str, image: str, gpu: str, flags: Flags
 ) -> tuple[Mapping[str, Any], str] | None:
     """The record that tells most about a service, and how near it is: same, flags, image.
 
@@ -253,13 +253,13 @@ def _nearest_record(
     for kept in records:
         if kept.get("format") != RECORD_FORMAT or kept.get("model") != model or kept.get("gpu") != gpu:
             continue
-        differs = sum(kept["flags"].get(k) != v for k, v in told.key.items())
+        differs = sum(kept["flags"].get(k) != v for k, v in flags.key.items())
         if kept.get("image") == image:
             rank, how = (0, "same") if not differs else (1, "flags")
         else:
             rank, how = 2, "image"
         # Parallelism changes most of all; a record with the same comes before one with another.
-        differs += 10 * sum(kept["flags"].get(k) != getattr(told, k) for k in ("tp", "pp", "ep"))
+        differs += 10 * sum(kept["flags"].get(k) != getattr(flags, k) for k in ("tp", "pp", "ep"))
         if best is None or (rank, differs) < best[:2]:
             best = (rank, differs, kept, how)
     return (best[2], best[3]) if best else None
@@ -335,27 +335,27 @@ def _known_shape(known: Known) -> tuple[Architecture | None, str]:
         return None, str(problem) or type(problem).__name__
 
 
-def _weights(known: Known, model: Architecture, told: Flags, hopper: bool) -> tuple[list[Band], str]:
+def _weights(known: Known, model: Architecture, flags: Flags, hopper: bool) -> tuple[list[Band], str]:
     """Bands of GiB of weights a stage, buffers included, and what they rest on."""
-    extra = buffers(model, told)
+    extra = buffers(model, flags)
     if known.tensors:
         listed = [Tensor(str(n), str(d), tuple(s), int(c)) for n, d, s, c in known.tensors]
-        return [band(w + extra, 0.01, 0.01, 0.08) for w in weights(listed, model, told, hopper)], "checkpoint"
+        return [band(w + extra, 0.01, 0.01, 0.08) for w in weights(listed, model, flags, hopper)], "checkpoint"
     try:
         listed = tensors(model)
     except Unreadable:
-        return [_by_size(known.size_gib, told)] * told.pp, "size"
-    return [band(w + extra, 0.02, 0.03, 0.1) for w in weights(listed, model, told, hopper)], "shape"
+        return [_by_size(known.size_gib, flags)] * flags.pp, "size"
+    return [band(w + extra, 0.02, 0.03, 0.1) for w in weights(listed, model, flags, hopper)], "shape"
 
 
-def _by_size(size_gib: float, told: Flags) -> Band:
-    share = size_gib / (told.tp * told.pp)
-    return band(share + 0.15, 0.1, 0.12 if told.tp * told.pp == 1 else 0.2, 0.1)
+def _by_size(size_gib: float, flags: Flags) -> Band:
+    share = size_gib / (flags.tp * flags.pp)
+    return band(share + 0.15, 0.1, 0.12 if flags.tp * flags.pp == 1 else 0.2, 0.1)
 
 
 def estimate(
     known: Known,
-    told: Flags,
+    flags: Flags,
     gpu_memory: Band,
     *,
     gpu: str = "",
@@ -369,44 +369,44 @@ def estimate(
     """
     released = version(engine)
     hopper = capability(gpu) == "9.0"
-    outside = band(0.55 if told.tp * told.pp == 1 else 1.5, 0.2, 0.25)  # measured: 0.52 and 1.47
+    outside = band(0.55 if flags.tp * flags.pp == 1 else 1.5, 0.2, 0.25)  # measured: 0.52 and 1.47
     disk = known.size_gib
     # Ours, from the outside of a few engines: the API server and the core, each worker, decoded images.
-    ram = Band(3.0 + 2.0 * told.tp * told.pp, 5.0 + 3.0 * told.tp * told.pp, 8.0 + 5.0 * told.tp * told.pp)
+    ram = Band(3.0 + 2.0 * flags.tp * flags.pp, 5.0 + 3.0 * flags.tp * flags.pp, 8.0 + 5.0 * flags.tp * flags.pp)
     model, note = _known_shape(known)
     total = Band(*(m / GIB for m in gpu_memory))
-    requested = Band(*(math.ceil(m * told.utilization) / GIB for m in gpu_memory))
+    requested = Band(*(math.ceil(m * flags.utilization) / GIB for m in gpu_memory))
     common: dict[str, Any] = {"total": total, "requested": requested, "outside": outside, "disk": disk, "ram": ram}
     if model is None:
         if not known.size_gib:
             return Fit("unknown", **common, note=note)
-        held = _by_size(known.size_gib, told)
+        held = _by_size(known.size_gib, flags)
         rest = Band(0.4, 2.0, 5.0)
-        room = _room(requested, held + rest, told)
+        room = _room(requested, held + rest, flags)
         return Fit("size", **common, weights=held, activation=rest, kv=room, note=note)
     if not gpu_memory.high:
         return Fit("unknown", **common, note="the memory of its GPUs is not known")
-    nearest = _nearest_record(records, known.digest, image, gpu, told) if known.digest else None
-    told = dataclasses.replace(told, max_len=told.max_len or model.context)
-    stages = stage_layers(model.layers, told.pp)
-    parts = _parts(known, model, told, hopper, released)
+    nearest = _nearest_record(records, known.digest, image, gpu, flags) if known.digest else None
+    flags = dataclasses.replace(flags, max_len=flags.max_len or model.context)
+    stages = stage_layers(model.layers, flags.pp)
+    parts = _parts(known, model, flags, hopper, released)
     if nearest:
-        parts = _calibrate(parts, known, model, told, hopper, *nearest)
+        parts = _calibrate(parts, known, model, flags, hopper, *nearest)
         if "gpu_total_gib" in nearest[0]["measured"]:
             exact = float(nearest[0]["measured"]["gpu_total_gib"])
             total = Band(exact, exact, exact)
-            requested = Band(*[exact * told.utilization] * 3)
+            requested = Band(*[exact * flags.utilization] * 3)
         if nearest[1] != "image" and {"gpu_total_gib", "gpu_free_gib"} <= set(nearest[0]["measured"]):
             gone = exact - float(nearest[0]["measured"]["gpu_free_gib"])
             outside = band(gone, 0.02, 0.02, 0.05)
         common |= {"total": total, "requested": requested, "outside": outside}
-    rooms = [_room(requested, parts.taken(stage), told) for stage in range(told.pp)]
+    rooms = [_room(requested, parts.taken(stage), flags) for stage in range(flags.pp)]
     tokens = Band(
-        *(min(kv_tokens(model, told, r[end] * GIB, n) for r, n in zip(rooms, stages, strict=True)) for end in range(3))
+        *(min(kv_tokens(model, flags, r[end] * GIB, n) for r, n in zip(rooms, stages, strict=True)) for end in range(3))
     )
-    fullest = min(range(told.pp), key=lambda stage: rooms[stage].likely)
+    fullest = min(range(flags.pp), key=lambda stage: rooms[stage].likely)
     layers, room, taken = stages[fullest], rooms[fullest], parts.taken(fullest)
-    need = kv_needed(model, told, told.max_len, layers) / GIB
+    need = kv_needed(model, flags, flags.max_len, layers) / GIB
     wanted = (taken.high + need) / total.likely if total.likely else 0.0
     best = math.ceil(wanted * 100) / 100
     return Fit(
@@ -417,19 +417,19 @@ def estimate(
         graphs=parts.graphs,
         other=parts.other,
         kv=room,
-        token_bytes=kv_token_bytes(model, told, round(model.attention_layers * layers / model.layers)),
+        token_bytes=kv_token_bytes(model, flags, round(model.attention_layers * layers / model.layers)),
         tokens=tokens,
-        max_len=told.max_len,
-        longest=min(model.context, longest(model, told, room.low * GIB, layers)),
+        max_len=flags.max_len,
+        longest=min(model.context, longest(model, flags, room.low * GIB, layers)),
         utilization=best if best <= 1 - outside.likely / total.likely else 0.0,
         note=parts.note,
     )
 
 
-def _room(requested: Band, taken: Band, told: Flags) -> Band:
+def _room(requested: Band, taken: Band, flags: Flags) -> Band:
     """GiB for the KV cache; the cautious end has the least memory and the largest parts. Negative where weights do not fit."""
-    if told.kv_memory:
-        return Band(*[told.kv_memory / GIB] * 3)
+    if flags.kv_memory:
+        return Band(*[flags.kv_memory / GIB] * 3)
     return Band(requested.low - taken.high, requested.likely - taken.likely, requested.high - taken.low)
 
 
@@ -446,12 +446,12 @@ class _Parts:
         return self.weights[stage] + self.activation + self.graphs + self.other
 
 
-def _parts(known: Known, model: Architecture, told: Flags, hopper: bool, engine: tuple[int, int]) -> _Parts:
-    held, basis = _weights(known, model, told, hopper)
-    peak = activation(model, told, engine)
-    images = model.vision is not None and told.images and (engine >= PROFILES_ALL or not second_runner(model, engine))
+def _parts(known: Known, model: Architecture, flags: Flags, hopper: bool, engine: tuple[int, int]) -> _Parts:
+    held, basis = _weights(known, model, flags, hopper)
+    peak = activation(model, flags, engine)
+    images = model.vision is not None and flags.images and (engine >= PROFILES_ALL or not second_runner(model, engine))
     counted = engine >= PROFILES_ALL or not second_runner(model, engine)
-    captured = graphs(model, told) if counted else 0.0
+    captured = graphs(model, flags) if counted else 0.0
     return _Parts(
         held,
         band(peak, 0.4 if images else 0.2, 0.5 if images else 0.25, 0.1),
@@ -465,13 +465,13 @@ def _calibrate(
     parts: _Parts,
     known: Known,
     model: Architecture,
-    told: Flags,
+    flags: Flags,
     hopper: bool,
     kept: Mapping[str, Any],
     how: str,
 ) -> _Parts:
     """Parts with what a boot measured, scaled by what the same formulas say of both sets of flags."""
-    before = Flags(**{**dataclasses.asdict(told), **kept["flags"]})
+    before = Flags(**{**dataclasses.asdict(flags), **kept["flags"]})
     before = dataclasses.replace(before, max_len=before.max_len or model.context)
     measured = kept["measured"]
     then = _parts(known, model, before, hopper, version(str(kept.get("engine", ""))))
@@ -479,7 +479,7 @@ def _calibrate(
     ratio = float(measured["weights_gib"]) / fullest if fullest else 1.0
     exact = how == "same"
     held = [
-        band(w.likely * ratio, *((0.0, 0.0, 0.02) if exact or _same_layout(before, told) else (0.01, 0.01, 0.05)))
+        band(w.likely * ratio, *((0.0, 0.0, 0.02) if exact or _same_layout(before, flags) else (0.01, 0.01, 0.05)))
         for w in parts.weights
     ]
     if how == "image":
@@ -513,29 +513,29 @@ def _same_layout(one: Flags, other: Flags) -> bool:
     return all(getattr(one, k) == getattr(other, k) for k in ("tp", "pp", "ep", "dp", "dtype_bytes", "batched"))
 
 
-def estimate_cpu(known: Known, told: Flags) -> Fit:
+def estimate_cpu(known: Known, flags: Flags) -> Fit:
     """The same for an engine on the CPU: the KV cache is as large as VLLM_CPU_KVCACHE_SPACE says."""
     model, note = _known_shape(known)
-    space = told.kv_memory / GIB or told.cpu_kv
+    space = flags.kv_memory / GIB or flags.cpu_kv
     kv = Band(space, space, space)
     if model is None:
         return Fit("unknown", kv=kv, disk=known.size_gib, cpu=True, note=note)
-    told = dataclasses.replace(told, max_len=told.max_len or model.context)
-    held, basis = _weights(known, model, told, hopper=False)
+    flags = dataclasses.replace(flags, max_len=flags.max_len or model.context)
+    held, basis = _weights(known, model, flags, hopper=False)
     ram = Band(1.0, 2.0, 3.0) + held[0] + kv  # measured: 2.4 to 4.2 in all for 135M parameters and 1 GiB of cache
     if not space:
         return Fit(
             basis, weights=held[0], disk=known.size_gib, ram=ram, cpu=True, note="VLLM_CPU_KVCACHE_SPACE is not set"
         )
-    tokens = float(kv_tokens(model, told, space * GIB, cpu=True))
+    tokens = float(kv_tokens(model, flags, space * GIB, cpu=True))
     return Fit(
         basis,
         weights=held[0],
         kv=kv,
-        token_bytes=kv_token_bytes(model, told),
+        token_bytes=kv_token_bytes(model, flags),
         tokens=Band(tokens, tokens, tokens),
-        max_len=told.max_len,
-        longest=min(model.context, longest(model, told, space * GIB, cpu=True)),
+        max_len=flags.max_len,
+        longest=min(model.context, longest(model, flags, space * GIB, cpu=True)),
         disk=known.size_gib,
         ram=ram,
         cpu=True,
@@ -567,12 +567,12 @@ def for_service(
     image, model = declared.images[service.image], declared.models[service.model]
     found = with_size(known.get(model.name, Known()), model)
     gpus = [g for g in declared.gpus if g.index in service.gpus or g.uuid in service.gpus]
-    told, name = service_flags(declared, service), gpus[0].model if gpus else ""
+    flags, name = service_flags(declared, service), gpus[0].model if gpus else ""
     if image.accelerator == "cpu" or not service.gpus:
-        return estimate_cpu(found, told)
+        return estimate_cpu(found, flags)
     memory = min((usable(g) for g in gpus), default=NOTHING)
     engine = str(image.engine.get("version", ""))
-    return estimate(found, told, memory, gpu=name, image=image_id or "", engine=engine, records=records)
+    return estimate(found, flags, memory, gpu=name, image=image_id or "", engine=engine, records=records)
 
 
 def service_flags(declared: Declared, service: Service) -> Flags:
@@ -580,7 +580,9 @@ def service_flags(declared: Declared, service: Service) -> Flags:
     gpus = [g for g in declared.gpus if g.index in service.gpus or g.uuid in service.gpus]
     smallest = min(gpus, key=lambda g: g.memory, default=None)
     cpu = declared.images[service.image].accelerator == "cpu" or not service.gpus
-    return flags(service.args, service.env, smallest.memory if smallest else 0, smallest.model if smallest else "", cpu)
+    return flags_of(
+        service.args, service.env, smallest.memory if smallest else 0, smallest.model if smallest else "", cpu
+    )
 
 
 def service_key(declared: Declared, service: Service, image_id: str | None, digest: str | None) -> dict[str, Any]:
@@ -594,7 +596,7 @@ def service_key(declared: Declared, service: Service, image_id: str | None, dige
 
 
 def with_size(known: Known, model: Model) -> Known:
-    """With the size that the catalog states, where files have not told it."""
+    """With the size that the catalog states, where files have not flags it."""
     return known if known.size_gib else dataclasses.replace(known, size_gib=model.size_gib)
 
 
