@@ -82,8 +82,8 @@ def test_a_switch_there_and_back(machine: Machine, playbook: Playbook, twins: li
 def test_a_switch_that_fails_returns(machine: Machine, playbook: Playbook, twins: list[str]) -> None:
     first = machine.engine().name
     waiting = playbook(*twins, "site.yml", "--check").passed()
-    assert waiting.changed == 0, "a fallback stands by"
-    waiting.says(f"stands by for `{SERVICE}`: both want port 5010", f"-e llm_switch={TWIN}")
+    assert waiting.changed == 0, "a fallback is on standby"
+    waiting.says(f"is on standby for `{SERVICE}`: both want port 5010", f"-e llm_switch={TWIN}")
 
     failed = playbook(*twins, "site.yml", "-e", f"llm_switch={TWIN}", *LITTLE).refused()
     failed.says("reached its memory limit", f"Release {machine.release} of {SERVICE} serves again, and was asked")

@@ -1,4 +1,4 @@
-"""Who runs on a host, who stands by, what has to stop first, and whether two releases fit side by side."""
+"""Who runs on a host, what is on standby, what has to stop first, and whether two releases fit side by side."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ def test_a_service_has_one_line_and_its_reasons_below() -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("mini-zwz"))
     assert lines[at].split()[1:3] == ["2", "5001"] and lines[at].endswith("ok")
     at = next(i for i, line in enumerate(lines) if line.startswith("mini-solo"))
-    assert lines[at].endswith("stands by") and lines[at + 1].startswith("    info: ")
+    assert lines[at].endswith("standby") and lines[at + 1].startswith("    info: ")
     assert next(line for line in lines if line.startswith("GPU 2")).endswith("0.88  mini-zwz 0.88")
 
 

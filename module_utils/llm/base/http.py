@@ -39,7 +39,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Its answer, whatever the status. Names of headers are in lower case; repeated ones are joined with commas."""
+    """The answer to a Request, whatever the status. Names of headers are in lower case; repeated ones are joined with commas."""
 
     status: int
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -50,7 +50,7 @@ Ask = Callable[[Request], Answer]
 
 
 def trouble(who: str, status: int) -> Unresolved:
-    """What an answer means that says nothing of what was asked. who: sent it."""
+    """What an answer means that does not say what was asked for (a status such as 500). who: the server that sent it."""
     if status == 429:
         return Unresolved(f"{who} limits requests, and this address has sent too many (429)", LATER)
     return Unresolved(f"{who} answers with status {status}", LATER)

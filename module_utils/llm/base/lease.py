@@ -101,7 +101,7 @@ def is_mine(found: Mapping[str, Any], pid: int) -> bool:
 
 
 def is_dead(found: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is gone. Of another machine's nothing is known: False."""
+    """Whether the holder was a process of this machine that has ended. False for another machine's: nothing is known of it."""
     return bool(found["run"]) and found["controller"] == _controller() and _started(found["pid"]) != found["started"]
 
 

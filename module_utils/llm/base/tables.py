@@ -55,7 +55,7 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
 
 
 def numbers(values: Iterable[int | str]) -> str:
-    """GPUs in a few characters: `0 1`, `0-7`."""
+    """Numbers of GPUs in a few characters: `0 1`, `0-7`."""
     known = sorted({v for v in values if isinstance(v, int)})
     runs: list[list[int]] = []
     for value in known:

@@ -15,7 +15,7 @@ from typing import Any
 from ansible.module_utils.llm.base import addresses
 
 LARGEST_OUTPUT = 32768
-"""Most tokens of an answer that a client is told to ask for."""
+"""Most tokens of an answer that a client is configured to ask for."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Served:
     def output(self) -> int:
         """Most tokens of an answer: a quarter of the context. The prompt, and so a conversation, has the rest.
 
-        Clients ask for as many tokens as they are told a model can write; engines refuse a request whose prompt and answer
+        Clients ask for as many tokens as their configuration allows; engines refuse a request whose prompt and answer
         together may be longer than the context.
         """
         return max(1, min(LARGEST_OUTPUT, self.context // 4))
 
 
 def served(service: str, url: str, declared: Mapping[str, Any]) -> Served:
-    """What `facts` gave of a service, at an address. ValueError when nobody said how long its context is."""
+    """Served from what `facts` gave of a service, and its address. ValueError when nobody said how long its context is."""
     if not declared.get("context"):
         raise ValueError(
             f"the context of {service} is unknown. Set `max-model-len` in its `args`, or `context` of its model"
@@ -68,7 +68,7 @@ class Address:
 def url(at: Address, service: str, port: int, name: str = "") -> str:
     """Address of a service for its clients: by its name over TLS where it has both, else its own port.
 
-    Where that is open to the host itself alone, and the clients are elsewhere, it is a part of the gateway's own address, over TLS.
+    Where the ports are published on loopback and the clients are elsewhere, it is a path of the gateway's own address, over TLS.
     """
     tls = "" if at.https_port == 443 else f":{at.https_port}"
     if name and at.https_port:
@@ -120,7 +120,7 @@ def _q(text: str) -> str:
 
 
 def claude_code(what: Served) -> dict[str, str]:
-    """~/.claude/settings.json. Its helper's output is sent as bearer, which is all that engines accept."""
+    """~/.claude/settings.json. The output of apiKeyHelper is sent as bearer token, the one form that engines accept."""
     environment = {
         "ANTHROPIC_BASE_URL": what.url,
         "ANTHROPIC_MODEL": what.model,

@@ -22,7 +22,7 @@ CHECKS = (
     Asked("models", "gate"),
     Asked("no_key_refused", "gate"),
     Asked("wrong_key_refused", "gate"),
-    Asked("answer", "gate", "", 2),  # with log-probabilities: see there
+    Asked("answer", "gate", "", 2),  # asked with log-probabilities, see engine.checks
     Asked("streaming", "gate"),
     Asked("repetition", "gate"),
     Asked("fixed_text", "gate", "", 3),

@@ -24,12 +24,12 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where it lies."""
+        """Path of the file or folder."""
         return f"{self.folder}/{self.kind}/{self.name}"
 
     @property
     def owner(self) -> str:
-        """The host or group that it is named after; "" for what Ansible reads for nobody, like a README.md or a backup."""
+        """The host or group that a file of variables is named after; "" for one that Ansible ignores, such as a README.md."""
         if self.is_folder or "." not in self.name:
             return "" if self.name.startswith(".") or self.name.endswith("~") else self.name
         stem = next((self.name.removesuffix(s) for s in SUFFIXES if self.name.endswith(s)), "")

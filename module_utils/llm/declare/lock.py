@@ -53,7 +53,7 @@ def _pinned_image(sources: Iterable[Mapping[str, Any]], lock: Lock) -> list[Mapp
 
 
 def _pinned_model(entry: Mapping[str, Any], lock: Lock) -> dict[str, Any]:
-    """Its sources with the commit of each; the first that is from a hub gives the model its revision, and so its folder."""
+    """Sources of a model with the locked commit of each; the first one from a hub gives the model its revision, and its folder."""
     revision, commits = entry.get("revision", BRANCH), lock.get("models", {})
     sources, first = [], ""
     for source in entry["sources"]:
@@ -96,7 +96,7 @@ def wanted(declared: Declared, images: Iterable[str], models: Iterable[str]) -> 
 
 
 def on_hub(declared: Declared, models: Iterable[str]) -> dict[str, str]:
-    """Of these models those that a hub has, each as `repo@revision` of its first source there."""
+    """`repo@revision` of each model that has a source on a hub: that of its first such source."""
     found = {}
     for name in models:
         model = declared.models[name]
@@ -107,7 +107,7 @@ def on_hub(declared: Declared, models: Iterable[str]) -> dict[str, str]:
 
 
 def findings(declared: Declared, used: Mapping[str, Mapping[str, str]], lock: Lock) -> list[Finding]:
-    """Where a lock and a declaration have parted. Nothing without a lock: then all is to follow its tags.
+    """Where a lock and a declaration differ. No findings without a lock: tags and branches are then followed.
 
     declared: as the catalogs have it. used: what services of the host come from, as `wanted` gives it.
     """

@@ -309,7 +309,7 @@ def _reference_findings(
 def _quantize_findings(
     key: str, wanted: Mapping[str, Any], models: Mapping[str, Any], known: Mapping[str, list[str]]
 ) -> list[Finding]:
-    """A model that is to be made of another by a recipe."""
+    """Findings about a model that is to be made of another by a recipe."""
     found = []
     for part, kind in (("model", "models"), ("recipe", "recipes")):
         if wanted[part] not in known[kind]:

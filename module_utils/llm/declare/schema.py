@@ -1,4 +1,4 @@
-"""The machine of the tables: what each key takes, whether it must be there, what it is for."""
+"""Schemas of declarations, which the tables in `variables` fill: what a key takes, whether it is required, what it is for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible.module_utils.llm.declare.values import Check, ListOf, MapOf, said, 
 
 
 class Field(NamedTuple):
-    """One key of a shape. `about`: sentences for the reference, with the unit. `default`: unless a dataclass above has it."""
+    """One key of a mapping. `about`: sentences for the reference, with the unit. `default`: only where declare.objects has none."""
 
     check: Check
     required: bool
@@ -27,7 +27,7 @@ Schema = Mapping[str, Field]
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """A mapping with the keys of `shape`. `also`: what else must hold of one whose keys are all right."""
+    """A mapping with the keys of `shape`. `also`: a check of the whole mapping, made when each of its keys is right."""
 
     shape: Schema
     also: Check | None = None

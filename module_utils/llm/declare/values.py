@@ -71,7 +71,7 @@ def _kind(value: Any) -> str:
 
 
 def anything(_: Any) -> str:
-    """Whatever it is."""
+    """Accepts any value."""
     return ""
 
 
@@ -100,7 +100,7 @@ def _obeyed(character: str) -> bool:
 
 
 def why(value: Any) -> str:
-    """The reason for something, as text."""
+    """A reason that somebody declared (`accept`, `reason`): text."""
     return f"must say why, as text, got {said(value)}" if prose(value) else ""
 
 
@@ -312,7 +312,7 @@ def _flag_word(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a command line and JSON can carry: neither NaN, nor infinite, nor beyond 64 bits."""
+    """Whether a value is a number that a command line and JSON can carry: neither NaN, nor infinite, nor beyond 64 bits."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and math.isfinite(value) and abs(value) < LARGEST
 

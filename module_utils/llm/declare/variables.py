@@ -55,19 +55,19 @@ OWNED_ENV = {
 
 
 def _build_problem(value: Any) -> str:
-    """Two build steps that don't go together."""
+    """What is wrong with an image's build: steps that exclude each other."""
     if value.get("pip") and (value.get("require") or value.get("patches")):
         return "has `pip`, which makes a Python of its own, beside `require` or `patches`, which change the base's"
     return ""
 
 
 def _patch_problem(value: Any) -> str:
-    """A patch that does not add what it is missed for would be applied for ever."""
+    """What is wrong with a patch: one that does not add the text by whose absence it is needed would be applied for ever."""
     return "" if value["lacks"] in value["insert"] else "adds in `insert` nothing that has the text of `lacks`"
 
 
 def _mla_problem(value: Any) -> str:
-    """The parts of a model's config.json by which an engine chooses architecture and attention."""
+    """What is wrong with a proof `mla`: it needs the parts of a config.json by which an engine chooses its attention."""
     if not isinstance(value, Mapping):
         return f"must be a mapping, as in a model's config.json, got {said(value)}"
     if problem := ListOf(text, 1)(value.get("architectures")):
@@ -76,7 +76,7 @@ def _mla_problem(value: Any) -> str:
 
 
 def _recipe_problem(value: Any) -> str:
-    """Keys that a method has no use for would be read as if they did something."""
+    """What is wrong with a recipe: keys that its method ignores are refused, as they would read as if they did something."""
     unused = [k for k in ("group_size", "samples") if k in value] if value["method"] == "fp8-dynamic" else []
     return f"has `{unused[0]}`, which fp8-dynamic has no use for" if unused else ""
 
@@ -250,7 +250,7 @@ _MODEL_EXTRA: Schema = {
 
 
 def _smoke_problem(value: Mapping[str, Any]) -> str:
-    """A question without its answer would be judged by another one's, and a margin without them would be of another one."""
+    """What is wrong with `smoke`: question and answer come together, and a margin only with them, as it is of that answer."""
     given = [key for key in ("question", "answer") if key in value]
     if len(given) == 1:
         return f"has `{given[0]}` alone: `question` and `answer` go together"
@@ -434,7 +434,7 @@ _GPU: Schema = {
 
 
 def _certificate_problem(value: Any) -> str:
-    """A certificate without its key, the other way round, or from two places."""
+    """What is wrong with the gateway's certificate: file and key come together, and not beside `acme`."""
     if value.get("acme") and (value.get("certificate") or value.get("key")):
         return "has `acme` beside `certificate` and `key`: a certificate comes from one of them"
     return (
@@ -445,7 +445,7 @@ def _certificate_problem(value: Any) -> str:
 
 
 def _agreed(value: Any) -> str:
-    """Consent, which nobody gives by leaving something out."""
+    """What is wrong with `terms_agreed`: consent has to be written."""
     return "" if value is True else f"must be true once you have read the server's terms of service, got {said(value)}"
 
 
@@ -522,7 +522,7 @@ SETTINGS: Schema = {
     "bind_address": Field(
         values.address,
         False,
-        "Address of the published ports, IPv4 or IPv6. Docker passes ufw by, so any but loopback is reachable from outside.",
+        "Address of the published ports, IPv4 or IPv6. Docker's ports bypass ufw, so any but loopback is reachable from outside.",
     ),
     "domain": Field(
         values.either("none", values.domain),

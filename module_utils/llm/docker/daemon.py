@@ -1,4 +1,4 @@
-"""Docker's daemon.json: what it is to hold, what an engine has to do to load it, what may be shown of it. No I/O.
+"""Docker's daemon.json: what it is to hold, what the daemon has to do to load it, what may be shown of it. No I/O.
 
 Declared settings are merged over what is there: mappings key by key, anything else is replaced, and what nobody declares
 stays. A setting that is no longer declared stays too: nobody knows who else relies on it.
@@ -15,7 +15,7 @@ from typing import Any
 
 FILE = "/etc/docker/daemon.json"
 DEFAULTS_FILE = "/etc/default/docker"  # read by the unit and the init script of Debian's and Ubuntu's packages
-# What the engine has loaded, for as long as the files say something else. In /run, since a boot loads the files.
+# What the daemon has loaded, for as long as the files say something else. In /run, since a boot loads the files.
 LOADED_FILE = "/run/llm-docker-loaded.json"
 
 # Keys that SIGHUP loads. Source: docs.docker.com/reference/cli/dockerd, "Configuration reload behavior", the same in 20.10
@@ -50,7 +50,7 @@ _NOISE = re.compile(r"level=(info|warning)|^docker\.(service|socket):|^(Stopp|St
 
 
 class Broken(ValueError):
-    """The file is not what dockerd reads; the text says where."""
+    """A daemon.json that dockerd would not read; the text says where."""
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -88,11 +88,11 @@ def version(text: str) -> tuple[int, int]:
 
 
 def declared(options: Mapping[str, Any], found: Mapping[str, Any], engine: str) -> dict[str, Any]:
-    """Settings that the options stand for.
+    """Settings of daemon.json that the role's options stand for.
 
     options: {live_restore: bool, log_options: {name: value}, registry_mirrors: [address], proxy: {http, https, no_proxy},
-    settings: {key: value}}; settings win. found: those in the file, engine: its version. Log options go to a driver that
-    writes files; another would refuse them, and the engine would not start.
+    settings: {key: value}}; settings win. found: those in the file. engine: the daemon's version. Log options go to a driver that
+    writes files; another would refuse them, and the daemon would not start.
     """
     wanted: dict[str, Any] = {}
     if options["live_restore"] or found.get("live-restore"):
@@ -108,7 +108,7 @@ def declared(options: Mapping[str, Any], found: Mapping[str, Any], engine: str) 
 
 
 def knows_proxies(engine: str) -> bool:
-    """Whether an engine takes its proxy from daemon.json; one that is not there yet counts as new."""
+    """Whether a daemon of this version takes its proxy from daemon.json; "" for one that is not installed yet counts as new."""
     return engine == "" or version(engine) >= PROXY_KEYS_SINCE
 
 
@@ -118,7 +118,7 @@ def proxy_keys(proxy: Mapping[str, Any]) -> dict[str, str]:
 
 
 def environment(options: Mapping[str, Any], engine: str) -> dict[str, str]:
-    """Environment that an engine without `proxies` takes its proxy from; empty for one that has that key."""
+    """Environment variables from which a daemon that knows no `proxies` in daemon.json takes its proxy; empty for a newer one."""
     if knows_proxies(engine):
         return {}
     return {key.upper().replace("-", "_"): value for key, value in proxy_keys(options["proxy"]).items()}
@@ -130,7 +130,7 @@ def read_environment(text: str) -> dict[str, str]:
 
 
 def write_environment(text: str, wanted: Mapping[str, str]) -> str:
-    """The file with these variables set, all else as it was.
+    """Text of an environment file with these variables set, all else as it was.
 
     systemd reads it as a list of variables and passes over `export`, which the init script's shell needs.
     """
@@ -143,12 +143,12 @@ def write_environment(text: str, wanted: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done about the files and the engine."""
+    """What is to be done about the files and the daemon."""
 
     settings: dict[str, Any]  # daemon.json as it is to be
     environment: dict[str, str]  # what is to be set in DEFAULTS_FILE
     write: bool  # a file differs from that
-    keys: list[str]  # what the engine has not loaded, of both files
+    keys: list[str]  # what the daemon has not loaded, of both files
     restart: list[str]  # those among them that only a start loads
 
 
@@ -160,10 +160,10 @@ def change(
     has: Mapping[str, str] | None = None,
     sets: Mapping[str, str] | None = None,
 ) -> Change:
-    """Compare files with the declaration, and the declaration with what the engine has loaded.
+    """Compare files with the declaration, and the declaration with what the daemon has loaded.
 
     found: daemon.json. wanted: see `declared`. has, sets: environment as it is in its file, and as declared. loaded:
-    {settings, environment} that the engine runs with; None when it is what the files say.
+    {settings, environment} that the daemon runs with; None when it is what the files say.
     """
     has, sets = dict(has or {}), dict(sets or {})
     settings = merge(found, wanted)
@@ -182,7 +182,7 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def reloaded(runs: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What an engine that ran with the first runs with after it was told to load the second."""
+    """Settings in force after a reload: those the daemon ran with (`runs`), with what SIGHUP loads of `settings`."""
     kept = {k: v for k, v in runs.items() if k not in RELOADABLE}
     return {**kept, **{k: v for k, v in settings.items() if k in RELOADABLE}}
 
@@ -220,7 +220,7 @@ def comparable(value: Any) -> Any:
 
 
 def log_end(lines: Iterable[str], count: int = 8) -> str:
-    """The last lines of an engine's log that tell something."""
+    """The last lines of the daemon's log that are worth reading."""
     telling = list(dict.fromkeys(line for line in lines if line.strip() and not _NOISE.search(line)))
     return shown("\n".join(telling[-count:]))
 

@@ -1,4 +1,4 @@
-"""Reading a host's Docker engine beside its API: process, files, packages. Reads only, works where none of them is there."""
+"""Reading a host's Docker daemon beside its API: process, files, packages. Reads only, works where none of them is there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PID_FILE = "run/docker.pid"
 
 
 def process(base: Path = Path("/")) -> dict[str, Any] | None:
-    """{pid, argv, born, outdated} of the engine of this host; None when it has none that its pid file names.
+    """{pid, argv, born, outdated} of this host's Docker daemon; None when the pid file names none.
 
     born: tells it from another process that had the same pid. outdated: its program was replaced while it ran, as by an upgrade.
     """
@@ -40,14 +40,14 @@ def process(base: Path = Path("/")) -> dict[str, Any] | None:
 
 
 def config_file(engine: dict[str, Any] | None) -> str:
-    """The daemon.json that the engine reads."""
+    """Path of the daemon.json that the daemon reads."""
     return daemon.option(engine["argv"], "--config-file") or daemon.FILE if engine else daemon.FILE
 
 
 def loaded(engine: dict[str, Any] | None, base: Path = Path("/")) -> dict[str, Any] | None:
-    """{settings, environment} that the engine runs with, where the files say something else by now; None where they don't.
+    """{settings, environment} that the daemon runs with, where the files say something else by now; None where they don't.
 
-    Written by llm_docker_daemon before it changes a file. An engine that was started since has loaded the files.
+    Written by llm_docker_daemon before it changes a file. A daemon that was started since has loaded the files.
     """
     try:
         found = json.loads((base / daemon.LOADED_FILE.lstrip("/")).read_text(encoding="utf-8"))

@@ -105,24 +105,24 @@ def choose(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
 
 
 def engine_version(facts: Facts) -> str:
-    """Version of the engine that runs, "" when it is not known without starting one."""
+    """Version of the running Docker daemon, "" when it is not known without starting one."""
     return str(facts["docker"]["version"] or "")
 
 
 def engine_to_be(facts: Facts, options: Options) -> str:
-    """Version of the engine when all is done, as far as it is declared or known."""
+    """Version of the Docker daemon after the role's work, as far as it is declared or known."""
     return engine_version(facts) if is_foreign(facts, options) else options["version"] or engine_version(facts)
 
 
 def is_foreign(facts: Facts, options: Options) -> bool:
-    """Whether an engine is there that did not come from the declared source: it is left alone."""
+    """Whether a Docker daemon is there that did not come from the declared source: it is left alone."""
     docker = facts["docker"]
     own = packages(facts["system"], options["source"])["engine"][0]
     return bool(docker["installed"] or docker["running"]) and own not in docker["packages"]
 
 
 def pins(facts: Facts, options: Options) -> dict[str, str]:
-    """Declared version of each package, by name; empty where none is declared, or the engine is somebody else's."""
+    """Declared version of each package, by name; empty where none is declared, or the daemon is of another source than declared."""
     if is_foreign(facts, options):
         return {}
     names = packages(facts["system"], options["source"])
@@ -146,11 +146,11 @@ def settings_options(options: Options) -> dict[str, Any]:
 
 
 def work(facts: Facts, options: Options) -> dict[str, Any]:
-    """What is to be done.
+    """What the role has to do on the host.
 
     {refuse: why nothing is done, "" if it may be; steps: {step: reason}, empty when all is as declared; install: packages to
     be installed or upgraded; pins: declared version by package; hold, release: packages to be held, to be no longer; may_restart:
-    whether the engine may be restarted while containers run; configure: whether its settings are this host's}.
+    whether the daemon may be restarted while containers run; configure: whether its settings are this host's}.
     Steps: repository, install, upgrade, compose, hold, release, start, daemon, restart.
     """
     docker, system = facts["docker"], facts["system"]
@@ -204,7 +204,7 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
 
 
 def is_elsewhere(docker: Mapping[str, Any]) -> bool:
-    """Whether the engine answers but is no process of this host, as Docker Desktop's: its files are not here."""
+    """Whether the Docker daemon answers but is no process of this host, as Docker Desktop's: its files are not here."""
     return bool(docker["running"] and not docker["process"])
 
 
@@ -315,7 +315,7 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
 
 
 def _reads_defaults(docker: Mapping[str, Any]) -> bool:
-    """Whether the engine takes its environment from /etc/default/docker, as that of Debian and Ubuntu does."""
+    """Whether the Docker daemon takes its environment from /etc/default/docker, as that of Debian and Ubuntu does."""
     return "docker.io" in docker["packages"]
 
 

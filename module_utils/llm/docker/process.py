@@ -1,4 +1,4 @@
-"""The Docker engine as a process of this host: its start, stop and reload, with and without systemd, and its log.
+"""The Docker daemon as a process of this host: its start, stop and reload, with and without systemd, and its log.
 
 Never reloads systemd, which would detach GPUs from running containers.
 """
@@ -19,7 +19,7 @@ from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import daemon
 from ansible.module_utils.llm.docker import host as docker_host
 
-LOG = Path("/var/log/docker.log")  # of an engine without systemd
+LOG = Path("/var/log/docker.log")  # of a daemon without systemd
 RELOADS_WITHIN = 15.0
 STOPS_WITHIN = 60.0
 
@@ -29,7 +29,7 @@ class DaemonFailed(Exception):
 
 
 class Engine:
-    """The engine of this host: what runs in it, and its start, reload and restart."""
+    """The Docker daemon of this host: what runs in it, and its start, reload and restart."""
 
     def __init__(self, module: Any, start_timeout: float = 60.0) -> None:
         """module: an AnsibleModule, for its run_command and get_bin_path. start_timeout: seconds until a started one answers."""
@@ -50,16 +50,16 @@ class Engine:
 
     @property
     def running(self) -> bool:
-        """Whether it answered when it was last looked at."""
+        """Whether the daemon answered at the last `look`."""
         return bool(self.info)
 
     def answers(self) -> bool:
-        """Whether it runs by now."""
+        """Whether the daemon answers by now; looks again."""
         self.look()
         return self.running
 
     def version(self) -> str:
-        """Version of the engine that runs, or of the program that would."""
+        """Version of the running daemon, or of the program that would run."""
         if self.running:
             return str(self.info["ServerVersion"])
         program = self.module.get_bin_path("dockerd")
@@ -76,7 +76,7 @@ class Engine:
         return found
 
     def lost(self, before: dict[str, str]) -> list[str]:
-        """Those of the containers that don't run any more, or were started anew."""
+        """Containers of `before` that don't run any more, or were started anew."""
         lost = []
         for one, started in before.items():
             try:
@@ -88,10 +88,10 @@ class Engine:
         return lost
 
     def reload(self) -> None:
-        """Have it read daemon.json; Failed when it does not take it."""
+        """Have the daemon read daemon.json. Raises DaemonFailed when it does not load it."""
         since = f"{time.time():.9f}"
         if self.process is None:
-            raise DaemonFailed(f"/{docker_host.PID_FILE} names no engine that could be told to read daemon.json")
+            raise DaemonFailed(f"/{docker_host.PID_FILE} names no daemon that could be signalled to read daemon.json")
         os.kill(self.process["pid"], signal.SIGHUP)
         filters = {"type": ["daemon"], "event": ["reload"]}
         if not waited(
@@ -101,7 +101,7 @@ class Engine:
         self.look()
 
     def start(self) -> None:
-        """Start it and wait until it answers; Failed when it does not."""
+        """Start the daemon and wait until it answers. Raises DaemonFailed when it does not."""
         if self.systemd:
             # One that failed a few times is not tried again by itself, though what was wrong has been repaired.
             self.module.run_command(["systemctl", "reset-failed", "docker.service", "docker.socket"])
@@ -114,7 +114,7 @@ class Engine:
             raise DaemonFailed("it does not start")
 
     def enable(self) -> None:
-        """Have it started at boot, without a reload of systemd.
+        """Have the daemon started at boot, without a reload of systemd.
 
         `systemctl enable` does one, and with --no-reload still one for a unit that has an init script beside it.
         """
@@ -126,7 +126,7 @@ class Engine:
             )
 
     def start_without_systemd(self) -> int:
-        """By its init script, else detached from this run. Returns the exit status."""
+        """Start the daemon by its init script, else detached from this run. Returns the exit status."""
         # The init script ends early where it may not raise its limits (set -e and ulimit), so its word is only a first try.
         rc, _, _ = self.module.run_command(["service", "docker", "start"])
         if rc == 0:
@@ -141,7 +141,7 @@ class Engine:
         return int(rc)
 
     def stop(self) -> None:
-        """Stop it; with live-restore its containers run on."""
+        """Stop the daemon; with live-restore its containers run on."""
         if self.systemd:
             # Without its socket, which would start it again at the next question.
             self.module.run_command(["systemctl", "stop", "docker.socket", "docker.service"])
@@ -153,7 +153,7 @@ class Engine:
         self.look()
 
     def log(self) -> str:
-        """The end of what it wrote since the module began."""
+        """The end of what the daemon logged since the module began."""
         if self.systemd:
             argv = ["journalctl", "--unit=docker", "--no-pager", "--output=cat", f"--since=@{int(self.since)}"]
             _, text, _ = self.module.run_command(argv)

@@ -95,7 +95,7 @@ class BootProgress:
         return f"{text} ({self.detail})" if self.detail else text
 
     def quiet(self) -> str:
-        """Say the same of a phase that goes on, with the last line of the log: it is what an operator would look up."""
+        """Describe a phase that goes on, with the last line of the log: it is what an operator would look up."""
         return f"{self.describe()}; its log's last line: {self.last_line}" if self.last_line else self.describe()
 
 

@@ -90,7 +90,7 @@ class Client:
         return self.sdk.chat.completions.create(**{**self.request(), **options})
 
     def ask(self, **options: Any) -> Any:
-        """Its first choice."""
+        """First choice of the engine's answer to the known question, or to what the options say instead."""
         return self.create(**options).choices[0]
 
     @contextmanager
@@ -110,7 +110,7 @@ class Client:
             return 0, engine_sdk.explain(error)[1]
 
     def open(self, path: str, body: bytes) -> Any:
-        """The answer to a request that the SDK has no name for; urllib's errors."""
+        """The answer to a request that the SDK has no method for. Raises urllib's errors."""
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.base_url.rstrip("/") + path, body, headers)  # noqa: S310 - as base_url is
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -138,7 +138,7 @@ class Client:
         return None if running is None else running + (waiting or 0)
 
     def load_when(self, right: Callable[[float], bool], seconds: float) -> float | None:
-        """The load once it is right; whatever it is after so many seconds."""
+        """The load as soon as `right` accepts it, or as it is after so many seconds."""
         end = time.monotonic() + seconds
         while True:
             found = self.load()
@@ -195,7 +195,7 @@ class Client:
         return found
 
     def with_numbers(self, **options: Any) -> tuple[Any, bool]:
-        """The answer to the known question, with log-probabilities where the engine gives them, and whether it does."""
+        """The answer to the known question, and whether it comes with log-probabilities: not every engine gives them."""
         try:
             given = self.create(logprobs=True, top_logprobs=TOLD, **options)
         except Exception as error:
@@ -205,10 +205,10 @@ class Client:
         return given, bool(given.choices[0].logprobs and given.choices[0].logprobs.content)
 
     def tell(self, wrong: judge.Judgement) -> judge.Judgement:
-        """Tell a near tie from nonsense: behind the other token of a near tie the answer is right.
+        """Judge a wrong answer: after the other token of a near tie the answer is right, after nonsense it is not.
 
-        Asked without thoughts, of which near ties are many and mean little. It goes on behind the other token by numbers of tokens,
-        which needs no chat template.
+        Asked without thoughts, of which near ties are many and mean little. The answer is continued after the other token by
+        token ids, which needs no chat template.
         """
         options = self.without_thoughts()
         body = {**options.pop("extra_body", {}), "return_token_ids": True, "return_tokens_as_token_ids": True}
@@ -470,7 +470,7 @@ class Client:
         return self._calibration.words_for(tokens)
 
     def answer_tokens(self) -> int:
-        """Most tokens of the answer to a long prompt: both share the context."""
+        """Most tokens that an answer to a long prompt may have: prompt and answer share the context."""
         context, most = self.params["context"], int(self.params["max_tokens"])
         return min(most, context // 4) if context else most
 
@@ -654,7 +654,7 @@ def listed(choice: Any) -> list[Any]:
 
 
 def steps(choice: Any) -> list[numbers.Step]:
-    """The same, as module numbers reads them."""
+    """Log-probabilities of a choice's tokens, as module numbers takes them."""
     return [
         numbers.Step(
             bytes(one.bytes or one.token.encode()),

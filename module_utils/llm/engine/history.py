@@ -114,7 +114,7 @@ def patience(record: Mapping[str, Any], declared: int) -> int:
 
 
 def boot_records(place: Path, service: str) -> dict[str, dict[str, Any]]:
-    """See boot_record, of every release of a service that has booted here: {release: record}."""
+    """Boots of every release of a service that has booted on this host, summed up: {release: record as of boot_record}."""
     found = {release: boot_record(history) for release, history in of_service(place, service).items()}
     return {release: record for release, record in found.items() if record}
 

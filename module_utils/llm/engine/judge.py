@@ -154,7 +154,7 @@ def applying(
 def known(
     model: Mapping[str, Any], service: Mapping[str, Any], args: Mapping[str, Any], *, context: int, vision: bool
 ) -> dict[str, Any]:
-    """What module llm_smoke is told of a service: what its model declares, with the service's own over it.
+    """Options of module llm_smoke that describe a service: what its model declares, with the service's own values over it.
 
     model, service: their `smoke`. context: tokens that the model declares, 0 when it does not. vision: whether it sees; its
     service's flags may rule images out.
@@ -187,7 +187,7 @@ def health_url(base_url: str) -> str:
 
 
 def haystack(words: int, share: float, secret: str, rng: random.Random) -> str:
-    """A text of about so many words with the secret word told after that share of it, and asked for at the end."""
+    """A text of about so many words, with a secret word at that share of it and a question for the word at the end."""
     sentences: list[str] = []
     while words > 0:
         sentences.append(rng.choice(_FILLER))
@@ -257,7 +257,7 @@ def judge_models(served: Sequence[str], expected: str) -> Judgement:
 
 
 def judge_refusal(status: int, why: str, who: str) -> Judgement:
-    """Judge a request that must be turned away: 401 is right; 200 means an open door."""
+    """Judge a request that must be turned away: 401 is right; 200 means that the API is open to everybody."""
     if status == 401:
         return Judgement(True, f"a request with {who} got 401")
     if status == 0:
@@ -309,7 +309,7 @@ def computing(accelerator: str) -> str:
 
 
 def judge_known(found: Judgement, margin: float | None, *, told: bool) -> Judgement:
-    """Add to a right answer how sure the engine was of it; margin: see numbers.margin. told: it gave log-probabilities at all."""
+    """Add to a right answer how sure the engine was of it; margin: see numbers.margin. told: whether it gave log-probabilities."""
     if not told:
         return found._replace(evidence=f"{found.evidence}, by its text alone: the engine gives no log-probabilities")
     if margin is None:
@@ -541,7 +541,7 @@ def _arguments(text: str) -> dict[str, Any] | None:
 
 
 def judge_stop(text: str, word: str, finish_reason: str | None) -> Judgement:
-    """Judge an answer that had to stop before a word of it."""
+    """Judge an answer that had to stop before the given word."""
     if word in text:
         return Judgement(False, f"the answer goes on after the stop sequence “{word}”: {_said(text)}", VERSION)
     if finish_reason != "stop":
@@ -744,7 +744,7 @@ def judge_all(answers: Sequence[Judgement], what: str, seconds: float) -> Judgem
 
 
 class Left(NamedTuple):
-    """What the engine's metrics told of a stream that its client left; they tell of all clients' requests together.
+    """What the engine's metrics said of a stream that its client left; they tell of all clients' requests together.
 
     before: requests that the engine had before the stream, after some patience when it had any; None when it does not tell. after:
     those that it still had so many seconds after the client had left, no more than before being waited for. ended: the stream

@@ -16,11 +16,11 @@ class Load:
 
     @property
     def idle(self) -> bool:
-        """Whether it said that it has none."""
+        """Whether the engine said that it has no requests."""
         return self.running == 0 and self.waiting == 0
 
     def text(self) -> str:
-        """For a person."""
+        """The load in words, for a person."""
         if self.running is None:
             return "does not say how many requests it has"
         return f"{self.running} running, {self.waiting} waiting"

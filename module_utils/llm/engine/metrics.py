@@ -1,4 +1,4 @@
-"""Prometheus' text format, as engines give their metrics."""
+"""Metrics of engines, in Prometheus' text format."""
 
 from __future__ import annotations
 

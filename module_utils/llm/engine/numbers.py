@@ -56,7 +56,7 @@ class Step(NamedTuple):
 
     @property
     def lead(self) -> float:
-        """Nats by which it leads the next token; 0 when another one was likelier. Infinite when no other one was given."""
+        """Nats by which the token leads the likeliest other one: 0 when that was likelier, infinite when none was given."""
         return max(0.0, self.logprob - self.others[0][1]) if self.others else math.inf
 
 
@@ -95,7 +95,7 @@ class Fork(NamedTuple):
     other_logprob: float
 
     def __str__(self) -> str:
-        """For a person."""
+        """The near tie in words, for a person."""
         return f"token {self.at + 1} ({self.token!r} {self.logprob:.2f}, {self.other!r} {self.other_logprob:.2f})"
 
 
@@ -140,7 +140,7 @@ class Reading(NamedTuple):
         return sum(self.logprobs) / len(self.logprobs)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a verdict keeps it."""
+        """The reading as JSON, in the shape that a verdict keeps."""
         return {**self._asdict(), "logprobs": list(self.logprobs), "spread": round(self.spread, 4)}
 
 
@@ -188,7 +188,7 @@ def change(now: Reading, before: Reading | None) -> Change | None:
 
 
 def merged(now: Reading, before: Reading | None) -> Reading:
-    """What is kept: the first reading of a release, with the largest distance of later ones to it."""
+    """The reading that a verdict keeps: the first one of a release, with the largest distance of later ones to it."""
     found = change(now, before)
     if found is None or before is None or before.release != now.release:
         return now

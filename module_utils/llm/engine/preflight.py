@@ -19,9 +19,9 @@ _TEXTS = ("id", "severity", "key", "message", "remedy")
 
 
 def key(program: str, image_id: str, service: Mapping[str, Any]) -> str:
-    """Digest of all that an answer depends on; "" when an image or a model has no identity, so that nothing may be kept.
+    """Digest of all that a preflight's answer depends on; "" when image or model has no identity, so that no answer may be kept.
 
-    The folder of a model is no part of it: the digest of its files is.
+    The digest covers a model by the digest of its files, and not by its folder.
     """
     model = dict(service.get("model") or {})
     folder = model.pop("folder", "")
@@ -53,7 +53,7 @@ def passed(text: str, digest: str) -> list[dict[str, str]] | None:
 
 
 def request(services: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Question to the program, and what is to be mounted for it: there -> here."""
+    """The question that engine_check.py reads, and mounts for its container: path inside -> path on the host."""
     asked, mounts = {}, {}
     for name, service in services.items():
         model = dict(service.get("model") or {})

@@ -1,4 +1,4 @@
-"""Records of boots: what one measured of its memory, kept under all that it depends on."""
+"""Records of boots: the memory that a boot measured, kept under all that the numbers depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORD_FORMAT = 1
 def record(harvest: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a boot measured, to be kept and used by `estimate`; None when its log lacks the size of the KV cache.
 
-    harvest: see boot.harvest. key: see record_key. GiB a GPU, tokens of the engine.
+    harvest: see boot.harvest. key: see fit.estimate.record_key. GiB a GPU, tokens of the engine.
     """
     wanted = ("kv_cache_tokens", "kv_cache_gib", "weights_gib")
     if not all(k in harvest for k in wanted):

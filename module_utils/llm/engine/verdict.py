@@ -20,7 +20,7 @@ class CheckResult(TypedDict):
 
 
 class Numbers(TypedDict):
-    """What a service's log-probabilities told: of its known answer, and of a fixed text (see numbers.Reading), None if nothing."""
+    """What a service's log-probabilities say of its known answer and of a fixed text (see numbers.Reading); None where unknown."""
 
     question: str
     answer: str

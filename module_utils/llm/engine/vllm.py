@@ -70,7 +70,7 @@ NUMBERS: tuple[Number, ...] = (
     Number("kv_cache_gib", re.compile(r"^(?:Explicitly|Auto) set \(([\d.]+)/"), float, min),
     Number("kv_cache_tokens", re.compile(r"KV cache size: ([\d,]+) tokens"), integer, min),
     Number("kv_concurrency", re.compile(r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x"), float, min),
-    # One long line sums up what the memory went to; until about 0.31 it told weights and the rest apart.
+    # One long line sums up what the memory went to; until about 0.31 it named weights and the rest separately.
     Number("gpu_free_gib", re.compile(r"^Free memory on device \(([\d.]+)/[\d.]+ GiB\) on startup"), float, min),
     Number("gpu_total_gib", re.compile(r"^Free memory on device \([\d.]+/([\d.]+) GiB\) on startup"), float, min),
     Number("requested_gib", re.compile(r"Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"), float, min),

@@ -1,4 +1,4 @@
-"""Which prompts warm an engine up, and how long they must be. Pure: the requests are made elsewhere.
+"""Which prompts warm an engine up, and how long they must be. Pure: module llm_warmup sends the requests.
 
 The prompts are random words: a fixed text would be answered from the prefix cache the second time, and the times
 would be those of the cache.

@@ -1,6 +1,6 @@
 """What a model is made of and how an engine spreads it: config.json to a shape, a shape to tensors, tensors to ranks.
 
-Pure functions; nothing here knows memory's limits, which is module fit's part. Counts are of values, sizes in bytes where
+Pure functions; limits of memory are the part of module estimate. Counts are of values, sizes in bytes where
 they say so, GiB are 2**30 bytes. Sharding follows vLLM 0.26 to 0.32 (model files under model_executor/models).
 """
 
@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Values of all of them."""
+        """Values in all tensors of this kind together."""
         return math.prod(self.shape) * self.times
 
 
@@ -146,12 +146,12 @@ class Architecture:
 
     @property
     def moe(self) -> bool:
-        """Whether it has experts."""
+        """Whether the model has experts."""
         return self.experts > 0
 
     @property
     def attention_layers(self) -> int:
-        """Layers with a KV cache."""
+        """Number of layers with a KV cache."""
         return self.layers - (self.linear.layers if self.linear else 0)
 
 
@@ -305,7 +305,7 @@ class Flags:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What a record of a boot is kept under: all but what only scales the room that is left."""
+        """The part of a boot record's key that flags give: without those flags that only scale the room for the KV cache."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("utilization", "kv_memory", "cpu_kv")}
 
 
@@ -482,7 +482,7 @@ def _delta_net(model: Architecture, net: Linear, layer: str, times: int, linear:
 
 
 def _encoder(vision: Vision, linear: Any, plain: Any) -> None:
-    """Qwen3-VL: transformers, models/qwen3_vl/modeling_qwen3_vl.py. Two pictures in time share a patch."""
+    """List Qwen3-VL's image encoder (transformers, models/qwen3_vl/modeling_qwen3_vl.py). Two pictures in time share a patch."""
     size, merged = vision.hidden, vision.hidden * vision.merge**2
     plain("visual.patch_embed.proj.weight", (size, 3, 2, vision.patch, vision.patch))
     plain("visual.pos_embed.weight", (vision.positions, size))
@@ -517,7 +517,7 @@ def weights(listed: Iterable[Tensor], model: Architecture, flags: Flags, hopper:
     """GiB of weights on one rank of each pipeline stage.
 
     hopper: compute capability 9.0, where packed linear layers with zero points run on Machete, which holds the zero points
-    times the scales in 16 bit (kernels/linear/mixed_precision/machete.py); measured: the packed ones stay as well.
+    times the scales in 16 bit (kernels/linear/mixed_precision/machete.py); measured: the packed zero points stay in memory as well.
     """
     stages = stage_layers(model.layers, flags.pp)
     found = [0.0] * flags.pp
@@ -550,7 +550,7 @@ def weights(listed: Iterable[Tensor], model: Architecture, flags: Flags, hopper:
 
 
 def _split(name: str, dimensions: int, model: Architecture, flags: Flags) -> int:
-    """Over how many ranks a tensor is spread."""
+    """Number of ranks that a tensor is split over."""
     if ".experts." in name:
         return flags.tp * flags.dp if flags.ep else flags.tp
     if _VISION.search(name):

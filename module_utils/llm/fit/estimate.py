@@ -1,7 +1,7 @@
 """Does a service fit on its GPUs, and how much KV cache is left: an estimate with a band, and its parts.
 
-`estimate` adds activations, CUDA graphs and the rest to a model's weights (module shapes). A record of an earlier boot
-(`record`) replaces the parts that it measured. Pure functions. GiB are 2**30 bytes, tokens are of one engine (one
+`estimate` adds activations, CUDA graphs and the rest to a model's weights (module architecture). A record of an earlier boot
+(module engine.records) replaces the parts that it measured. Pure functions. GiB are 2**30 bytes, tokens are of one engine (one
 replica), and "per GPU" means the fullest rank.
 
 Sources. The sum: vLLM 0.26 and 0.32, vllm/v1/worker/gpu_worker.py (determine_available_memory), v1/worker/utils.py
@@ -39,7 +39,7 @@ from ansible.module_utils.llm.gpu.nvidia import capability
 
 
 def record_key(model: str, image: str, gpu: str, engine: str, flags: Flags) -> dict[str, Any]:
-    """What a record is kept under, and how its engine was flags to run. model: digest of its files. image: id. gpu: name."""
+    """What a boot record is kept under: all that its numbers depend on. model: digest of its files. image: id. gpu: name."""
     return {
         "format": RECORD_FORMAT,
         "model": model,
@@ -56,7 +56,7 @@ IMAGE_TOKENS = 16384  # largest image of Qwen3-VL: 16,777,216 pixels in patches 
 
 
 class Band(NamedTuple):
-    """A number that is known only so well."""
+    """An estimated number: likely value, low and high end."""
 
     low: float
     likely: float
@@ -69,7 +69,7 @@ class Band(NamedTuple):
         return Band(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def rounded(self) -> dict[str, float]:
-        """For people: two digits."""
+        """The band for a person: two digits."""
         return {"low": round(self.low, 2), "high": round(self.high, 2)}
 
 
@@ -140,7 +140,7 @@ def _encoder_bytes(vision: Vision, flags: Flags, value: int) -> tuple[float, flo
 
 
 def captures(flags: Flags) -> int:
-    """CUDA graphs that are captured: sizes up to twice max_num_seqs and 512, and those for decoding alone once more.
+    """CUDA graphs that are captured: sizes up to twice max_num_seqs and 512, and those for decoding once more.
 
     vllm/config/vllm.py (_set_cudagraph_sizes), mode FULL_AND_PIECEWISE.
     """
@@ -271,7 +271,7 @@ def _nearest_record(
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What is known of a model: its config.json, its tensors (see artifacts.summary), its size on disk, its digest."""
+    """What an estimate knows of a model: its config.json, its tensors (see artifacts.summary), its size on disk, its digest."""
 
     config: Mapping[str, Any] | None = None
     tensors: Sequence[Sequence[Any]] | None = None
@@ -336,7 +336,7 @@ def _known_shape(known: Known) -> tuple[Architecture | None, str]:
 
 
 def _weights(known: Known, model: Architecture, flags: Flags, hopper: bool) -> tuple[list[Band], str]:
-    """Bands of GiB of weights a stage, buffers included, and what they rest on."""
+    """GiB of weights of each pipeline stage as bands, buffers included, and the estimate's basis (see Fit)."""
     extra = buffers(model, flags)
     if known.tensors:
         listed = [Tensor(str(n), str(d), tuple(s), int(c)) for n, d, s, c in known.tensors]
@@ -470,7 +470,7 @@ def _calibrate(
     kept: Mapping[str, Any],
     how: str,
 ) -> _Parts:
-    """Parts with what a boot measured, scaled by what the same formulas say of both sets of flags."""
+    """Estimated parts, replaced by those that an earlier boot measured: scaled by the formulas' ratio for the two sets of flags."""
     before = Flags(**{**dataclasses.asdict(flags), **kept["flags"]})
     before = dataclasses.replace(before, max_len=before.max_len or model.context)
     measured = kept["measured"]
@@ -514,7 +514,7 @@ def _same_layout(one: Flags, other: Flags) -> bool:
 
 
 def estimate_cpu(known: Known, flags: Flags) -> Fit:
-    """The same for an engine on the CPU: the KV cache is as large as VLLM_CPU_KVCACHE_SPACE says."""
+    """The estimate for an engine on the CPU, whose KV cache is as large as VLLM_CPU_KVCACHE_SPACE says."""
     model, note = _known_shape(known)
     space = flags.kv_memory / GIB or flags.cpu_kv
     kv = Band(space, space, space)
@@ -586,7 +586,7 @@ def service_flags(declared: Declared, service: Service) -> Flags:
 
 
 def service_key(declared: Declared, service: Service, image_id: str | None, digest: str | None) -> dict[str, Any]:
-    """See record_key; empty while image or model are not there, and for an engine on the CPU, whose log lacks the numbers."""
+    """The record_key of a declared service; {} while image or model are not there, and on the CPU: its log lacks the numbers."""
     gpus = [g for g in declared.gpus if g.index in service.gpus or g.uuid in service.gpus]
     image = declared.images[service.image]
     if not (gpus and image_id and digest) or image.accelerator == "cpu":
@@ -596,7 +596,7 @@ def service_key(declared: Declared, service: Service, image_id: str | None, dige
 
 
 def with_size(known: Known, model: Model) -> Known:
-    """With the size that the catalog states, where files have not flags it."""
+    """`known` of a model, with the catalog's `size_gib` where its files gave no size."""
     return known if known.size_gib else dataclasses.replace(known, size_gib=model.size_gib)
 
 
@@ -654,7 +654,7 @@ def _more(fit: Fit) -> str:
 
 
 def parts_text(fit: Fit) -> str:
-    """The parts in a few words."""
+    """The parts of an estimate in a few words, for a person."""
     if fit.cpu:
         return f"weights {fit.weights.likely:.2f}, KV {fit.kv.likely:.2f} GiB"
     names = ("weights", "activation", "graphs", "other")
@@ -663,7 +663,7 @@ def parts_text(fit: Fit) -> str:
 
 
 def tokens_text(fit: Fit) -> str:
-    """The size of the KV cache in a few words."""
+    """The estimated size of the KV cache in a few words, for a person."""
     if fit.tokens is None:
         return "unknown"
     low, high = int(fit.tokens.low), int(fit.tokens.high)

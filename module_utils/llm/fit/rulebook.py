@@ -1,7 +1,7 @@
 """Rules, as data: what a declaration may say and engines, cards or models are known not to bear. Module rules reads them.
 
 Add an entry here and it is judged, documented (docs/reference/rules.md) and tested: the test declares `example` on top of a
-clean service and expects the rule to speak, to be silenced by its id, and to say nothing without the example.
+clean service and expects a finding, its acceptance by the rule's id, and no finding without the example.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """One rule.
+    """One rule: when it applies, what it says, and why it is known.
 
     id: what `accept` names. severity: error (refuses) or warn. when: fact to condition, all of which must hold; see
-    rules.facts for the facts and rules.holds for conditions. unless: likewise, and the rule is silent when all of them hold.
+    rules.facts for the facts and rules.holds for conditions. unless: likewise; when all of them hold there is no finding.
     at: key of the service that is to be changed; one that begins with `llm_` is taken as it is. message, remedy: for people;
     `{fact}` is replaced. reason: why it is a rule. source: where that is from. experiments: ids in docs/experiments that
     showed it. by: the module that decides instead of `when`. example: a declaration that breaks it, by kind.
@@ -54,7 +54,7 @@ class Range(NamedTuple):
 
 
 class Advisory(NamedTuple):
-    """A published weakness. below: first version without it. what: in a few words. when: what else must hold."""
+    """A published vulnerability of an engine. below: first version without it. what: in a few words. when: what else must hold."""
 
     id: str
     below: str

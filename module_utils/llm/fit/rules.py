@@ -1,7 +1,7 @@
 """Judge services by the rules of module rulebook, and let declared reasons silence them. Pure functions.
 
-A rule speaks when all its conditions hold. What is not known (a model without a configuration, a card of no known name) fulfils
-no condition: such a rule is open, neither broken nor kept.
+A rule yields a finding when all its conditions hold. What is not known (a model without a configuration, a card of no known
+name) fulfils no condition: such a rule is open, neither broken nor kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def book() -> Mapping[str, Rule]:
 
 
 def advisories() -> frozenset[str]:
-    """Ids that an image may accept: what is known of a version is the same for all services that run it."""
+    """Rules that an image may accept, not only a service: those about a version, which hold for all services of the image."""
     return frozenset(a.id for a in rulebook.ADVISORIES)
 
 
@@ -162,7 +162,7 @@ def facts(declared: Declared, service: Service, config: Mapping[str, Any] | None
 
 
 def _spread(place: str, value: Any) -> dict[str, Any]:
-    """A value under its name, and what is in a mapping (or in JSON, as the engine takes it) below it."""
+    """Facts of one value: itself under its name, and what a mapping (or JSON, as the engine takes it) holds, below dotted names."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
@@ -219,7 +219,7 @@ def _model_facts(model: Model, config: Mapping[str, Any], tp: int) -> dict[str, 
 
 
 def _parser_facts(service: Service, model: Model, architecture: str) -> dict[str, Any]:
-    """Whether parsers are those of the model's family; nothing for a family that is not listed or a parser of one's own."""
+    """Facts on whether the declared parsers fit the model's family; none for an unlisted family or a parser of one's own."""
     name, family = model.family, rulebook.FAMILIES.get(model.family)
     if family is None and not name:
         name, family = next(
@@ -347,9 +347,9 @@ def judge(
     running: Iterable[str],
     fits: Mapping[str, estimate.Fit],
 ) -> Judged:
-    """What the rules say to the services of a host. configs: config.json by model. fits: what was estimated, by service.
+    """Findings of the rules on the services of a host. configs: config.json by model. fits: what was estimated, by service.
 
-    running: those that are to run. What would refuse another one is only told: it may be put right before it is needed.
+    running: those that are to run. What would refuse another one is only a warning: it may be put right before it is needed.
     """
     running = set(running)
     findings: dict[str, list[Finding]] = {}
@@ -368,7 +368,7 @@ def judge(
 
 
 def _fit_states(estimate: estimate.Fit | None) -> dict[str, bool | None]:
-    """Rules that the estimate decides: open without one."""
+    """State of each rule that the estimate of memory decides; open without an estimate."""
     done = estimate is not None and estimate.tokens is not None
     return {rule.id: False if done else None for rule in book().values() if rule.by}
 

@@ -1,6 +1,6 @@
-"""Certificates by ACME: when one is asked for, with which command, and what came of it. Pure; imports nothing of its own.
+"""Certificates by ACME: when one is asked for, with which command, and what came of it. Pure; imports no other module of ours.
 
-What asks is lego, in a container of its own (roles/gateway/files/acme_client). `config` is what that reads: {server, email,
+The client (roles/gateway/files/acme_client) runs lego in a container. `config` is what the client reads: {server, email,
 names, ca}. `issued` is what it wrote down with a certificate: {server, names}. `found`: see certificates.read.
 """
 
@@ -37,7 +37,7 @@ def is_private(name: str) -> bool:
 
 
 def argv(config: Mapping[str, Any], folder: str) -> list[str]:
-    """What registers the account when there is none, and asks for a certificate with a new key."""
+    """Lego's command: registers the account when there is none, and asks for a certificate with a new key."""
     wanted = [word for name in config["names"] for word in ("--domains", name)]
     listens = ["--http", "--http.port", f":{LISTENER}"]
     account = ["--accept-tos", "--email", config["email"], "--server", config["server"]]
@@ -45,7 +45,7 @@ def argv(config: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def account_file(config: Mapping[str, Any]) -> str:
-    """Where lego keeps what the server knows of the account, below the client's folder; the account's key lies elsewhere."""
+    """File below the client's folder where lego keeps what the server knows of the account; the account's key lies elsewhere."""
     return f"accounts/{urlsplit(config['server']).netloc.replace(':', '_')}/{config['email']}/account.json"
 
 
@@ -55,7 +55,7 @@ def account_is_lost(output: str) -> bool:
 
 
 def patience(config: Mapping[str, Any]) -> float:
-    """Seconds that lego gets: it has one name proven after the other, and asks every 5 seconds whether one is."""
+    """Seconds after which lego is ended: it has one name proven after the other, and asks every 5 seconds whether one is."""
     return 120.0 + 12 * len(config["names"])
 
 
@@ -66,7 +66,7 @@ def certificate_files(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def missing(config: Mapping[str, Any], issued: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Why there is no certificate as it is declared, "" when there is."""
+    """Why the certificate that is there is not the declared one, "" when it is."""
     if not issued:
         return "there is none"
     if issued.get("server") != config["server"]:
@@ -77,17 +77,17 @@ def missing(config: Mapping[str, Any], issued: Mapping[str, Any], found: Mapping
 
 
 def due(config: Mapping[str, Any], issued: Mapping[str, Any], found: Mapping[str, Any], now: float) -> str:
-    """Why one has to be asked for, "" when none has."""
+    """Why a certificate has to be asked for now, "" when none has."""
     return missing(config, issued, found) or ("it ends soon" if now >= renewed_from(found) else "")
 
 
 def renewed_from(found: Mapping[str, Any]) -> float:
-    """When the last third of its time begins: 30 days before the end of 90, 2 before that of 6."""
+    """When a certificate is renewed, in seconds since 1970: as the last third of its time begins (the last 30 of 90 days)."""
     return float(found["expires"] - (found["expires"] - found["begins"]) / 3)
 
 
 def is_late(found: Mapping[str, Any], now: float) -> bool:
-    """Whether a certificate should have been renewed for long, whatever its client says: a quarter of its time is left."""
+    """Whether a certificate should have been renewed long ago, whatever the ACME client says: less than a quarter of it is left."""
     return bool(now >= found["expires"] - (found["expires"] - found["begins"]) / 4)
 
 
@@ -97,7 +97,7 @@ def pause(failures: int) -> int:
 
 
 def record(text: str) -> dict[str, Any]:
-    """What was written down, {} when it is not there or damaged."""
+    """The JSON mapping in a file of the ACME client; {} for no file or a damaged one."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -106,7 +106,7 @@ def record(text: str) -> dict[str, Any]:
 
 
 def reason(output: str) -> str:
-    """Of what lego says when it fails, the one line that a person needs."""
+    """The one line of a failed lego's output that a person needs."""
     lines = [re.sub(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", line).strip() for line in output.splitlines()]
     lines = [line for line in lines if line]
     last = next((n for n in reversed(range(len(lines))) if lines[n].startswith(("Could not", "[FATAL]"))), -1)

@@ -35,7 +35,10 @@ def fingerprint(pem: str) -> str:
 
 
 def given(cert: Path, key: Path, now: float) -> dict[str, Any]:
-    """The same of a certificate that was given, with what is wrong with it and its key. Adds `pem`, what HAProxy reads."""
+    """{names, begins, expires, problem, pem} of a certificate that an operator gives, judged together with its private key.
+
+    problem: what is wrong with either, by time `now`; pem: certificate and key in one text, as HAProxy reads them.
+    """
     found: dict[str, Any] = {**read(cert), "pem": ""}
     if found["problem"]:
         return found

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 SOCKET = "run/haproxy.sock"
-IN_CONTAINER = "/usr/local/etc/haproxy"  # where it finds what lies in `etc/`
-CERTIFICATE = "tls/door.pem"  # there
+IN_CONTAINER = "/usr/local/etc/haproxy"  # where the container finds what lies in `etc/`
+CERTIFICATE = "tls/door.pem"  # below `etc/`
 SERVES = 2  # operational state of a server
 
 
@@ -56,7 +56,7 @@ def server_states(folder: Path) -> dict[str, tuple[str, int, int]]:
 
 
 def shown_certificate(folder: Path, name: str) -> str:
-    """SHA-1 of the certificate that new connections get, by its file below `etc/`; "" when nobody says."""
+    """SHA-1 of the certificate that new connections get, by its file below `etc/`; "" when HAProxy does not answer."""
     for line in (say(folder, f"show ssl cert {IN_CONTAINER}/{name}") or "").splitlines():
         if line.startswith("SHA1 FingerPrint:"):
             return line.partition(":")[2].strip()

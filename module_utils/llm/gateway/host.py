@@ -70,7 +70,7 @@ def service_keys(root: Path, backends: Iterable[Mapping[str, Any]] = ()) -> dict
 
 
 def _releases(root: Path, server: Mapping[str, Any]) -> list[Path]:
-    """Folder of the release that a container is of; its name ends with the first digits of the release's."""
+    """Folders of the releases whose container this may be: its name ends with the first digits of the release."""
     prefix = f"llm-{server['name']}-"
     if not server["container"].startswith(prefix):
         return []
@@ -126,7 +126,7 @@ def maps(
 
 
 def digest(text: str) -> str:
-    """By what a map or a certificate that is in use is recognised."""
+    """Digest by which a map or a certificate in use is recognised."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -186,10 +186,10 @@ def stand_in_is_due(folder: Path) -> str:
 
 
 def acme_certificate(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What certificates.read says of the one that ACME gave, and `acme`: {missing, error, failures, ca_differs, ca_problem}.
+    """The certificate that ACME gave: what certificates.read says, and `acme`: {missing, error, failures, ca_differs, ca_problem}.
 
     request: {server, names, ca_file} of the plan. missing: why it is not what is declared. error, failures: of the last attempts.
-    ca_differs: from the copy that the client has.
+    ca_differs: whether the declared CA file is another than the client's copy.
     """
     if not request["names"]:  # the plan refuses that
         return {}
@@ -219,8 +219,8 @@ def _as_in_certificate(name: str) -> str:
 def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
     """What module llm_host_facts says of the gateway: {now, certificate, clients, due, old_engine_keys, engine_key, stopped}.
 
-    due: why the gateway needs a hand, beyond its files. old_engine_keys: services whose engine does not have the newest key.
-    stopped: backends of which it tells clients that they were stopped.
+    due: why the gateway has to be changed though its files are as declared. old_engine_keys: services whose engine lacks the newest
+    key. stopped: backends whose clients get the answer that the service was stopped.
     engine_key: fingerprint of the newest key between gateway and engines, "" before it was rotated.
 
     wanted: {https_port, certificate_names, certificate, key, acme} of the plan; {} when there is none yet.

@@ -49,7 +49,7 @@ def keys_of(document: Mapping[str, Any]) -> list[ClientKey]:
 
 
 def _wrong(key: ClientKey) -> str:
-    """What the gateway could not make sense of, "" when all is well. Fields stand side by side in a line of its map."""
+    """Why a key cannot stand in the gateway's map, whose lines hold a key's fields side by side; "" when it can."""
     named = (key.id, key.client, *(s for s in key.services if s != "*"))
     if not all(isinstance(text, str) and NAME.fullmatch(text) for text in named):
         return "id, client and services must be of lower case letters, digits and dashes"
@@ -65,12 +65,12 @@ def _wrong(key: ClientKey) -> str:
 
 
 def document(keys: Iterable[ClientKey]) -> dict[str, Any]:
-    """The shape of clients.json."""
+    """Content of clients.json for these keys."""
     return {"keys": [{**dataclasses.asdict(k), "services": list(k.services)} for k in keys]}
 
 
 def sha256(key: str) -> str:
-    """By what a key is known where it is not kept. Keys are long and random, so nothing slower is needed."""
+    """SHA-256 that stands for a key where the key itself is not kept. Keys are long and random, so no slower hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -138,7 +138,7 @@ def wanted_key(given: Mapping[str, Any], known: Sequence[str], now: float) -> di
 
 
 def _end(text: str, now: float) -> int:
-    """Seconds since 1970 of `90d`, `12h` or a date."""
+    """When a key ends, in seconds since 1970, from `90d`, `12h` or a date."""
     try:
         if text[-1:] in "dh" and text[:-1].isdigit():
             end = int(now) + int(text[:-1]) * (86400 if text.endswith("d") else 3600)
@@ -153,7 +153,7 @@ def _end(text: str, now: float) -> int:
 
 
 def create(keys: Sequence[ClientKey], fields: Mapping[str, Any], now: float) -> tuple[list[ClientKey], ClientKey, str]:
-    """With one key more: (all keys, the new one, its text, which is kept nowhere)."""
+    """Add a key: (all keys, the new one, its text, which is kept nowhere)."""
     if any(k.client == fields["client"] and k.state(now) == "valid" for k in keys):
         raise Refused(
             f"`{fields['client']}` has a key already: rotate it (llm_key_do=rotate), revoke it, or choose another name"
@@ -184,7 +184,7 @@ def rotate(keys: Sequence[ClientKey], client: str, overlap: str, now: float) -> 
 
 
 def revoke(keys: Sequence[ClientKey], named: str, now: float) -> list[ClientKey]:
-    """Without the keys of a client, or the one with an id."""
+    """Remove the keys of a client, or the one with this id."""
     hit = [k for k in keys if named in (k.client, k.id) and k.state(now) != "revoked"]
     if not hit:
         raise Refused(f"`{named}` is no client and no id of a key. {_offer(keys, now)}")
@@ -220,7 +220,7 @@ def front_key(accepted: Iterable[Sequence[str]]) -> str:
 
 
 def engine_key_is_old(accepted: Sequence[str], engine_keys: Sequence[str]) -> bool:
-    """Whether an engine has keys of the gateway, but not the newest. One from before there were any is let be."""
+    """Whether an engine has keys of the gateway, but not the newest. One without any, from before they existed, is not old."""
     return bool(engine_keys) and engine_keys[0] not in accepted and any(k in accepted for k in engine_keys)
 
 

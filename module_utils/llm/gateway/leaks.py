@@ -34,7 +34,7 @@ def leaked(text: str, known: Mapping[str, str]) -> list[tuple[int, str]]:
 
 
 def _parts(word: str) -> set[str]:
-    """What in a word may be a key: it may end a sentence, be the value of an assignment, or be a part of a path."""
+    """Parts of a word that may be a key: a key may end a sentence, be the value of an assignment, or be a part of a path."""
     pieces = {word, *(piece for piece in word.split("/") if len(piece) >= SHORTEST)}
     return {part for p in pieces for part in (p, p.strip("=.-/+"), p.rpartition("=")[2])}
 
@@ -63,7 +63,7 @@ def known_keys(root: Path) -> dict[str, str]:
 
 
 def is_home_of_keys(root: Path, path: Path) -> bool:
-    """Whether a file is one that keeps keys: they are right there."""
+    """Whether a file is one in which keys are kept on purpose."""
     if root not in path.parents:
         return False
     place = path.relative_to(root)
@@ -75,7 +75,7 @@ def is_home_of_keys(root: Path, path: Path) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """What a file says; of a `.gz` what is packed in it, up to LARGEST bytes and up to where it is damaged."""
+    """Text of a file; for a `.gz` its unpacked content. At most LARGEST bytes, and up to where it is damaged."""
     if path.suffix != ".gz":
         return path.read_text(encoding="utf-8", errors="replace")
     found = bytearray()

@@ -10,10 +10,10 @@ STOPPED = -1  # in the place of the seconds until a service is back; door.lua kn
 
 
 def backends(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[str, Any]]:
-    """What leads where: [{name, services, ports, hosts, prefixes, models, servers: [{name, container, at_once}]}].
+    """Backends of the gateway: [{name, services, ports, hosts, prefixes, models, servers: [{name, container, at_once}]}].
 
-    routes: of the plan. One backend a service, for its port and its prefix; services of one model (placement keeps them of
-    the same one) form a further one, `all-<the first of them>`, for what names the model or a host name that they share.
+    routes: of the plan. One backend a service, for its port and its prefix; services of one model (placement refuses one name for
+    different models) form a further backend, `all-<the first of them>`, for requests by model or by a host name that they share.
     """
     routes = list(routes)
     found = [
@@ -61,9 +61,9 @@ def _server(route: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, int]:
-    """Seconds until closed backends are expected back, STOPPED for those that are not; without those of which nobody knows.
+    """Seconds until closed backends are expected back, STOPPED for those that are not; unknown ones are left out.
 
-    routes: of the plan, with `returns_in` or `stopped`. A backend of several is back with its first.
+    routes: of the plan, with `returns_in` or `stopped`. A backend of several services is back with the first of them.
     """
     routes = list(routes)
     closed = [r for r in routes if not r.get("container")]
@@ -79,7 +79,7 @@ def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, 
 
 
 def stopped(returns_map: str) -> list[str]:
-    """Pools that were stopped on purpose, by the map that HAProxy has; see `returns`."""
+    """Backends that were stopped on purpose, by the map that HAProxy has; see `returns`."""
     words = [line.split() for line in returns_map.splitlines()]
     return [name for name, when in (w for w in words if len(w) == 2) if when == str(STOPPED)]
 
@@ -93,7 +93,7 @@ def listing(model: str) -> str:
 def switched(before: str, after: str) -> list[dict[str, str]] | None:
     """Which servers lead elsewhere between two configurations: [{server, before, after}]; None when more differs.
 
-    Only then the running HAProxy can be changed, without a reload. "" stands for a closed route.
+    Only differences of this kind can be made in the running HAProxy, without a reload. "" stands for a closed route.
     """
     old, new = (text.splitlines() for text in (before, after))
     if len(old) != len(new):

@@ -32,7 +32,7 @@ def begin(since: str, now: float) -> float:
 
 
 def entries(lines: Iterable[str], start: float = 0) -> Iterator[dict[str, Any]]:
-    """Requests of the access log since a time; what else is in it, and a line that was cut short or has less, is passed over."""
+    """Requests of the access log since a time. Other lines, and lines that were cut short, are left out."""
     for line in lines:
         if not line.startswith("{"):
             continue
@@ -58,7 +58,7 @@ def begins(lines: Iterable[str]) -> str:
 
 
 def shortfall(first: str, start: float) -> str:
-    """What to say where a log does not go back to a time: for a person; "" where it does. first: see `begins`."""
+    """A sentence for a person where the log does not go back to `start`, "" where it does. first: see `begins`."""
     if not first:
         return "The log has no entries."
     return (
@@ -108,7 +108,7 @@ def _waited(entry: Mapping[str, Any]) -> int:
 
 
 def _ended(entry: Mapping[str, Any]) -> str:
-    """How a request ended. HAProxy's own word for it begins with S or s where the engine broke off in the middle."""
+    """How a request ended. HAProxy's termination state begins with S or s where the engine broke off in the middle."""
     if 400 <= entry["status"] < 500:
         return "limited" if entry["status"] == 429 else "refused"
     whole = 0 < entry["status"] < 400 and not str(entry.get("end", "")).lower().startswith("s")

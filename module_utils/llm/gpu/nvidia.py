@@ -1,6 +1,6 @@
 """NVIDIA GPUs: what `nvidia-smi` and the container toolkit say, what is wrong with it, and what is to be done. Pure functions.
 
-Reading is done by `gpu_host`, which returns the mapping called `seen` here. Texts that nvidia-smi prints when it fails were
+Reading is done by gpu.host, which returns the mapping called `seen` here. Texts that nvidia-smi prints when it fails were
 recorded where that was possible (tests/unit/data/nvidia-smi); the others are NVIDIA's documented ones.
 """
 

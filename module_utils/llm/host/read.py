@@ -205,7 +205,7 @@ def release_images(services: Path) -> dict[str, dict[str, str]]:
 
 
 def _spellings(reference: str) -> list[str]:
-    """Docker lists images of its hub without the host, and of its library without the user."""
+    """Spellings under which Docker may list a reference: images of its hub without host, those of its library without user."""
     spellings = [reference]
     for prefix in ("docker.io/library/", "docker.io/"):
         if reference.startswith(prefix):
@@ -262,7 +262,7 @@ def memory() -> dict[str, int | None]:
 
 
 def memory_of(meminfo: str) -> dict[str, int | None]:
-    """The same, of the text of /proc/meminfo; None for what it does not say."""
+    """{total, available} in bytes from the text of /proc/meminfo; None for what it does not say."""
     sizes = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
     found = {"total": sizes.get("MemTotal"), "available": sizes.get("MemAvailable")}
     return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
@@ -274,7 +274,7 @@ def processor() -> dict[str, Any]:
 
 
 def processor_of(cpuinfo: str) -> dict[str, Any]:
-    """The same, of the text of /proc/cpuinfo: model ("" when it does not say), cores (not threads), features of ROUNDING."""
+    """{model, cores, features} from /proc/cpuinfo's text: "" for an unnamed model, cores (not threads), features of ROUNDING."""
     blocks = [
         {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
         for block in cpuinfo.strip().split("\n\n")
@@ -296,7 +296,7 @@ def processor_of(cpuinfo: str) -> dict[str, Any]:
 def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
     """Releases of a service: {current, previous, facts, drift, proven, known, serving, started, before, attempt}.
 
-    Of the current one: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
+    Of the current release: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
     known, the known answer with the margin that the engine showed, {question, answer, margin}, None before it was asked;
     serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
     of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
@@ -403,7 +403,7 @@ def fingerprint(path: Path) -> str | None:
 
 
 def model(folder: str) -> dict[str, Any]:
-    """State of a model folder; see artifacts.look. One that was made and refused: also {refused, aside}, what and where."""
+    """State of a model folder, see artifacts.look. A refused quantization adds {refused: its record, aside: its folder}."""
     path = Path(folder)
     found = artifacts.look(path)
     try:
@@ -438,7 +438,7 @@ def first_line(path: Path) -> str | None:
 
 
 def _verdict(path: Path, service: str) -> tuple[bool, dict[str, Any] | None]:
-    """Whether all was right, and what is known of the known answer; see `release`."""
+    """Of a verdict.json: whether the service passed, and its `known` answer; see `release`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         right = found["ok"] is True

@@ -97,7 +97,7 @@ def adds_nothing(build: Mapping[str, Any], lack: Lacking) -> bool:
 def context(
     build: Mapping[str, Any], base: str, lent: Lent, lack: Lacking | None = None, program: str = ""
 ) -> dict[str, str]:
-    """Files of a build's context, but for a wheelhouse: name -> content. base: reference to start from."""
+    """Files of a build's context, without a wheelhouse: name -> content. base: reference to start from."""
     lack = lack or Lacking()
     found = {"Dockerfile": dockerfile(build, base, lent, lack)}
     found.update({context_name(path): entry["content"] for path, entry in (build.get("files") or {}).items()})

@@ -97,7 +97,7 @@ def _header(raw: bytes, length: int, name: str) -> tuple[Header, int]:
 def summary(headers: Iterable[Header], layers: int = 0) -> list[list[Any]]:
     """Tensors in few lines: [[name, dtype, shape, how many]], with `#` for the numbers of layers and experts.
 
-    layers: how many the model serves with; layers beyond those belong to a draft model and are called so. See architecture.Tensor.
+    layers: how many the model serves with; layers beyond those are those of a draft model, and named so. See architecture.Tensor.
     """
     found: dict[tuple[str, str, tuple[int, ...]], int] = {}
     for header in headers:
@@ -132,9 +132,9 @@ Read = Callable[[str, "tuple[int, int] | None"], bytes]
 
 
 def remote_facts(read: Read) -> dict[str, Any]:
-    """The same of a model that is elsewhere, and the size of its weights: {config, tensors, bytes}. No weights travel.
+    """What `facts` gives, of a model that is not on this machine, with the bytes of its weights: {config, tensors, bytes}.
 
-    read: gives a file by its name, or from one byte to another of it; raises Broken when it can't.
+    Reads headers and no weights. read: gives a file by its name, or a range of its bytes; raises Broken when it can't.
     Raises Broken when something is missing or no safetensors file, and says which.
     """
     try:

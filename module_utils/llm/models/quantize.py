@@ -20,7 +20,7 @@ PROGRAM = "quantize_model.py"
 
 
 def other_text(recipe: str) -> str:
-    """What to do about text that is of no use."""
+    """Remedy for calibration text that is of no use: name other text in the recipe."""
     return f"Correct llm_recipes.{recipe}.dataset, or bring another file"
 
 
@@ -28,7 +28,7 @@ REMEDY = "Raise the limits, and it is taken as it is; or change the recipe; or r
 
 
 def refusal(recipe: str, why: Iterable[str], aside: str) -> str:
-    """A result that lost too much."""
+    """Message about a result that lost more quality than its recipe allows."""
     return f"was made by `{recipe}`, and refused: {'; '.join(why)}. It is set aside in {aside}"
 
 
@@ -36,7 +36,7 @@ NO_MEMORY = "Stop what runs beside it, quantize with fewer or shorter samples, o
 
 
 def no_memory(need: int, free: int) -> str:
-    """More memory is needed than there is."""
+    """Message that quantizing needs more memory than is free."""
     return f"quantizing takes about {size(need)} of memory, and {size(free)} are free; nothing was touched"
 
 
@@ -53,7 +53,7 @@ def memory_need(source: int, config: Mapping[str, Any], recipe: Mapping[str, Any
 
 
 def foreign(made: Mapping[str, object] | None, wanted: str) -> str:
-    """Why what is there is not what is wanted; "" when it is."""
+    """Why a quantized model that is on the host is not the declared one; "" when it is."""
     if not made or "quality" not in made:
         return "was not made by this project"
     if made.get("mark") != wanted:
@@ -87,14 +87,14 @@ def _finite(value: object) -> float | None:
 
 
 def _shown(quality: Mapping[str, object], name: str, loss: str = "") -> str:
-    """A number that is of no use, as it was measured. loss: nats a token, from which a perplexity was to be computed."""
+    """Message about a measured number that is no finite one. loss: nats a token, from which a perplexity was to be computed."""
     nats = _finite(quality.get(loss))
     measured = f" ({nats:.1f} nats a token)" if nats is not None else ""
     return f"{'no finite number' if _finite(quality.get(name)) is None else quality[name]}{measured}"
 
 
 def summary(made: Mapping[str, Any]) -> str:
-    """What was made, and what it cost, in one line."""
+    """One line about a quantized model: what was made, and what quality it lost."""
     quality = {k: math.nan if v is None else v for k, v in made["quality"].items()}
     ratio = quality["perplexity"] / quality["perplexity_source"]
     return (
@@ -138,7 +138,7 @@ _STEP = re.compile(
 
 @dataclasses.dataclass
 class Pace:
-    """From what the program prints to a line of progress: where it is, and how long that goes on."""
+    """Turns the output of the quantizing program into lines of progress: the step it is at, and for how long."""
 
     phase: str = ""
     since: float = 0.0
@@ -178,7 +178,7 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What headers say of a result. compare: tensors whose bytes must be those of the source; problems: [] for a good one."""
+    """What headers say of a quantized model. compare: tensors whose bytes must be the source's; problems: [] for a good one."""
 
     packed: tuple[str, ...]
     compare: tuple[str, ...]

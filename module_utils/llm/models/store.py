@@ -37,7 +37,7 @@ def aside(folder: Path) -> Path:
 
 
 def partials(folder: Path) -> list[Path]:
-    """All of them, of any source."""
+    """All folders (see `partial`) in which a model is being put together, of any source."""
     return sorted(p for p in folder.parent.glob(f".{folder.name}.*partial") if p.is_dir())
 
 

@@ -95,7 +95,7 @@ def failed_attempt(facts: Facts, service: str, release: str) -> Attempt | None:
     """The last attempt to deploy a service that failed (attempt of host/read.py), until a later one succeeds; None without one.
 
     That is a release that was made current since, or a run that found nothing to deploy and got right answers: they prove nothing
-    of the release that failed, so its attempt is told for as long as that one is declared. release: the declared one.
+    of the release that failed, so its attempt is reported for as long as that one is declared. release: the declared one.
     """
     found = facts["releases"].get(service, NO_RELEASES)
     failed = found["attempt"]
@@ -108,7 +108,7 @@ def to_stop(
 ) -> list[dict[str, str]]:
     """Containers of selected services that are not to run: [{service, container, state}].
 
-    Those that are declared stopped or absent, and those that stand by and that no service of `deploying` displaces.
+    Those that are declared stopped or absent, and those on standby that no service of `deploying` displaces.
     """
     services = set(services)
     found = []

@@ -34,7 +34,7 @@ def look_at_host(
     services = tuple(services)
     found: Findings = {"": _docker_findings(facts["docker"], starts="host" in tuple(stages) and not verb)}
     if found[""]:
-        return found  # without the engine's word, its own ports look like a stranger's
+        return found  # without Docker's answer, ports of our own engines look like somebody else's
     ports = {declared.services[s].port: (s, f"llm_services.{s}.port") for s in services}
     ports |= {port: ("", key) for port, key in gateway_plan.ports(declared).items()} if services else {}
     for port, (service, key) in ports.items():
@@ -199,7 +199,7 @@ def _found_gpu_findings(
     for differs in differences(declared.gpus, seen["gpus"]):
         entry = declared.gpus[differs["position"]]
         own = [s for s, service in users.items() if {entry.index, entry.uuid} & set(service.gpus)]
-        # What no service of this run needs is told, and stops nothing.
+        # What no service of this run needs is reported, and stops nothing.
         severity = differs["severity"] if own or differs["severity"] != "error" else "warn"
         key = f"llm_host_gpus.{differs['position']}.{differs['part']}"
         finding = Finding(differs["id"], severity, key, differs["message"], differs["remedy"])

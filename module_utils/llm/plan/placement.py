@@ -55,7 +55,7 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Who runs. displaced: stand by because of llm_switch; standing_by: fallbacks that an active service keeps back."""
+    """Who runs. displaced: on standby because of llm_switch; standing_by: fallbacks that an active service keeps back."""
 
     running: tuple[str, ...]
     displaced: Mapping[str, Place]
@@ -153,7 +153,7 @@ def _kept_out(one: Claim, others: Sequence[Claim]) -> Place | None:
 
 
 def place(declared: Declared) -> Placement:
-    """Who of the host's services runs, and who stands by for whom."""
+    """Which of the host's services run, and which are on standby for which."""
     settings = declared.settings
     listed = {s: declared.services[s] for s in declared.host_services}
     claims = {s: claim(declared, service) for s, service in listed.items()}
@@ -209,17 +209,17 @@ def deployed(declared: Declared) -> tuple[str, ...]:
 
 
 def findings(declared: Declared, command: str = COMMAND) -> dict[str, list[Finding]]:
-    """By service: clashes, who stands by for whom, and what llm_switch asks for in vain. command: a run of this host."""
+    """Findings by service: clashes, who is on standby for whom, impossible wishes of llm_switch. command: a run of this host."""
     found: dict[str, list[Finding]] = {s: [] for s in declared.host_services}
     placed = place(declared)
     claims = {s: claim(declared, declared.services[s]) for s in placed.running}
     for name, (other, why) in placed.displaced.items():
-        message = f"stands by: llm_switch gives its place to `{other}` ({why})"
+        message = f"is on standby: llm_switch gives its place to `{other}` ({why})"
         remedy = f"Go back with a run that does not name `{other}` in llm_switch"
         found[name].append(Finding("displaced", "info", f"llm_services.{name}.status", message, remedy))
     for name, (other, why) in placed.standing_by.items():
         reason = declared.services[name].reason
-        message = f"stands by for `{other}`: {why}{'. ' + reason if reason else ''}"
+        message = f"is on standby for `{other}`: {why}{'. ' + reason if reason else ''}"
         remedy = f"To let it take that place: {_switch(declared, name, command)}"
         found[name].append(Finding("standby", "info", f"llm_services.{name}.status", message, remedy))
     for name in declared.settings.switch:
@@ -355,7 +355,7 @@ def _engine(declared: Declared, release: Releases, container: Container) -> Engi
 def displaces(declared: Declared, facts: Facts, service: str) -> list[dict[str, str]]:
     """Containers that run and must be stopped before `service` starts: [{service, container}].
 
-    They are engines of the host's other services that stand by (or are not to run) and clash with it, and any that still
+    They are engines of the host's other services that are on standby (or are not to run) and clash with it, and any that still
     reserves, by its release, what `service` wants of a GPU.
     """
     own = claim(declared, declared.services[service])
@@ -375,7 +375,7 @@ def displaces(declared: Declared, facts: Facts, service: str) -> list[dict[str, 
 
 
 def unwanted(declared: Declared, facts: Facts) -> list[dict[str, str]]:
-    """Engines that run though their service stands by: [{service, container}]. An earlier run switched to them."""
+    """Engines that run though their service is on standby: [{service, container}]. An earlier run switched to them."""
     placed = place(declared)
     waiting = {*placed.displaced, *placed.standing_by}
     return [
@@ -456,7 +456,7 @@ def _on_cpu(facts: Facts, service: Service, running: Sequence[Engine]) -> SideBy
 def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
     """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request.
 
-    Those of services that stand by are kept, for a switch.
+    Those of services on standby are kept, for a switch.
     """
     placed = place(declared)
     wanted = {*placed.running, *placed.displaced, *placed.standing_by}

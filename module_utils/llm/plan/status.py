@@ -35,7 +35,7 @@ def status(
         service = declared.services[name]
         current = facts["releases"].get(name, NO_RELEASES)["current"]
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
-        waits = "stands by" if service.status in ("active", "fallback") else service.status
+        waits = "standby" if service.status in ("active", "fallback") else service.status
         entry: dict[str, Any] = {
             "declared": "to run" if name in wanted else service.state if service.state != "present" else waits,
             "real": f"{real['state']} ({real['status']})" if real else "no container",

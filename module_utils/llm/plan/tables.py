@@ -35,7 +35,7 @@ def plan_table(
 ) -> list[str]:
     """Services with their memory and verdict, and GPUs with what is reserved of them.
 
-    errors: whether findings that refuse are told here too; a refusal lists them below the table, with their files.
+    errors: whether findings that refuse are listed here too; a refusal lists them below the table, with their files.
     """
     told = {s: [f for f in found if errors or f.severity != "error"] for s, found in findings.items()}
     placed = placement.place(declared)
@@ -60,7 +60,7 @@ def _host_lines(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
 
 
 def _said(finding: Finding) -> str:
-    """A finding below its service; what is only told needs no remedy to act on, except for how to switch."""
+    """Text of a finding below its service. Remedies are left out but for how to switch: warnings need no action."""
     remedy = "" if finding.severity == "info" and finding.id != "standby" else f". {finding.remedy}"
     return f"{finding.severity}: {finding.told()}{remedy}"
 
@@ -72,7 +72,7 @@ def _verdict(declared: Declared, placed: placement.Placement, name: str, finding
     if "warn" in worst:
         return "warn"
     if name in placed.displaced or name in placed.standing_by:
-        return "stands by"
+        return "standby"
     state = declared.services[name].state
     return state if state != "present" else "ok"
 
