@@ -164,7 +164,7 @@ def test_a_setting_that_waits_for_a_start_is_said_once() -> None:
     """Written while containers run; the next run finds it written, and not loaded, and nothing that it may do."""
     declared = options(daemon={"mtu": 1400})
     seen = settled(running_containers=3)
-    assert docker_packages.work(seen, declared)["steps"]["daemon"] == "mtu (they wait for the engine's next start)"
+    assert docker_packages.work(seen, declared)["steps"]["daemon"] == "mtu (they wait for Docker's next start)"
     state = seen["docker"]["daemon"]
     state["loaded"] = {"settings": copy.deepcopy(state["settings"]), "environment": {}}
     state["settings"]["mtu"] = 1400
@@ -186,7 +186,7 @@ def test_passwords_in_facts_are_compared_by_their_hash() -> None:
 
 # options, docker -> what the refusal says
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "old": ({}, {"version": "19.3.8"}, "the Docker engine is 19.3.8, the services need 20.10"),
+    "old": ({}, {"version": "19.3.8"}, "Docker is 19.3.8, the services need 20.10"),
     "broken file": (
         {"registry_mirrors": ["https://m"]},
         {"problem": "it is no JSON: line 1"},
@@ -202,7 +202,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "proxy of an old engine": (
         {"proxy": {"http": "http://p"}},
         {"version": "20.10.7", "packages": {}},
-        "Upgrade the engine, or give its unit the proxy",
+        "Upgrade Docker, or give its unit the proxy",
     ),
     "upgrade without live-restore": (
         {"version": "26.1.6", "live_restore": False},

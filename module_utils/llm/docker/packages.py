@@ -187,7 +187,7 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
     if released:
         steps["release"] = f"{', '.join(released)}: upgrades come with the system's"
     if not docker["running"]:
-        steps["start"] = "the engine does not run"
+        steps["start"] = "Docker does not run"
     # Who declares a version wants it to run, not only to lie there.
     may_restart = options["may_restart"] or bool(options["version"] and docker["outdated"])
     steps.update(_daemon_steps(facts, options, may_restart))
@@ -230,10 +230,10 @@ def _daemon_steps(facts: Facts, options: Options, may_restart: bool) -> dict[str
     action = daemon.action(change.keys, change.restart, running=True, may_restart=may_restart or idle)
     steps = {}
     if change.write or action in ("reload", "restart"):
-        how = {"wait": "they wait for the engine's next start", "none": "nothing to load"}.get(action, action)
+        how = {"wait": "they wait for Docker's next start", "none": "nothing to load"}.get(action, action)
         steps["daemon"] = f"{', '.join(change.keys) or 'layout'} ({how})"
     if docker["outdated"] and (may_restart or idle) and not is_foreign(facts, options):
-        steps["restart"] = "the running engine is older than the installed one"
+        steps["restart"] = "the running daemon is older than the installed one"
     return steps
 
 
@@ -266,21 +266,21 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
     if is_foreign(facts, options) and (options["version"] or options["containerd_version"]):
         own = packages(system, options["source"])["engine"][0]
         return (
-            f"docker_engine_version is declared, and the engine that is there ({version or 'not running'}) is not of the package "
+            f"docker_engine_version is declared, and the Docker that is there ({version or 'not running'}) is not of the package "
             f"{own} (docker_engine_source: {options['source']}). Remove the declaration, and it is left alone, or replace that "
-            "engine yourself when its containers may stop"
+            "Docker yourself when its containers may stop"
         )
     if running and daemon.version(version) < daemon.version(minimum) and "upgrade" not in steps:
         return (
-            f"the Docker engine is {version}, the services need {minimum} or newer (docker_engine_min_version). It runs, so it is "
+            f"Docker is {version}, the services need {minimum} or newer (docker_engine_min_version). It runs, so it is "
             "not upgraded from here unless its version is declared (docker_engine_version). Upgrade it when its containers may "
             "stop, and run again"
         )
     if ({"install", "upgrade", "repository"} & set(steps)) and not supported(system):
         return (
             f"it runs {system['id'] or 'an unknown system'} {system['version']}; packages are known for Debian 12, Ubuntu 22.04 "
-            f"and newer. Install Docker {minimum} and Compose {options['compose_min_version']} or newer yourself: an engine that "
-            "is there is left alone"
+            f"and newer. Install Docker {minimum} and Compose {options['compose_min_version']} or newer yourself: a Docker "
+            "that is there is left alone"
         )
     if options["compose_version"] and not packages(system, options["source"])["compose"]:
         return (
@@ -291,13 +291,13 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
         return f"{state['file']} is not what Docker reads: {state['problem']}. Repair it (nothing was written), and run again"
     if is_elsewhere(docker) and explicit:
         return (
-            f"docker_engine_{explicit[0]} is declared, and the engine is no process of this host that /run/docker.pid names "
+            f"docker_engine_{explicit[0]} is declared, and Docker's daemon is no process of this host that /run/docker.pid names "
             "(Docker Desktop, snap, rootless?). Set it there, and remove the declaration"
         )
     if docker["swarm"] and options["live_restore"] and changing and "daemon" in steps:
         return (
-            "the engine is a node of a swarm, which excludes live-restore. Write docker_engine_live_restore: false; a restart of "
-            "the engine then stops its containers, and is yours"
+            "Docker is a node of a swarm, which excludes live-restore. Write docker_engine_live_restore: false; a restart "
+            "of Docker then stops its containers, and is yours"
         )
     if (
         running
@@ -307,7 +307,7 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
     ):
         return (
             f"docker_engine_proxy: Docker {engine_to_be(facts, options)} takes its proxy from its unit's environment, daemon.json "
-            "has it since 23.0. Upgrade the engine, or give its unit the proxy yourself"
+            "has it since 23.0. Upgrade Docker, or give its unit the proxy yourself"
         )
     if there and "upgrade" in steps:
         return _upgrade_refusal(facts, options)
