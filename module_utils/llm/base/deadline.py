@@ -1,4 +1,8 @@
-"""A hard time limit around any Python code of the main thread, and calls at once that it can leave."""
+"""A hard time limit around any Python code of the main thread, and concurrent calls that it can leave.
+
+Not tenacity, which retries and stops nothing, nor asyncio.timeout, which interrupts coroutines alone: the calls limited here
+are those of a synchronous SDK, and must end in the middle of a read.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,9 @@ A lease is a mapping: ``{holder: user@controller, controller: id of the machine 
 start time of that process, processes: the process table of the host if the run is a process of it, else "", run: id of the run,
 since, expires: seconds since the epoch by the host's clock, services: names, generation: how many runs have taken the host}``.
 Without a holder it is free; the generation stays.
+
+A lock such as that of `filelock` ends with its process, while a run changes a host by many short processes, from another
+machine. So flock serves two smaller things: writes of the file, and modules that are still at work when their run has ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Fingerprints of OpenPGP keys, so that a repository's key can be checked on a host that has no gpg yet."""
+"""Fingerprints of OpenPGP keys, so that a repository's key can be checked on a host that has no gpg yet.
+
+Neither gpg nor a library is there before the first package is installed. The alternative, keys kept in this repository, would
+make a key's renewed subkeys wait for a release of ours; a fingerprint stays the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What the running HAProxy is told and asked through its socket, below the gateway's folder. Standard library."""
+"""What the running HAProxy is told and asked through its socket, below the gateway's folder. Standard library.
+
+A few commands over a unix socket need neither a client such as haproxyadmin, which hosts would have to install, nor HAProxy's
+Data Plane API, a second daemon with rights over the configuration.
+"""
 
 from __future__ import annotations
 

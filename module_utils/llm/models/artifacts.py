@@ -2,6 +2,9 @@
 
 Format of a safetensors file: 8 bytes little-endian length of the header, the header as JSON (tensor name -> dtype, shape,
 data_offsets into the rest), then the data. https://github.com/huggingface/safetensors#format
+
+Not the `safetensors` package: a host's own Python reads its models before it has any package. Headers alone are read here, and
+judged for what a loader does not look at, such as files that are pointers of Git LFS.
 """
 
 from __future__ import annotations
