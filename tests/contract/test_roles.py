@@ -1,5 +1,6 @@
 """Every role has the same skeleton, and documents exactly the variables that it has."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def test_skeleton(role: str) -> None:
         assert (place / path).is_file(), path
     assert read(role, "meta/main.yml")["galaxy_info"]["role_name"] == role
     assert len((place / "tasks/main.yml").read_text().splitlines()) < 30
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_gives_an_example_right_after_the_purpose(role: str) -> None:
+    text = (catalogs.ROOT / "roles" / role / "README.md").read_text()
+    title, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    assert title.startswith(f"# {role}\n\n") and len(title.splitlines()) < 12, "a few lines on what the role is for"
+    assert sections[0].startswith("Example\n") and "```yaml\n" in sections[0]
 
 
 @pytest.mark.parametrize("role", ROLES)
