@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def test_plays_always_run_and_select_by_themselves(path: Path) -> None:
         if "ansible.builtin.import_playbook" not in play:
             assert play["tags"] == ["always"], play["name"]
             assert play["gather_facts"] is False
+
+
+def test_hooks_before_a_commit_are_local_make_targets() -> None:
+    targets = re.findall(r"^([a-z-]+):", (catalogs.ROOT / "Makefile").read_text(), re.MULTILINE)
+    (local,) = catalogs.read(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert local["hooks"] and all(hook["language"] == "system" for hook in local["hooks"])
+    asked = [hook["entry"].split() for hook in local["hooks"]]
+    assert all(words[0] == "make" and words[-1] in targets for words in asked), asked
 
 
 def test_syntax() -> None:

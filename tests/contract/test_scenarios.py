@@ -14,6 +14,7 @@ SCENARIOS = sorted(p.parent.name for p in (catalogs.ROOT / "molecule").glob("*/m
 STEPS = ["destroy", "syntax", "create", "prepare", "check", "converge", "idempotence"]
 OWN = {"ansible", "verifier", "scenario"}
 OWN_PLAYBOOKS = {"prepare", "converge", "side_effect"}
+SMALLEST = "host_tools_alternative"
 
 
 def config(scenario: str) -> Any:
@@ -74,6 +75,14 @@ def test_what_a_machine_gets_is_said_of_the_machine(scenario: str) -> None:
     """For Ansible, group variables in a hosts file are weaker than the defaults in group_vars: they would do nothing."""
     group = catalogs.read(f"molecule/{scenario}/inventory/hosts.yml")["machines"].get("vars", {})
     assert not set(group) & set(catalogs.read("molecule/shared/group_vars/machines.yml"))
+
+
+def test_one_scenario_is_small_enough_to_copy() -> None:
+    """CONTRIBUTING.md names it: a second scenario of a role repeats neither its playbook nor its tests."""
+    place = catalogs.ROOT / "molecule" / SMALLEST
+    files = {str(p.relative_to(place)) for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    assert files == {"inventory/hosts.yml", "molecule.yml", "prepare.yml"}
+    assert f"`molecule/{SMALLEST}`" in (catalogs.ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_machines_have_names_of_their_own() -> None:
