@@ -17,6 +17,7 @@ from ansible.module_utils.llm.declare import parse, renamed
 from ansible.module_utils.llm.declare.schema import Keys
 from ansible.module_utils.llm.declare.variables import VARIABLES
 from ansible.module_utils.llm.images import images
+from ansible.module_utils.llm.plan.selection import STAGES
 from markdown_it import MarkdownIt
 
 from tests import catalogs
@@ -153,6 +154,44 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
         "#elsewhere: there is no such heading",
         "gone.md: there is no such file",
     ]
+
+
+# -- one picture, one glossary ------------------------------------------------------------------------------------------
+
+PICTURE = re.compile(r"<!-- whole -->\n```mermaid\n(.*?)```\n", re.DOTALL)
+NODE = re.compile(r"\b(\w+)[\[{]\"")
+TERM = re.compile(r"- \*\*([a-z -]+)\*\*: \S.*")
+GONE = {"door", "front", "look", "pool", "prove", "stranger", "told", "untold"}
+"""Words that a term of the field has replaced."""
+
+
+def test_readme_and_architecture_show_the_same_picture_of_the_whole() -> None:
+    drawn = [PICTURE.findall((ROOT / page).read_text()) for page in ("README.md", "docs/architecture.md")]
+    assert len(drawn[0]) == 1 and drawn[0] == drawn[1], "copy the picture from one page to the other"
+    (picture,) = drawn[0]
+    assert len(set(NODE.findall(picture))) <= 20
+    stages = set(re.findall(r"\w+", " ".join(re.findall(r"stages? ([a-z, ]+)", picture))))
+    assert stages >= {*STAGES} - {"validate"}, "each stage after the plan is in it"
+
+
+def glossary() -> list[str]:
+    """Lines of the glossary's terms."""
+    return [line for line in (ROOT / "docs/glossary.md").read_text().splitlines() if line.startswith("-")]
+
+
+def test_the_glossary_is_short_and_sorted_one_line_a_word() -> None:
+    terms = [found[1] if (found := TERM.fullmatch(line)) else line for line in glossary()]
+    assert [line for line in glossary() if not TERM.fullmatch(line) or len(line) > 132] == []
+    assert terms == sorted(set(terms)) and 0 < len(terms) <= 25
+    assert not set(terms) & GONE, "these words are used no longer"
+
+
+def test_words_of_the_glossary_are_in_use() -> None:
+    places = [(f, f"*{ext}") for f in ("module_utils", "library", "playbooks", "roles") for ext in (".py", ".yml")]
+    text = "\n".join(p.read_text() for folder, pattern in places for p in (ROOT / folder).rglob(pattern)).lower()
+    terms = [line.split("**")[1] for line in glossary()]
+    unused = [t for t in terms if not re.search(rf"\b{re.sub('[ -]', '[ _-]?', t)}s?\b", text)]
+    assert unused == [], "no code and no playbook has this word"
 
 
 # -- the README's example -------------------------------------------------------------------------------------------------
