@@ -23,11 +23,11 @@ class Finding:
         return {k: v for k, v in shown.items() if v or k not in ("file", "accepted")}
 
     def told(self) -> str:
-        """What is wrong, and why that was accepted if it was."""
+        """The finding's message, with the declared reason where it was accepted."""
         return f"{self.message}; accepted: {self.accepted}" if self.accepted else self.message
 
     def text(self) -> str:
-        """One line for a person: where, what, what to do."""
+        """The finding in one line for a person: where, what, what to do."""
         place = f"{self.key} ({self.file})" if self.file else self.key
         return _one_line(f"{place}: {self.told()}." + ("" if self.accepted else f" {self.remedy}"))
 

@@ -24,7 +24,7 @@ RENAMED: tuple[Renamed, ...] = ()
 
 
 def successor(name: str, table: Iterable[Renamed] | None = None) -> tuple[str, str]:
-    """What is wrong with a name, and what to do, if it was renamed or removed; else ("", "").
+    """(What happened to a name, what to write instead) if it was renamed or removed; else ("", "").
 
     name: as findings write it, with names and positions where the table has `*` (`llm_services.chat.limits.shm`).
     """

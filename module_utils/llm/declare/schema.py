@@ -33,7 +33,7 @@ class Keys:
     also: Check | None = None
 
     def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
+        """What is wrong with a value: judges a mapping by its keys."""
         return first_of(value_findings(value, self, ""))
 
 
@@ -45,7 +45,7 @@ class OneOf:
     options: Schema = dataclasses.field(default_factory=dict)
 
     def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
+        """What is wrong with a value: judges a mapping of one of several kinds."""
         return first_of(_source_findings(value, self, ""))
 
 

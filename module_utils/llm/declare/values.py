@@ -132,7 +132,7 @@ def either(empty: str, check: Check) -> Check:
 
 
 def one_of(*allowed: str) -> Check:
-    """One of the given words."""
+    """A check that accepts one of the given words."""
 
     def check(value: Any) -> str:
         return (
@@ -354,7 +354,7 @@ class ListOf:
     least: int = 0
 
     def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
+        """What is wrong with a value: judges a list by its items."""
         if not isinstance(value, (list, tuple)):
             return f"must be a list, got {said(value)}"
         if len(value) < self.least:
@@ -374,7 +374,7 @@ class MapOf:
     item: Check
 
     def __call__(self, value: Any) -> str:
-        """What is wrong with it."""
+        """What is wrong with a value: judges a mapping by its keys and items."""
         if not isinstance(value, Mapping):
             return f"must be a mapping, got {said(value)}"
         for entry_key, entry in value.items():

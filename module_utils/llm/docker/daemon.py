@@ -143,7 +143,7 @@ def write_environment(text: str, wanted: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done about the files and the daemon."""
+    """Changes that a declaration makes to daemon.json and the environment file, and what the daemon has to load."""
 
     settings: dict[str, Any]  # daemon.json as it is to be
     environment: dict[str, str]  # what is to be set in DEFAULTS_FILE

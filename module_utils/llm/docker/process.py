@@ -127,7 +127,7 @@ class Engine:
 
     def start_without_systemd(self) -> int:
         """Start the daemon by its init script, else detached from this run. Returns the exit status."""
-        # The init script ends early where it may not raise its limits (set -e and ulimit), so its word is only a first try.
+        # The init script ends early where it may not raise its limits (set -e and ulimit), so its start is only a first try.
         rc, _, _ = self.module.run_command(["service", "docker", "start"])
         if rc == 0:
             return 0

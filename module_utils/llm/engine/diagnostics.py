@@ -50,7 +50,7 @@ def folder_name(at: float, release: str) -> str:
 
 
 def stale(names: Sequence[str], keep: int = KEPT) -> list[str]:
-    """Of the names in the folder of diagnostics, those to remove so that `keep` are left. Other names are never among them."""
+    """Oldest folders of diagnostics to remove so that `keep` are left; names of another form are never among them."""
     ours = sorted(name for name in names if _NAME.fullmatch(name))
     return ours[: max(0, len(ours) - keep)]
 

@@ -275,7 +275,7 @@ def _vision(config: Mapping[str, Any]) -> Vision | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the engine is run with.
+# Flags that an engine was started with.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Flags:
     dtype_bytes: int = 0  # of a weight; 0 as the checkpoint
     eager: bool = False
     graph_size: int = 0
-    kv_memory: int = 0  # bytes for the KV cache, where it is given instead of found
+    kv_memory: int = 0  # bytes for the KV cache, when declared instead of measured
     cpu_kv: float = 0.0  # the same on a CPU, in GiB
     images: bool = True
     encoder_tp: bool = True

@@ -415,7 +415,7 @@ def work(
     driver: str = "",
     persistence: bool = True,
 ) -> dict[str, str]:
-    """What is to be done on a host, step to reason; empty when nothing is.
+    """Steps that role nvidia_toolkit has to take on a host, each with its reason; empty when GPUs are as declared.
 
     Steps: driver, toolkit, hold, cdi, runtime, persistence, proof.
     facts: those of llm_host_facts. gpus: llm_host_gpus. toolkit: package to wanted version, "" for any. driver: wanted
