@@ -14,11 +14,11 @@ _LIBRARY = str(Path(__file__).resolve().parent.parent / "module_utils")
 if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
-from ansible.module_utils.llm.base import addresses, dpkg
+from ansible.module_utils.llm.base import addresses, dpkg, files
 from ansible.module_utils.llm.docker import packages
 from ansible.module_utils.llm.gateway import routes
 from ansible.module_utils.llm.gpu import nvidia
-from ansible.module_utils.llm.plan import deploy
+from ansible.module_utils.llm.plan import deploy, program
 
 
 def docker_versions(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
@@ -45,6 +45,25 @@ def driver_packages(distribution: str, version: str, kind: str) -> list[str]:
         raise AnsibleFilterError(f"{error}: name them in nvidia_toolkit_driver_packages") from error
 
 
+def packed(folder: str) -> dict[str, str]:
+    """A program of ours with all that it imports; see program.packed. folder: of its own files, on the controller."""
+    place = Path(folder)
+    own = {path.name: files.read(path) for path in sorted(place.glob("*.py"))}
+    if not own:
+        raise AnsibleFilterError(f"{folder}: there is no program; name a folder of a role's files that has one")
+
+    def library(module: str) -> str | None:
+        path = Path(_LIBRARY, "llm", f"{module}.py")
+        return files.read(path) if path.is_file() else None
+
+    return program.packed(place.name, own, library)
+
+
+def program_wanted(folder: str, config: Mapping[str, Any], compose: str, found: Mapping[str, Any]) -> program.Wanted:
+    """See program.wanted; folder: see `packed`."""
+    return program.wanted(packed(folder), config, compose, found)
+
+
 class FilterModule:
     """The filters, by the names under which roles use them."""
 
@@ -64,6 +83,7 @@ class FilterModule:
             "llm_in_url": addresses.in_url,
             "llm_listing": routes.listing,
             "llm_predecessor": deploy.predecessor,
+            "llm_program_wanted": program_wanted,
             "llm_reached": addresses.reached,
             "llm_returns": routes.returns,
             "llm_routes": deploy.routes,

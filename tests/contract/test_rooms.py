@@ -9,11 +9,11 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.llm.plan import program
 
 from tests import catalogs
 
 LIBRARY = catalogs.ROOT / "module_utils" / "llm"
-PACKAGE = "ansible.module_utils.llm"
 ON_HOSTS = {"base", "docker", "gpu", "models", "images", "engine", "gateway", "host", "clients"}
 """Rooms that modules and programs on hosts may use, with DECLARED of room `declare`. The others plan, on the controller."""
 DECLARED = {"declare.objects", "declare.values", "declare.facts", "declare.checks"}
@@ -21,16 +21,9 @@ PAGE = catalogs.ROOT / "docs" / "architecture.md"
 PICTURE = re.compile(r"<!-- rooms -->\n```mermaid\n(.*?)```\n", re.DOTALL)
 
 
-def imported(program: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
     """Modules of ours that a program imports, as `room.module`."""
-    found = set()
-    for node in ast.walk(ast.parse(program.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not f"{node.module}.".startswith(f"{PACKAGE}."):
-            continue
-        place = (node.module or "").removeprefix(PACKAGE).removeprefix(".")
-        for name in (f"{place}.{alias.name}".removeprefix(".") for alias in node.names):
-            found |= {m for m in (name, place) if (LIBRARY / f"{m.replace('.', '/')}.py").is_file()}
-    return found
+    return {m.replace("/", ".") for m in program.imported(path.read_text()) if (LIBRARY / f"{m}.py").is_file()}
 
 
 MODULES = {
@@ -54,9 +47,9 @@ def shipped(modules: Iterable[str]) -> set[str]:
 PROGRAMS = sorted([*catalogs.ROOT.glob("library/*.py"), *catalogs.ROOT.glob("roles/*/files/**/*.py")])
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: str(p.relative_to(catalogs.ROOT)))
-def test_hosts_get_nothing_of_the_planner(program: Path) -> None:
-    found = {m for m in shipped(imported(program)) if m.partition(".")[0] not in ON_HOSTS and m not in DECLARED}
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: str(p.relative_to(catalogs.ROOT)))
+def test_hosts_get_nothing_of_the_planner(path: Path) -> None:
+    found = {m for m in shipped(imported(path)) if m.partition(".")[0] not in ON_HOSTS and m not in DECLARED}
     assert not found, f"these are for the controller: {sorted(found)}"
 
 
