@@ -19,6 +19,7 @@ from ansible.module_utils.llm.docker import packages
 from ansible.module_utils.llm.gateway import routes
 from ansible.module_utils.llm.gpu import nvidia
 from ansible.module_utils.llm.plan import deploy, program
+from ansible.module_utils.llm.plan import gateway as gateway_plan
 
 
 def docker_versions(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
@@ -64,13 +65,18 @@ def program_wanted(folder: str, config: Mapping[str, Any], compose: str, found: 
     return program.wanted(packed(folder), config, compose, found)
 
 
+def acme_wanted(folder: str, request: Mapping[str, Any], compose: str, found: Mapping[str, Any]) -> program.Wanted:
+    """See gateway_plan.acme_wanted; folder: see `packed`."""
+    return gateway_plan.acme_wanted(packed(folder), request, compose, found)
+
+
 class FilterModule:
     """The filters, by the names under which roles use them."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name to function."""
         return {
-            "llm_backends": routes.backends,
+            "llm_acme_wanted": acme_wanted,
             "llm_closed": deploy.closed,
             "llm_deb_versions": deb_versions,
             "llm_displaced": deploy.displaced,
@@ -79,13 +85,14 @@ class FilterModule:
             "llm_docker_work": packages.work,
             "llm_driver_packages": driver_packages,
             "llm_expected_back": deploy.expected_back,
+            "llm_gateway_values": gateway_plan.values,
+            "llm_gateway_wanted": gateway_plan.wanted,
             "llm_gpu_work": nvidia.work,
             "llm_in_url": addresses.in_url,
             "llm_listing": routes.listing,
             "llm_predecessor": deploy.predecessor,
             "llm_program_wanted": program_wanted,
             "llm_reached": addresses.reached,
-            "llm_returns": routes.returns,
             "llm_routes": deploy.routes,
             "llm_serving": deploy.serving,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -25,21 +25,19 @@ def template(role: str, name: str, **values: Any) -> str:
     return strict.get_template(name).render(values)
 
 
-def gateway(declared: Declared, routes: Sequence[Route], name: str, **values: Any) -> str:
-    """A template of role gateway for the settings of a declaration and these routes; `values` are the role's variables."""
-    defaults, settings = catalogs.read("roles/gateway/defaults/main.yml"), gateway_plan.settings(declared)
-    ports = [settings["https_port"], settings["http_port"], *(r["port"] for r in routes)]
-    own = {f"_gateway_{k}": settings[f"{k}_port"] for k in ("https", "http")}
-    own |= {"_gateway_ports_address": settings["ports_address"]}
-    own |= {f"_gateway_{k}": settings[k] for k in ("wait", "body_limit", "connections")}
-    own |= {"_gateway_backends": gateway_routes.backends(routes, settings["domain"]), "_gateway_ports": ports}
-    own |= {
-        "_gateway_buffer": gateway_plan.BUFFER,
-        "_gateway_whole": gateway_plan.WHOLE,
-        "_gateway_copies": 256,
-        "_gateway_large": 1024,
-        "_gateway_near": 8,
-        "gateway_settings": settings,
-    }
-    given = {"gateway_routes": routes, "gateway_image": "haproxy:1", **values}
-    return template("gateway", name, **{**defaults, **own, **given})
+def gateway(
+    declared: Declared,
+    routes: Sequence[Route],
+    name: str,
+    others: Mapping[str, Any] | None = None,
+    **variables: Any,
+) -> str:
+    """A template of role gateway for the settings of a declaration and these routes.
+
+    others: what of the plan's values is to be another one. variables: the role's.
+    """
+    settings = gateway_plan.settings(declared)
+    given = {"gateway_routes": routes, "gateway_image": "haproxy:1", "gateway_settings": settings, **variables}
+    known = {**catalogs.read("roles/gateway/defaults/main.yml"), **given}
+    values = gateway_plan.values(settings, routes, known["gateway_bind_address"])
+    return template("gateway", name, **known, _gateway_values={**values, **(others or {})})

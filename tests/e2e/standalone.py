@@ -110,19 +110,19 @@ def standing(
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[gateway_keys.ClientKey] = (),
     stalled: int = 60,
-    **values: Any,
+    **others: Any,
 ) -> Iterator[Gateway]:
     """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block.
 
-    stalled: seconds without a token after which an engine of several is set aside. values: the role's variables that are to be
-    others.
+    stalled: seconds without a token after which an engine of several is set aside. others: what of the plan's values
+    (gateway_plan.values) is to be another one.
     """
     name = f"llm-gateway-{os.getpid()}"
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
     with tempfile.TemporaryDirectory() as place:
         found = Gateway(Path(place), name, engines)
         named: Any = [{**r, "container": engines[r["service"]]} for r in routes]
-        file = _configure(found, name, named, service_keys, keys, values)
+        file = _configure(found, name, named, service_keys, keys, others)
         if stalled != 60:
             watch = found.folder / "etc/door.lua"
             text = watch.read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def _configure(
     routes: Any,
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[gateway_keys.ClientKey],
-    values: Mapping[str, Any],
+    others: Mapping[str, Any],
 ) -> Path:
     """Write what the gateway reads, and its compose file; returns that."""
     declared = catalogs.declared("demo", gateway={"https_port": HTTPS, "http_port": 0})
@@ -159,11 +159,10 @@ def _configure(
         "gateway_root": str(found.root),
         "gateway_image": image(GATEWAY_IMAGE),
         "gateway_uid": UID,
-        **values,
     }
     etc, backends = found.folder / "etc", gateway_routes.backends(routes)
     texts = {
-        "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", **given),
+        "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", others, **given),
         "door.lua": (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8"),
         "maps/keys.map": gateway_keys.key_map(keys, service_keys),
         "maps/models.map": "".join(f"{model} {p['name']}\n" for p in backends for model in p["models"]),
@@ -176,7 +175,7 @@ def _configure(
     run = found.folder / "run"
     run.mkdir(0o700)
     os.chown(run, UID, UID)
-    document = yaml.safe_load(rendered.gateway(declared, routes, "compose.yml.j2", **given))
+    document = yaml.safe_load(rendered.gateway(declared, routes, "compose.yml.j2", others, **given))
     document |= {"name": name, "networks": {name: {"external": True}}}
     del document["services"]["gateway"]["labels"]  # it is no deployment's
     document["services"]["gateway"] |= {"container_name": found.container, "networks": [name], "ports": []}

@@ -69,8 +69,7 @@ def gateway() -> Iterator[standalone.Gateway]:
     models = {ONE: "one", LEFT: "shared", RIGHT: "shared"}
     routes: list[dict[str, Any]] = [{"service": s, "port": PORTS[s], "model": m} for s, m in models.items()]
     routes[0]["at_once"] = AT_ONCE
-    given = {"_gateway_large": LARGE, "_gateway_wait": WAIT}
-    with standalone.standing(routes, KEYS, CLIENTS, stalled=2, **given) as found:
+    with standalone.standing(routes, KEYS, CLIENTS, stalled=2, large=LARGE, wait=WAIT) as found:
         yield found
 
 

@@ -13,7 +13,7 @@ from ansible.module_utils.llm.declare import parse
 from ansible.module_utils.llm.gateway import acme, certificates, haproxy
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.plan import gateway as gateway_plan
-from ansible.module_utils.llm.plan import needs
+from ansible.module_utils.llm.plan import needs, program
 
 from tests import catalogs
 
@@ -171,6 +171,33 @@ def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> 
     assert said(missing="there is none", error="refused", failures=1) == [], "the run tries, and says what came of it"
     assert said(ca_problem="/etc/ca.pem: No such file")[0][:2] == ("error", "llm_gateway.acme.ca_file")
     assert gateway_plan.host_findings(declared, {}, NOW) == []
+
+
+REQUEST = {**CONFIG, "ca_file": "/etc/ca.pem"}
+
+
+def client_wanted(found: dict[str, Any], compose: str = "x: LOADED") -> program.Wanted:
+    return gateway_plan.acme_wanted({"app/a.py": ""}, REQUEST, compose, found)
+
+
+def test_a_client_is_left_alone_when_it_has_brought_the_certificate_that_is_declared() -> None:
+    wanted = client_wanted({})
+    assert json.loads(wanted["files"]["config.json"]) == CONFIG and not wanted["good"]
+    runs = {"files": program.sums(wanted["files"]), "state": "running", "loaded": wanted["loaded"]}
+    got = {"missing": "", "ca_differs": False}
+    for acme_of, state, good in (
+        (runs, got, True),
+        ({**runs, "state": "exited"}, got, False),
+        (runs, {**got, "missing": "there is none"}, False),
+        (runs, {**got, "ca_differs": True}, False),
+    ):
+        assert client_wanted({"acme": acme_of, "certificate": {"acme": state}})["good"] is good
+    assert not client_wanted({"acme": runs, "certificate": {}})["good"], "of a certificate nothing is known"
+
+
+def test_where_none_is_asked_for_there_is_to_be_no_client() -> None:
+    assert client_wanted({}, "")["good"] and not client_wanted({}, "")["files"]
+    assert not client_wanted({"acme": {"state": "running", "files": {"compose.yml": "0"}}}, "")["good"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import llm_client_key
+import llm_gateway
 import llm_key_leaks
 import pytest
 from ansible.module_utils.basic import AnsibleModule
@@ -25,6 +26,7 @@ from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 from ansible.module_utils.llm.gateway import routes as gateway_routes
 from ansible.module_utils.llm.plan import gateway as gateway_plan
+from ansible.module_utils.llm.plan import program
 
 from tests import catalogs
 
@@ -170,6 +172,68 @@ def test_the_door_is_named_to_clients_as_it_answers_and_certifies() -> None:
     assert known("box", bind_address="0.0.0.0", domain="x.org") == "api.x.org"
     assert known("box", bind_address="0.0.0.0", gateway={"names": ["other.org", "box"]}) == "box"
     assert known("box", bind_address="0.0.0.0") == "box"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a host is to have.
+
+TEXTS = {"compose.yml": "c", "etc/haproxy.cfg": "h", "etc/door.lua": "l"}
+ROUTES = [route("a", 5000), route("b", 5001)]
+
+
+def test_without_settings_services_have_their_ports_alone() -> None:
+    values = gateway_plan.values({}, ROUTES, "192.0.2.1")
+    assert (values["ports"], values["ports_address"]) == ([5000, 5001], "192.0.2.1")
+    assert (values["https_port"], values["http_port"], values["body_limit"]) == (0, 0, 32 * 2**20)
+
+
+def test_the_gateway_s_own_ports_come_first_and_services_may_be_published_elsewhere() -> None:
+    declared = catalogs.declared("rtx4090x3", bind_address="192.0.2.1", gateway={"ports_address": "::1", "wait": 7})
+    values = gateway_plan.values(gateway_plan.settings(declared), ROUTES, "192.0.2.1")
+    assert (values["ports"], values["ports_address"], values["wait"]) == ([443, 80, 5000, 5001], "::1", 7)
+    assert values["whole"] < values["buffer"], "what may not have been read whole is not looked into"
+    assert [b["name"] for b in values["backends"]] == ["a", "b"] and values["returns"] == {}
+
+
+LOADED = " ".join([program.sha256("c"), program.sha256("hl"), "0123456789ab"])
+RUNS = {
+    "state": "running",
+    "id": "0123456789ab",
+    "files": program.sums(TEXTS),
+    "loaded": f"{LOADED} keys certificate",
+    "due": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "good"),
+    [
+        ({}, True),
+        ({"loaded": None}, False),
+        ({"loaded": f"- {LOADED}"}, False),
+        ({"id": "another"}, False),
+        ({"state": "exited"}, False),
+        ({"files": {**program.sums(TEXTS), "etc/door.lua": "edited"}}, False),
+        ({"due": ["keys: others"]}, False),
+    ],
+)
+def test_a_gateway_is_left_alone_when_it_runs_with_what_is_declared(changed: dict[str, Any], good: bool) -> None:
+    wanted = gateway_plan.wanted(TEXTS, ROUTES, {**RUNS, **changed})
+    assert wanted["good"] is good and wanted["files"] == TEXTS
+    assert changed.get("id") or wanted["loaded"] == LOADED
+
+
+def test_a_host_that_was_not_read_has_no_gateway() -> None:
+    assert not gateway_plan.wanted(TEXTS, ROUTES, {})["good"]
+
+
+def test_without_routes_there_is_to_be_none() -> None:
+    found = [gateway_plan.wanted({}, [], facts) for facts in ({}, {"state": "absent"}, {"state": "exited"}, RUNS)]
+    assert [w["good"] for w in found] == [True, True, False, False] and all(not w["files"] for w in found)
+
+
+def test_plan_and_module_know_what_is_loaded_by_the_same_checksums() -> None:
+    assert gateway_plan.wanted(TEXTS, ROUTES, {})["loaded"].split() == llm_gateway.sums(TEXTS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

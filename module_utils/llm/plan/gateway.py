@@ -1,8 +1,11 @@
-"""The gateway as it is declared: names, ports and certificates, and what is wrong with them. Pure functions."""
+"""The gateway as it is declared: names, ports and certificates, what is wrong with them, and whether a host has it so.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.llm.base import addresses
@@ -13,12 +16,17 @@ from ansible.module_utils.llm.declare.values import size_bytes
 from ansible.module_utils.llm.declare.variables import ACME, GATEWAY
 from ansible.module_utils.llm.gateway import acme, certificates
 from ansible.module_utils.llm.gateway import keys as gateway_keys
+from ansible.module_utils.llm.gateway import routes as gateway_routes
 from ansible.module_utils.llm.gateway.certificates import moment
-from ansible.module_utils.llm.plan import placement
+from ansible.module_utils.llm.plan import placement, program
 
 BUFFER = 2**20  # bytes of a request that can be looked into: the longest prompt of a 131,072 token model, as text
 WHOLE = BUFFER - 16384  # a body beyond this may not have been read whole
 CONNECTIONS = 4096
+LARGE, COPIES = 1024, 256
+"""Large requests at once, and copies of requests that can go to another engine: at most, so that their buffers fit in the
+container's memory."""
+NEAR = 8  # requests under way at an engine below which it gets all that begin alike; see README of role gateway
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
 
 
@@ -43,6 +51,66 @@ def settings(declared: Declared) -> dict[str, Any]:
         "body_limit": size_bytes(setting(declared, "body_limit")),
         "connections": CONNECTIONS,
     }
+
+
+def values(settings: Mapping[str, Any], routes: Iterable[Mapping[str, Any]], bind_address: str) -> dict[str, Any]:
+    """What role gateway's templates and module are filled with, beside the role's own variables.
+
+    settings: see `settings`; {} gives services their ports alone. routes: of the plan. bind_address: where ports are
+    published, unless the settings have another address for the services' own.
+    """
+    routes, domain = list(routes), settings.get("domain", "")
+    own = {key: settings.get(key, 0) for key in ("https_port", "http_port")}
+    return {
+        **own,
+        "ports": [*filter(None, own.values()), *(route["port"] for route in routes)],
+        "ports_address": settings.get("ports_address") or bind_address,
+        "backends": gateway_routes.backends(routes, domain),
+        "returns": gateway_routes.returns(routes, domain),
+        "wait": settings.get("wait", GATEWAY["wait"].default),
+        "body_limit": settings.get("body_limit", size_bytes(GATEWAY["body_limit"].default)),
+        "connections": settings.get("connections", CONNECTIONS),
+        "buffer": BUFFER,
+        "whole": WHOLE,
+        "large": LARGE,
+        "copies": COPIES,
+        "near": NEAR,
+    }
+
+
+def wanted(texts: Mapping[str, str], routes: Iterable[Any], found: Mapping[str, Any]) -> program.Wanted:
+    """The gateway as it is to be on a host: without routes there is to be none.
+
+    texts: of compose.yml, etc/haproxy.cfg and etc/door.lua, by these names. found: the gateway's facts, {} where the host was not
+    read. loaded: the words that module llm_gateway writes down for files and container; those after them, for keys and
+    certificate, are in `due` of the facts.
+    """
+    if not list(routes):
+        return {"files": {}, "loaded": "", "good": found.get("state", "absent") == "absent"}
+    config = texts["etc/haproxy.cfg"] + texts["etc/door.lua"]
+    loaded = [program.sha256(texts["compose.yml"]), program.sha256(config), found.get("id", "")]
+    good = (
+        (found.get("loaded") or "").split()[:3] == loaded
+        and found.get("state") == "running"
+        and found.get("files") == program.sums(texts)
+        and not found.get("due")
+    )
+    return {"files": dict(texts), "loaded": " ".join(loaded), "good": good}
+
+
+def acme_wanted(
+    code: Mapping[str, str], request: Mapping[str, Any], compose: str, found: Mapping[str, Any]
+) -> program.Wanted:
+    """The client that gets the certificate by ACME, as it is to be on a host; good when it has brought what is declared, too.
+
+    code, compose: see program.wanted. request: see acme_request. found: the gateway's facts.
+    """
+    config = {key: request[key] for key in ("server", "email", "names")} if compose else {}
+    client = program.wanted(code, config, compose, found.get("acme", {}))
+    if not compose:
+        return client
+    state = found.get("certificate", {}).get("acme", {})
+    return {**client, "good": client["good"] and not state.get("ca_differs") and state.get("missing") == ""}
 
 
 def ports_address(declared: Declared) -> str:
