@@ -77,7 +77,8 @@ def test_a_program_s_checksum_is_in_its_compose_file_and_covers_all_else() -> No
     assert len({w["loaded"] for w in (wanted(), *others)}) == 4
 
 
-THERE = {"files": program.sums(wanted()["files"]), "state": "running", "loaded": wanted()["loaded"]}
+SUMS = program.sums(wanted()["files"])
+THERE = {"files": SUMS, "state": "running", "loaded": wanted()["loaded"]}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ THERE = {"files": program.sums(wanted()["files"]), "state": "running", "loaded":
         ({}, COMPOSE, False),
         ({**THERE, "state": "exited"}, COMPOSE, False),
         ({**THERE, "loaded": "of before"}, COMPOSE, False),
-        ({**THERE, "files": {**THERE["files"], "app/old.py": "0"}}, COMPOSE, False),
+        ({**THERE, "files": {**SUMS, "app/old.py": "0"}}, COMPOSE, False),
         ({**THERE, "files": {}}, COMPOSE, False),
         ({}, "", True),
         ({"state": "absent", "files": {}, "loaded": ""}, "", True),
