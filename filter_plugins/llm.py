@@ -93,6 +93,7 @@ class FilterModule:
             "llm_predecessor": deploy.predecessor,
             "llm_program_wanted": program_wanted,
             "llm_reached": addresses.reached,
+            "llm_replacement": deploy.replacement,
             "llm_routes": deploy.routes,
             "llm_serving": deploy.serving,
         }

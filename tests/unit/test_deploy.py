@@ -42,6 +42,67 @@ def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> Non
     assert old["smoke"] == {"answer": "Paris"} and "files" not in old
 
 
+NEW = {"name": "a", "release": "new", "container": "a-new", "side_by_side": True}
+OLD = {"name": "a", "release": "old", "container": "a-old"}
+OTHER = {"name": "b", "release": "r", "container": "b-r"}
+TIGHT = {**NEW, "side_by_side": False}
+CASES: dict[str, tuple[tuple[Any, ...], tuple[bool, bool, bool], list[str], list[str], list[Any]]] = {
+    # plan, previous, containers, displaced; again, beside, room; before; after; returning
+    "the first release": ((NEW, {}, [], []), (False, False, True), [], [], []),
+    "both fit": ((NEW, OLD, ["a-old"], []), (False, True, False), [], ["a-old"], [OLD]),
+    "both fit, and a run was cut short": (
+        (NEW, OLD, ["a-old", "a-new", "a-left"], []),
+        (False, True, True),
+        ["a-left"],
+        ["a-old", "a-left"],
+        [OLD],
+    ),
+    "they don't fit": ((TIGHT, OLD, ["a-old"], []), (False, False, True), ["a-old"], ["a-old"], [OLD]),
+    "the new one was started before": (
+        (TIGHT, OLD, ["a-new", "a-old"], []),
+        (False, False, True),
+        ["a-old"],
+        ["a-old"],
+        [OLD],
+    ),
+    "the old one is gone": ((NEW, OLD, [], []), (False, False, True), [], [], [OLD]),
+    "the current one again": (
+        (NEW, {**OLD, **NEW}, ["a-new", "a-left"], []),
+        (True, False, True),
+        ["a-new", "a-left"],
+        ["a-left"],
+        [],
+    ),
+    "another service has to go": (
+        (NEW, OLD, ["a-old"], [OTHER]),
+        (False, False, True),
+        ["b-r", "a-old"],
+        ["a-old"],
+        [OTHER],
+    ),
+    "another service has to go for the current one": (
+        (NEW, {**OLD, **NEW}, ["a-new"], [OTHER]),
+        (True, False, True),
+        ["b-r", "a-new"],
+        [],
+        [OTHER],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_stopped_when_and_what_returns(case: str) -> None:
+    given, (again, beside, room), before, after, returning = CASES[case]
+    assert deploy.replacement(*given) == {
+        "again": again,
+        "beside": beside,
+        "room": room,
+        "before": before,
+        "after": after,
+        "returning": returning,
+    }
+
+
 @pytest.mark.parametrize(
     ("metrics", "idle"),
     [(METRICS.format(0, 0), True), (METRICS.format(1, 0), False), (METRICS.format(0, 2), False), ("up 1\n", False)],

@@ -6,7 +6,7 @@ Pure functions of what the plan, the host and the engines say; roles and modules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Service
@@ -121,6 +121,52 @@ def displaced(
     """Plans of the releases that have to stop for another service. entries: [{service, container}] of the plan's work."""
     found = [(e, predecessor(plans[e["service"]], releases.get(e["service"], {}))) for e in entries]
     return [{**plan, "name": e["service"], "container": e["container"]} for e, plan in found]
+
+
+class Replacement(TypedDict):
+    """What a deployment stops and when, by container, and what it brings back when it fails.
+
+    again: the release that is current is started again: its container is gone, stopped, or has another key. beside: the one before
+    serves on until the new one has passed its gates. room: whether something is to be done before the new one starts: a route to
+    close, or containers of `before` to stop. after: containers that go once the new one serves. returning: plans of the releases
+    that are started and asked again after a failure.
+    """
+
+    again: bool
+    beside: bool
+    room: bool
+    before: list[str]
+    after: list[str]
+    returning: list[dict[str, Any]]
+
+
+def replacement(
+    plan: Mapping[str, Any],
+    previous: Mapping[str, Any],
+    containers: Iterable[str],
+    displaced: Iterable[Mapping[str, Any]],
+) -> Replacement:
+    """How the release of a plan takes the place of what runs.
+
+    previous: see predecessor. containers: of this service, on the host. displaced: see displaced.
+    """
+    containers, displaced = list(containers), [dict(d) for d in displaced]
+    own, current = plan["container"], previous.get("container", "")
+    again = previous.get("release") == plan["release"]
+    beside = bool(plan.get("side_by_side")) and not again and not displaced and current in containers
+    others = [c for c in containers if c != own]
+    if beside:  # what is of neither was left by a run that was cut short
+        before = [c for c in others if c != current]
+    else:
+        before = [d["container"] for d in displaced] + (containers if again else others)
+    return {
+        "again": again,
+        "beside": beside,
+        "room": not beside or bool(before),
+        "before": before,
+        "after": others,
+        "returning": displaced or ([dict(previous)] if previous and not again else []),
+    }
 
 
 def expected_back(plan: Mapping[str, Any], drain: float) -> float:
