@@ -1,5 +1,6 @@
 """Every file that is rendered for a host, for every service of the catalogs, before any host sees it."""
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.gateway import acme
-from ansible.module_utils.llm.plan import changes, compose, placement
+from ansible.module_utils.llm.plan import changes, compose, placement, supervisor
 
 from tests import catalogs, hosts
 from tests.rendered import gateway, template
@@ -102,8 +103,8 @@ def test_the_gateway_has_a_door_for_every_service(inventory: str, count: int, tm
 def test_the_log_counts_all_that_a_request_waits_for() -> None:
     """HAProxy's own `%Tw` and `%Tr` begin after its rules, which is where requests wait for an engine."""
     declared = catalogs.declared("demo")
-    config = gateway(declared, changes.routes(declared, hosts.facts()), "haproxy.cfg.j2")
-    program = (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8")
+    routes = changes.routes(declared, hosts.facts())
+    config, program = (gateway(declared, routes, name) for name in ("haproxy.cfg.j2", "door.lua.j2"))
     (form,) = [line for line in config.splitlines() if line.lstrip().startswith("log-format ")]
     for name in ("wait_ms", "queue_ms", "first_byte_ms", "total_ms"):
         assert f'"{name}":%' in form
@@ -114,6 +115,24 @@ def test_the_log_counts_all_that_a_request_waits_for() -> None:
         *re.findall(r"set-var(?:-fmt)?\((txn\.\w+)\)", config),
         *re.findall(r'set_var\("(txn\.\w+)"', program),
     }
+
+
+def test_an_engine_of_several_is_set_aside_when_the_supervisor_would_call_it_hung() -> None:
+    declared = catalogs.declared("rtx4090x3")
+    slow = declared.services[placement.deployed(declared)[0]]
+    changed = {slow.name: dataclasses.replace(slow, liveness={"progress_timeout": 180})}
+    declared = dataclasses.replace(declared, services={**declared.services, **changed})
+    routes = changes.routes(declared, hosts.facts())
+    assert "STALLED = {\n}\n" in gateway(declared, routes, "door.lua.j2"), (
+        "one that is alone gets all, whatever it does"
+    )
+    routes = [{**route, "model": "shared"} for route in routes]
+    text = gateway(declared, routes, "door.lua.j2")
+    rules = supervisor.plan(declared)["config"]["services"]
+    assert {name: service["rules"]["progress_timeout"] for name, service in rules.items()} == {
+        name: int(seconds) for name, seconds in re.findall(r'^    \["([\w-]+)"\] = (\d+),$', text, re.MULTILINE)
+    }
+    assert sorted(service["rules"]["progress_timeout"] for service in rules.values()) == [60, 180]
 
 
 ACME = {"email": "ops@example.org", "terms_agreed": True}

@@ -59,7 +59,7 @@ def packages(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not f"{node.module}.".startswith(f"{PACKAGE}."):
+        elif isinstance(node, ast.ImportFrom) and not f"{node.module}.".startswith("ansible.module_utils.llm."):
             found.add((node.module or "").partition(".")[0])
     return found
 

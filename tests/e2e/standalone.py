@@ -109,28 +109,26 @@ def standing(
     routes: Sequence[Mapping[str, Any]],
     service_keys: Mapping[str, Sequence[str]],
     keys: Sequence[gateway_keys.ClientKey] = (),
-    stalled: int = 60,
+    stalled: int = 0,
     **others: Any,
 ) -> Iterator[Gateway]:
     """A gateway with these routes (of the plan, less `container`), each before a stub, for the time of a with block.
 
-    stalled: seconds without a token after which an engine of several is set aside. others: what of the plan's values
-    (gateway_plan.values) is to be another one.
+    stalled: seconds without a token after which an engine of several is set aside, and is looked for five times a second; 0 leaves
+    both as they are. others: what of the plan's values (gateway_plan.values) is to be another one.
     """
     name = f"llm-gateway-{os.getpid()}"
     engines = {r["service"]: f"{name}-{r['service']}" for r in routes}
     with tempfile.TemporaryDirectory() as place:
         found = Gateway(Path(place), name, engines)
-        named: Any = [{**r, "container": engines[r["service"]]} for r in routes]
+        own = {"progress_timeout": stalled} if stalled else {}
+        named: Any = [{**r, **own, "container": engines[r["service"]]} for r in routes]
         file = _configure(found, name, named, service_keys, keys, others)
-        if stalled != 60:
+        if stalled:
             watch = found.folder / "etc/door.lua"
             text = watch.read_text(encoding="utf-8")
-            assert text.count("STALLED = 60 ") == text.count("LOOK_EVERY = 5000 ") == 1
-            text = text.replace("STALLED = 60 ", f"STALLED = {stalled} ").replace(
-                "LOOK_EVERY = 5000 ", "LOOK_EVERY = 200 "
-            )
-            files.write(watch, text, 0o400, UID)
+            assert text.count("LOOK_EVERY = 5000 ") == 1
+            files.write(watch, text.replace("LOOK_EVERY = 5000 ", "LOOK_EVERY = 200 "), 0o400, UID)
         docker("network", "create", "--internal", name)
         try:
             for service, container in engines.items():
@@ -163,7 +161,7 @@ def _configure(
     etc, backends = found.folder / "etc", gateway_routes.backends(routes)
     texts = {
         "haproxy.cfg": rendered.gateway(declared, routes, "haproxy.cfg.j2", others, **given),
-        "door.lua": (catalogs.ROOT / "roles/gateway/files/door.lua").read_text(encoding="utf-8"),
+        "door.lua": rendered.gateway(declared, routes, "door.lua.j2", others, **given),
         "maps/keys.map": gateway_keys.key_map(keys, service_keys),
         "maps/models.map": "".join(f"{model} {p['name']}\n" for p in backends for model in p["models"]),
         "maps/engines.map": "",

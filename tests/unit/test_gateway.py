@@ -195,6 +195,11 @@ def test_the_gateway_s_own_ports_come_first_and_services_may_be_published_elsewh
     assert [b["name"] for b in values["backends"]] == ["a", "b"] and values["returns"] == {}
 
 
+def test_engines_that_share_requests_have_their_own_patience_or_the_usual_one() -> None:
+    routes = [route("a", 1, model="m"), {**route("b", 2, model="m"), "progress_timeout": 180}, route("c", 3, model="n")]
+    assert gateway_plan.values({}, routes, "::1")["stalled"] == {"a": 60, "b": 180}
+
+
 LOADED = " ".join([program.sha256("c"), program.sha256("hl"), "0123456789ab"])
 RUNS = {
     "state": "running",

@@ -173,7 +173,11 @@ class _State(TypedDict, total=False):
     returns_in: int
 
 
-class Way(TypedDict):
+class _Watched(TypedDict, total=False):
+    progress_timeout: int  # seconds without a token; only where it is declared
+
+
+class Way(_Watched):
     """What of a service decides how the gateway leads to it. at_once: requests that its engine works on, 0 if it decides."""
 
     port: int

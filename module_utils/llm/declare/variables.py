@@ -351,7 +351,11 @@ _WARMUP: Schema = {
 }
 LIVENESS: Schema = {
     "progress_timeout": Field(
-        whole(10, 86_400), False, "Seconds without a token, with work in flight, after which the engine hangs.", 60
+        whole(10, 86_400),
+        False,
+        "Seconds without a token, with work in flight, after which the engine hangs. One that shares a model with others gets "
+        "no new requests then.",
+        60,
     ),
     "freeze_timeout": Field(
         whole(10, 86_400),

@@ -159,7 +159,7 @@ def todo(
 def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None = None) -> list[Route]:
     """What the gateway serves: one entry a service that is to run, in order of ports.
 
-    [{service, port, container, model, hostname, at_once}];
+    [{service, port, container, model, hostname, at_once}], and progress_timeout where it is declared;
     container is that of the current release, "" while there is none (the gateway answers 503). Who was stopped on purpose, and
     was not started since, has none and `stopped`: a run that is for other services leaves it at that.
     upcoming: service -> release that is about to become current, to predict.
@@ -180,6 +180,8 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
             "hostname": way["hostname"],
             "at_once": way["at_once"],
         }
+        if "progress_timeout" in way:
+            route["progress_timeout"] = way["progress_timeout"]
         if ended:
             route["stopped"] = True
         found.append(route)
@@ -187,11 +189,17 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
 
 
 def route_of(service: Service) -> Way:
-    """What of a service decides how the gateway leads to it; at_once: what its engine works on at a time, 0 if it decides."""
+    """What of a service decides how the gateway leads to it.
+
+    at_once: what its engine works on at a time, 0 if it decides. progress_timeout: see `liveness`; only where it is declared.
+    """
     at_once = service.flag("max-num-seqs", 0)
-    return {
+    found: Way = {
         "port": service.port,
         "model": service.served_model_name,
         "hostname": service.hostname,
         "at_once": at_once if isinstance(at_once, int) else 0,
     }
+    if "progress_timeout" in service.liveness:
+        found["progress_timeout"] = service.liveness["progress_timeout"]
+    return found

@@ -150,22 +150,22 @@ def replacement(
 
     previous: see predecessor. containers: of this service, on the host. displaced: see displaced.
     """
-    containers, displaced = list(containers), [dict(d) for d in displaced]
+    containers, leaving = list(containers), [dict(d) for d in displaced]
     own, current = plan["container"], previous.get("container", "")
     again = previous.get("release") == plan["release"]
-    beside = bool(plan.get("side_by_side")) and not again and not displaced and current in containers
+    beside = bool(plan.get("side_by_side")) and not again and not leaving and current in containers
     others = [c for c in containers if c != own]
     if beside:  # what is of neither was left by a run that was cut short
         before = [c for c in others if c != current]
     else:
-        before = [d["container"] for d in displaced] + (containers if again else others)
+        before = [p["container"] for p in leaving] + (containers if again else others)
     return {
         "again": again,
         "beside": beside,
         "room": not beside or bool(before),
         "before": before,
         "after": others,
-        "returning": displaced or ([dict(previous)] if previous and not again else []),
+        "returning": leaving or ([dict(previous)] if previous and not again else []),
     }
 
 

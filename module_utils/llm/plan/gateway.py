@@ -13,7 +13,7 @@ from ansible.module_utils.llm.base.spelling import did_you_mean
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.values import size_bytes
-from ansible.module_utils.llm.declare.variables import ACME, GATEWAY
+from ansible.module_utils.llm.declare.variables import ACME, GATEWAY, LIVENESS
 from ansible.module_utils.llm.gateway import acme, certificates
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 from ansible.module_utils.llm.gateway import routes as gateway_routes
@@ -60,12 +60,13 @@ def values(settings: Mapping[str, Any], routes: Iterable[Mapping[str, Any]], bin
     published, unless the settings have another address for the services' own.
     """
     routes, domain = list(routes), settings.get("domain", "")
+    backends = gateway_routes.backends(routes, domain)
     own = {key: settings.get(key, 0) for key in ("https_port", "http_port")}
     return {
         **own,
         "ports": [*filter(None, own.values()), *(route["port"] for route in routes)],
         "ports_address": settings.get("ports_address") or bind_address,
-        "backends": gateway_routes.backends(routes, domain),
+        "backends": backends,
         "returns": gateway_routes.returns(routes, domain),
         "wait": settings.get("wait", GATEWAY["wait"].default),
         "body_limit": settings.get("body_limit", size_bytes(GATEWAY["body_limit"].default)),
@@ -75,7 +76,15 @@ def values(settings: Mapping[str, Any], routes: Iterable[Mapping[str, Any]], bin
         "large": LARGE,
         "copies": COPIES,
         "near": NEAR,
+        "stalled": _stalled(routes, backends),
     }
+
+
+def _stalled(routes: Iterable[Mapping[str, Any]], backends: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Seconds without a token after which an engine gets no new requests, by service; only of those that share them with others."""
+    usual = LIVENESS["progress_timeout"].default
+    given = {route["service"]: route.get("progress_timeout", usual) for route in routes}
+    return {s["name"]: given[s["name"]] for b in backends if len(b["servers"]) > 1 for s in b["servers"]}
 
 
 def wanted(texts: Mapping[str, str], routes: Iterable[Any], found: Mapping[str, Any]) -> program.Wanted:
