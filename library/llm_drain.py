@@ -83,21 +83,12 @@ from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.progress import Progress
 from ansible.module_utils.llm.declare.facts import FoundGpu
 from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import containers
 from ansible.module_utils.llm.engine import load
 from ansible.module_utils.llm.gpu import host as gpu_host
 from ansible.module_utils.llm.gpu import memory
 
 POLL = 0.5
-
-
-def running(name: str) -> dict[str, Any] | None:
-    """Docker's inspection of a container that runs, None otherwise. A paused one counts: it holds its memory."""
-    try:
-        found = docker_api.inspect(name)
-    except docker_api.NotFound:
-        return None
-    state = found["State"]
-    return found if state["Running"] or state.get("Restarting") else None
 
 
 def ask(inspected: dict[str, Any], port: int) -> load.Load:
@@ -125,7 +116,7 @@ def drain(module: AnsibleModule, names: list[str], progress: Progress) -> dict[s
     said: dict[str, str] = {}
     while True:
         for name in names:
-            inspected = running(name)
+            inspected = containers.running(name)
             found = ask(inspected, module.params["port"]) if inspected else load.Load(0, 0)
             looks[name] = looks[name] + 1 if found.idle or inspected is None else 0
             said[name] = found.text()
@@ -163,38 +154,23 @@ def act(module: AnsibleModule) -> dict[str, Any]:
     """Drain, stop, wait."""
     begin = time.monotonic()
     progress = Progress(module.params["progress_file"])
-    found = {name: running(name) for name in module.params["containers"]}
+    found = {name: containers.running(name) for name in module.params["containers"]}
     names = [name for name, inspected in found.items() if inspected]
     remove = module.params["state"] == "removed"
-    there = [name for name in found if name in names or exists(name)] if remove else names
+    there = [name for name in found if name in names or containers.inspected(name)] if remove else names
     if module.check_mode or not there:
         return {"changed": bool(there), "drained": True, "cut": {}, "seconds": 0.0}
     cut = drain(module, names, progress) if names else {}
     before = memory.held(look_at_gpus(module), [str(i["Id"]) for i in found.values() if i]) if names else {}
     for name in names:
         progress.say("stop", name)
-        inspected = running(name)
-        if inspected:
-            grace = int(inspected["Config"].get("StopTimeout") or 10)
-            docker_api.post(f"/containers/{name}/stop?t={grace}", timeout=grace + 30)
+        containers.stop(name)
     wait_for_memory(module, before, progress)
     if remove:
         for name in there:
-            try:
-                docker_api.delete(f"/containers/{name}?force=1")
-            except docker_api.NotFound:
-                continue
+            containers.remove(name)
     seconds = round(time.monotonic() - begin, 1)
     return {"changed": True, "drained": not cut, "cut": cut, "seconds": seconds}
-
-
-def exists(name: str) -> bool:
-    """Whether there is such a container."""
-    try:
-        docker_api.inspect(name)
-    except docker_api.NotFound:
-        return False
-    return True
 
 
 def main() -> None:

@@ -101,6 +101,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import addresses, files, names
 from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import containers
 from ansible.module_utils.llm.gateway import certificates, haproxy, routes
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.gateway import keys as gateway_keys
@@ -111,14 +112,6 @@ LEAVES_WITHIN = 30.0  # seconds; idle connections of clients are closed at once
 KEPT_LOGS = 10
 CA_DAYS, DAYS = 3650, 397  # no client takes a server's certificate that is valid for longer
 EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"]
-
-
-def inspected() -> dict[str, Any] | None:
-    """Docker's inspection of the gateway, None when there is none."""
-    try:
-        return dict(docker_api.get(f"/containers/{names.GATEWAY}/json"))
-    except docker_api.NotFound:
-        return None
 
 
 def sums(texts: dict[str, str]) -> list[str]:
@@ -225,12 +218,6 @@ def worker(folder: Path) -> int | None:
     return int(found["Pid"]) if found.get("Stopping", "0") == "0" and found.get("Pid", "").isdigit() else None
 
 
-def last_words(module: AnsibleModule) -> str:
-    """End of the gateway's log."""
-    _, out, err = module.run_command(["docker", "logs", "--tail", "20", names.GATEWAY])
-    return f"Its last words: {out}{err}"
-
-
 def keep_log(module: AnsibleModule, folder: Path, found: dict[str, Any] | None) -> None:
     """Keep the access log of a container that is about to be replaced; Docker removes it with the container."""
     if not found:
@@ -249,7 +236,8 @@ def wait_for_worker(module: AnsibleModule, folder: Path, before: int | None) -> 
     end = time.monotonic() + READY_WITHIN
     while worker(folder) in (None, before):
         if time.monotonic() > end:
-            module.fail_json(msg=f"the gateway does not take the new configuration. {last_words(module)}")
+            said = containers.last_words(module.run_command, names.GATEWAY)
+            module.fail_json(msg=f"the gateway does not take the new configuration. {said}")
         time.sleep(0.1)
 
 
@@ -266,8 +254,9 @@ def wait_for_ports(module: AnsibleModule) -> None:
                 break
             except OSError as error:
                 if time.monotonic() > end:
+                    said = containers.last_words(module.run_command, names.GATEWAY)
                     module.fail_json(
-                        msg=f"the gateway does not listen on {addresses.in_url(address)}:{port}: {error}. {last_words(module)}"
+                        msg=f"the gateway does not listen on {addresses.in_url(address)}:{port}: {error}. {said}"
                     )
                 time.sleep(0.2)
 
@@ -305,7 +294,7 @@ def load(folder: Path, maps: dict[str, str]) -> bool:
 def act(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and do what is missing."""
     folder, texts, backends = Path(module.params["folder"]), dict(module.params["files"]), module.params["backends"]
-    found = inspected()
+    found = containers.inspected(names.GATEWAY)
     running = bool(found and found["State"]["Running"])
     stamp = folder / "loaded"
     loaded = (files.read(stamp).split() + [""] * gateway_host.LOADED)[: gateway_host.LOADED]
@@ -361,18 +350,14 @@ def act(module: AnsibleModule) -> dict[str, Any]:
             action = "reloaded"
     if action == "reloaded":
         before_pid = worker(folder)
-        docker_api.post(f"/containers/{names.GATEWAY}/kill?signal=USR2")
+        containers.signal(names.GATEWAY, "USR2")
         wait_for_worker(module, folder, before_pid)
     elif action == "started":
         keep_log(module, folder, found)
-        argv = ["docker", "compose", "--project-name", names.GATEWAY, "--file", str(folder / COMPOSE)]
-        rc, out, err = module.run_command(
-            [*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"]
-        )
-        if rc != 0:
-            module.fail_json(msg=f"the gateway does not start: {(err or out).strip()}", rc=rc)
+        if problem := containers.compose_up(module.run_command, names.GATEWAY, [folder / COMPOSE]):
+            module.fail_json(msg=f"the gateway does not start: {problem}")
     wait_for_ports(module)
-    final = inspected()
+    final = containers.inspected(names.GATEWAY)
     wanted[2] = final["Id"][:12] if final else ""
     files.write(stamp, " ".join(w or "-" for w in wanted) + "\n")
     return {"changed": True, "action": action, "diff": diff}
@@ -380,7 +365,7 @@ def act(module: AnsibleModule) -> dict[str, Any]:
 
 def remove(module: AnsibleModule) -> dict[str, Any]:
     """Remove the gateway, if there is one."""
-    folder, found = Path(module.params["folder"]), inspected()
+    folder, found = Path(module.params["folder"]), containers.inspected(names.GATEWAY)
     if not found:
         return {"changed": False, "action": "none"}
     ports = sorted(int(p.partition("/")[0]) for p in found["HostConfig"]["PortBindings"] or {})
@@ -388,17 +373,16 @@ def remove(module: AnsibleModule) -> dict[str, Any]:
     shown = {"before_header": header, "before": f"{found['State']['Status']}, ports {', '.join(map(str, ports))}\n"}
     diff = [{**shown, "after_header": "absent", "after": ""}]
     if not module.check_mode:
-        place = f"/containers/{found['Id']}"
         if found["State"]["Running"]:
-            docker_api.post(f"{place}/update", {"RestartPolicy": {"Name": "no"}})
+            docker_api.post(f"/containers/{found['Id']}/update", {"RestartPolicy": {"Name": "no"}})
             # It takes no new requests, and ends when it has answered those that it has.
-            docker_api.post(f"{place}/kill?signal=USR1")
+            containers.signal(found["Id"], "USR1")
             end = time.monotonic() + LEAVES_WITHIN
             while docker_api.inspect(found["Id"])["State"]["Running"] and time.monotonic() < end:
                 time.sleep(0.1)
         keep_log(module, folder, found)
         (folder / "loaded").unlink(missing_ok=True)
-        docker_api.delete(f"{place}?force=true")
+        containers.remove(found["Id"])
     return {"changed": True, "action": "removed", "diff": diff}
 
 

@@ -87,7 +87,7 @@ def in_containers(module: AnsibleModule, known: dict[str, str]) -> tuple[list[st
         name = entry["Names"][0].lstrip("/")
         if not set(names.LABELS) & set(entry.get("Labels") or {}):
             continue
-        settings = json.dumps(docker_api.get(f"/containers/{entry['Id']}/json"), indent=1)
+        settings = json.dumps(docker_api.inspect(entry["Id"]), indent=1)
         found += [f"docker inspect {name}: {who}" for _, who in leaks.leaked(settings, known)]
         _, out, err = module.run_command(["docker", "logs", name])
         found += [f"log of container {name}, line {line}: {who}" for line, who in leaks.leaked(out + err, known)]

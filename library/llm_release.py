@@ -111,18 +111,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import files, names
 from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import containers
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.host import read as read_host
 
 KEPT_RELEASES = 2
-
-
-def container_state(name: str) -> dict[str, Any] | None:
-    """Docker's inspection of a container, None when there is none."""
-    try:
-        return dict(docker_api.get(f"/containers/{name}/json"))
-    except docker_api.NotFound:
-        return None
 
 
 def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
@@ -143,7 +136,7 @@ def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
 def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
     """Bring the container up."""
     name = module.params["container"]
-    found = container_state(name)
+    found = containers.inspected(name)
     runs = found is not None and found["State"]["Status"] == "running"  # not paused, not restarting
     if found and runs and not module.check_mode:
         if not (place / read_host.STARTED_FILE).is_file():  # a run that started it was cut short
@@ -162,12 +155,9 @@ def start(module: AnsibleModule, place: Path) -> dict[str, Any]:
         os.chown(cache, module.params["engine_uid"], module.params["engine_uid"])
     # What clients once got from this release says nothing about an engine that starts anew.
     (place / read_host.VERDICT_FILE).unlink(missing_ok=True)
-    argv = ["docker", "compose", "--project-name", name, "--file", str(place / "compose.yml"), *pinned(place)]
-    rc, out, err = module.run_command([*argv, "up", "--detach", "--no-build", "--pull", "never", "--force-recreate"])
-    if rc != 0:
-        module.fail_json(
-            msg=f"the container of {module.params['service']} does not start: {(err or out).strip()}", rc=rc
-        )
+    documents = [place / "compose.yml", *pinned(place)]
+    if problem := containers.compose_up(module.run_command, name, documents):
+        module.fail_json(msg=f"the container of {module.params['service']} does not start: {problem}")
     inspected = docker_api.inspect(name)
     note(place, inspected)
     return {"changed": True, "ip": docker_api.container_ip(inspected, names.NETWORK)}
@@ -178,8 +168,8 @@ def note(place: Path, inspected: dict[str, Any]) -> None:
     files.write(place / read_host.STARTED_FILE, inspected["Config"]["Labels"].get(read_host.COMPOSE_HASH, "") + "\n")
 
 
-def pinned(place: Path) -> list[str]:
-    """Arguments that make Compose run the image of the release where the name of that image means another one by now."""
+def pinned(place: Path) -> list[Path]:
+    """A file that makes Compose run the image of the release where the name of that image means another one by now."""
     try:
         image = json.loads(files.read(place / read_host.RELEASE_FILE))["facts"]["image"]
     except (ValueError, KeyError, TypeError):
@@ -192,7 +182,7 @@ def pinned(place: Path) -> list[str]:
         return []
     override = place / "image.yml"
     files.write(override, json.dumps({"services": {"engine": {"image": image["id"]}}}) + "\n")
-    return ["--file", str(override)]
+    return [override]
 
 
 def commit(module: AnsibleModule, folder: Path) -> dict[str, Any]:
@@ -226,25 +216,6 @@ def prune(folder: Path) -> None:
         shutil.rmtree(place)
 
 
-def remove(name: str) -> bool:
-    """Stop a container with its own grace period and remove it. Returns whether there was one."""
-    found = container_state(name)
-    if not found:
-        return False
-    stop(name, found)
-    docker_api.delete(f"/containers/{name}?force=1")
-    return True
-
-
-def stop(name: str, found: dict[str, Any]) -> bool:
-    """Stop a container with its own grace period. Returns whether it ran."""
-    if not (found["State"]["Running"] or found["State"].get("Restarting")):
-        return False
-    grace = int(found["Config"].get("StopTimeout") or 10)
-    docker_api.post(f"/containers/{name}/stop?t={grace}", timeout=grace + 30)
-    return True
-
-
 def act(module: AnsibleModule) -> dict[str, Any]:
     """Carry out the state asked for."""
     folder, state, name = Path(module.params["folder"]), module.params["state"], module.params["container"]
@@ -255,13 +226,13 @@ def act(module: AnsibleModule) -> dict[str, Any]:
         return start(module, place)
     if state == "committed":
         return commit(module, folder)
-    found = container_state(name)
-    running = found is not None and (found["State"]["Running"] or bool(found["State"].get("Restarting")))
     if module.check_mode:
-        return {"changed": running if state == "stopped" else found is not None}
+        found = containers.inspected(name)
+        return {"changed": containers.is_up(found) if state == "stopped" else found is not None}
+    stopped = containers.stop(name)
     if state == "stopped":
-        return {"changed": found is not None and stop(name, found)}
-    changed = remove(name)
+        return {"changed": stopped}
+    changed = containers.remove(name)
     if module.params["release"] not in (read_host.release(folder)["current"], read_host.release(folder)["previous"]):
         secrets = place / "secrets"
         changed |= secrets.is_dir()

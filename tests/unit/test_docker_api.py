@@ -1,9 +1,9 @@
-"""The Docker client: log frames, times, addresses; errors against a stub daemon (a small server at a unix socket)."""
+"""The Docker client, and what is done with containers: against a stub daemon (a small server at a unix socket)."""
 
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from ansible.module_utils.llm.docker import api as docker_api
+from ansible.module_utils.llm.docker import containers
 
 
 def frame(stream: int, text: str) -> bytes:
@@ -85,6 +86,7 @@ class StubDaemon(BaseHTTPRequestHandler):
     seen: list[tuple[str, str, bytes]] = []  # noqa: RUF012 - one list for all requests of a test
     log = b""
     events = b""
+    container: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -103,6 +105,11 @@ class StubDaemon(BaseHTTPRequestHandler):
             "/containers/web/exec": (201, b'{"Id": "e1"}'),
             "/exec/e1/start": (200, StubDaemon.log),
             "/exec/e1/json": (200, b'{"Running": false, "ExitCode": 3}'),
+            "/containers/web/json": (200, json.dumps(StubDaemon.container).encode()),
+            "/containers/web/stop": (204, b""),
+            "/containers/web/kill": (204, b""),
+            "/containers/web": (204, b""),
+            "/containers/gone": (404, b'{"message": "No such container: gone"}'),
         }[path]
         self.send_response(status)
         if status == 204:
@@ -223,6 +230,81 @@ def test_exits(events: bytes, expected: tuple[int | None, bool]) -> None:
     StubDaemon.events = events
     assert docker_api.exits("web", 1, 2_000_000_003) == expected
     assert "until=2.000000003" in StubDaemon.seen[-1][1]
+
+
+def asked() -> list[tuple[str, str]]:
+    """Method and path of all requests."""
+    return [(method, path) for method, path, _ in StubDaemon.seen]
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(
+    ("state", "up"),
+    [
+        ({"Running": True}, True),
+        ({"Running": True, "Paused": True}, True),
+        ({"Running": False, "Restarting": True}, True),
+        ({"Running": False, "Restarting": False}, False),
+    ],
+)
+def test_only_a_container_that_is_up_is_stopped(state: dict[str, bool], up: bool) -> None:
+    StubDaemon.container = {"Id": "1", "State": state, "Config": {}}
+    assert containers.inspected("web") == StubDaemon.container
+    assert containers.running("web") == (StubDaemon.container if up else None)
+    StubDaemon.seen = []
+    assert containers.stop("web") is up
+    stops = [request for request in asked() if request[0] == "POST"]
+    assert stops == ([("POST", "/containers/web/stop?t=10")] if up else [])
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_container_gets_the_grace_period_that_it_names() -> None:
+    StubDaemon.container = {"State": {"Running": True}, "Config": {"StopTimeout": 3}}
+    containers.stop("web")
+    assert asked()[-1] == ("POST", "/containers/web/stop?t=3")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_container_is_removed_once_and_signals_reach_it() -> None:
+    assert containers.remove("web")
+    containers.signal("web", "USR1")
+    assert asked() == [("DELETE", "/containers/web?force=1"), ("POST", "/containers/web/kill?signal=USR1")]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_a_container_that_is_not_there_is_none_and_no_error() -> None:
+    assert containers.inspected("gone") is None and containers.running("gone") is None
+    assert not containers.is_up(None) and not containers.stop("gone") and not containers.remove("gone")
+
+
+class Commands:
+    """Runs nothing, and answers the same to every command."""
+
+    def __init__(self, *answer: Any) -> None:
+        self.ran: list[Sequence[str]] = []
+        self.answer = answer
+
+    def __call__(self, args: Sequence[str]) -> tuple[int, str, str]:
+        self.ran.append(args)
+        rc, out, err = self.answer
+        return rc, out, err
+
+
+def test_compose_neither_builds_nor_pulls_and_its_reason_is_told() -> None:
+    documents = [Path("/a/compose.yml"), Path("/a/image.yml")]
+    works, fails = Commands(0, "", "done"), Commands(17, "", "no such image\n")
+    assert containers.compose_up(works, "llm-a", documents) == ""
+    assert containers.compose_up(fails, "llm-a", documents[:1], recreate=False) == "no such image"
+    assert containers.compose_up(Commands(1, "", ""), "llm-a", documents) == "Compose ended with 1"
+    project = "docker compose --project-name llm-a --file /a/compose.yml"
+    assert works.ran == [f"{project} --file /a/image.yml up --detach --no-build --pull never --force-recreate".split()]
+    assert fails.ran == [f"{project} up --detach --no-build --pull never".split()]
+
+
+def test_last_words_are_the_end_of_both_streams() -> None:
+    log = Commands(0, "one\n", "two\n")
+    assert containers.last_words(log, "web") == "Its last words: one\ntwo\n"
+    assert log.ran == ["docker logs --tail 20 web".split()]
 
 
 def test_socket_path(monkeypatch: pytest.MonkeyPatch) -> None:
