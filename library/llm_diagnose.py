@@ -93,12 +93,12 @@ missing:
   sample: {"gpu.txt": "there is no nvidia-smi on this host"}
 """
 
-import http.client
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.llm.base import http
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.engine import diagnostics
 
@@ -116,18 +116,10 @@ def read_metrics(inspected: Mapping[str, Any], port: int) -> str:
     ip = docker_api.container_ip(inspected)
     if not ip:
         raise OSError("the container has no single address")
-    connection = http.client.HTTPConnection(ip, port, timeout=METRICS_TIMEOUT)
-    try:
-        connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        text = answer.read(diagnostics.LARGEST).decode("utf-8", "replace")
-    except http.client.HTTPException as error:
-        raise OSError(type(error).__name__) from error
-    finally:
-        connection.close()
+    answer = http.get(ip, port, "/metrics", METRICS_TIMEOUT, diagnostics.LARGEST)
     if answer.status != 200:
         raise OSError(f"status {answer.status}")
-    return text
+    return answer.text
 
 
 def read_gpu(module: AnsibleModule) -> str:

@@ -74,12 +74,11 @@ seconds:
   type: float
 """
 
-import http.client
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.base import http, names
 from ansible.module_utils.llm.base.progress import Progress
 from ansible.module_utils.llm.declare.facts import FoundGpu
 from ansible.module_utils.llm.docker import api as docker_api
@@ -89,6 +88,7 @@ from ansible.module_utils.llm.gpu import host as gpu_host
 from ansible.module_utils.llm.gpu import memory
 
 POLL = 0.5
+METRICS_TIMEOUT = 3.0
 
 
 def ask(inspected: dict[str, Any], port: int) -> load.Load:
@@ -97,16 +97,12 @@ def ask(inspected: dict[str, Any], port: int) -> load.Load:
     address = docker_api.container_ip(inspected, names.NETWORK)
     if not address or state.get("Paused") or state.get("Restarting"):
         return load.Load(None, None)
-    connection = http.client.HTTPConnection(address, port, timeout=3)
     try:
-        connection.request("GET", "/metrics")
-        return load.load(connection.getresponse().read().decode("utf-8", "replace"))
+        return load.load(http.get(address, port, "/metrics", METRICS_TIMEOUT).text)
     except ConnectionRefusedError:  # it boots, or its server has ended: nobody has a request in it
         return load.Load(0, 0)
-    except (OSError, http.client.HTTPException):
+    except OSError:
         return load.Load(None, None)
-    finally:
-        connection.close()
 
 
 def drain(module: AnsibleModule, names: list[str], progress: Progress) -> dict[str, str]:

@@ -156,7 +156,6 @@ log_tail:
   elements: str
 """
 
-import http.client
 import json
 import time
 from collections.abc import Mapping
@@ -165,7 +164,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base import files, http
 from ansible.module_utils.llm.base.progress import Progress
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.engine import boot, history, log, records
@@ -220,14 +219,10 @@ def over(state: State, first: State) -> str:
 
 def ask_health(ip: str, port: int, path: str) -> int:
     """Return the HTTP status of the health path, or 0 when nobody answers."""
-    connection = http.client.HTTPConnection(ip, port, timeout=HEALTH_TIMEOUT)
     try:
-        connection.request("GET", path)
-        return int(connection.getresponse().status)
-    except (OSError, http.client.HTTPException):
+        return http.get(ip, port, path, HEALTH_TIMEOUT, most=0).status
+    except OSError:
         return 0
-    finally:
-        connection.close()
 
 
 def _history_file(folder: str | None, labels: Mapping[str, str]) -> Path | None:

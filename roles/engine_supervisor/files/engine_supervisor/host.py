@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.base import files, http
 from ansible.module_utils.llm.docker import api as docker_api
 
 PORT = 8000
@@ -31,36 +29,24 @@ _STARTS_OURS = re.compile(r"^Exec\w+\s*=.*\bllm-[\w-]+", re.MULTILINE)
 
 def scrape(address: str) -> tuple[str, str]:
     """(answered, refused, timeout or failed; text) of an engine's metrics."""
-    connection = http.client.HTTPConnection(address, PORT, timeout=SCRAPE_TIMEOUT)
     try:
-        connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
-        return ("answered" if answer.status == 200 else "failed"), text
+        answer = http.get(address, PORT, "/metrics", SCRAPE_TIMEOUT)
+        return ("answered" if answer.status == 200 else "failed"), answer.text
     except ConnectionRefusedError:
         return "refused", ""
     except TimeoutError:
         return "timeout", ""
-    except (OSError, http.client.HTTPException):
+    except OSError:
         return "failed", ""
-    finally:
-        connection.close()
 
 
 def generate(address: str, model: str, key: str, timeout: float) -> int:
     """HTTP status of a short generation, 0 without one. More than 16 tokens: a few can come from one step."""
-    connection = http.client.HTTPConnection(address, PORT, timeout=timeout)
     body = {"model": model, "prompt": "One, two, three,", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     try:
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    except (OSError, http.client.HTTPException):
+        return http.post(address, PORT, "/v1/completions", body, timeout, {"Authorization": f"Bearer {key}"}).status
+    except OSError:
         return 0
-    finally:
-        connection.close()
 
 
 def gpu_state(inspected: Mapping[str, Any]) -> str:
