@@ -102,7 +102,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.base import files, names
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 
@@ -172,7 +172,7 @@ def main() -> None:
     except gateway_keys.Refused as error:
         module.fail_json(msg=f"{error} No key was changed.")
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error))
 
 
 if __name__ == "__main__":

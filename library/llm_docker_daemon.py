@@ -320,7 +320,7 @@ def main() -> None:
     except (DaemonFailed, docker_api.DockerError) as error:
         module.fail_json(msg=f"docker: {error}")
     except OSError as error:
-        module.fail_json(msg=f"docker: {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=f"docker: {files.unwritable(error)}")
 
 
 if __name__ == "__main__":

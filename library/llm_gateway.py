@@ -418,7 +418,7 @@ def main() -> None:
     except gateway_keys.Refused as error:
         module.fail_json(msg=f"{error} The running gateway is untouched.")
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error))
 
 
 if __name__ == "__main__":

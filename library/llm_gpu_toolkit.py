@@ -454,7 +454,7 @@ def main() -> None:
     except (DaemonFailed, docker_api.DockerError) as error:
         fail(module, str(error))
     except OSError as error:
-        fail(module, f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        fail(module, files.unwritable(error))
 
 
 if __name__ == "__main__":

@@ -469,8 +469,7 @@ def main() -> None:
     except BuildFailed as failure:
         module.fail_json(msg=f"{failure}\n{images.remedy(str(failure))}")
     except OSError as error:
-        where = error.filename or job["folder"]
-        module.fail_json(msg=f"cannot write {where}: {error.strerror}. Run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error, job["folder"]))
     except docker_api.DockerError as error:
         if not module.check_mode:  # a fresh host has no engine yet when it is only checked
             module.fail_json(msg=f"llm_images.{job['name']}: {error}")

@@ -110,7 +110,7 @@ def main() -> None:
         changed = files.write(staged_file, key + "\n", 0o400)
         changed |= files.write(engine_file, options, 0o400, module.params["engine_uid"])
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error))
     module.exit_json(changed=changed, staged_file=str(staged_file))
 
 

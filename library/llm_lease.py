@@ -75,7 +75,7 @@ ansible_facts:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.llm.base import lease
+from ansible.module_utils.llm.base import files, lease
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
     except lease.Held as held:
         module.fail_json(msg=str(held))
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error))
     module.exit_json(
         changed=False, ansible_facts={"llm_lease": {"path": str(path), "run": run, "services": given["services"]}}
     )

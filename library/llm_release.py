@@ -270,7 +270,7 @@ def main() -> None:
             module.exit_json(changed=True, container=module.params["container"], ip="")
         module.fail_json(msg=f"{module.params['service']}: {error}")
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root, and check the disk")
+        module.fail_json(msg=files.unwritable(error))
     module.exit_json(container=module.params["container"], **result)
 
 

@@ -105,7 +105,7 @@ def main() -> None:
     try:
         result["changed"] = files.write(path, text)
     except OSError as error:
-        module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}; run as root")
+        module.fail_json(msg=files.unwritable(error, path))
     module.exit_json(**result)
 
 

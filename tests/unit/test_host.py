@@ -200,6 +200,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_what_cannot_be_written_is_named_with_what_to_do() -> None:
+    refused = PermissionError(13, "Permission denied", "/opt/llm/x")
+    said = "cannot write /opt/llm/x: Permission denied; run as root, and check the disk"
+    assert files.unwritable(refused) == files.unwritable(refused, "/opt/llm") == said
+    nameless = OSError(28, "No space left on device")
+    assert files.unwritable(nameless, "/opt/llm").startswith("cannot write /opt/llm: No space left on device; ")
+    assert files.unwritable(OSError("odd")).startswith("cannot write a file: odd; ")
+
+
 def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     found = read_host.disk(str(tmp_path / "a" / "b"))
     assert found["free"] > 0 and found["device"] == tmp_path.stat().st_dev

@@ -76,6 +76,11 @@ def read(path: Path) -> str:
         return ""
 
 
+def unwritable(error: OSError, where: object = "a file") -> str:
+    """What a module says that could not write. where: what it was about, for errors that name no file."""
+    return f"cannot write {error.filename or where}: {error.strerror or error}; run as root, and check the disk"
+
+
 def diffs(before: Path, after: Path, files: Mapping[str, str]) -> list[dict[str, str]]:
     """Ansible's diff entries for files to be written to folder `after`, against those in folder `before`."""
     found = []
