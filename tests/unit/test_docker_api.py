@@ -284,7 +284,7 @@ class Commands:
         self.ran: list[Sequence[str]] = []
         self.answer = answer
 
-    def __call__(self, args: Sequence[str]) -> tuple[int, str, str]:
+    def __call__(self, args: Sequence[str], **_: Any) -> tuple[int, str, str]:
         self.ran.append(args)
         rc, out, err = self.answer
         return rc, out, err

@@ -20,20 +20,13 @@ from typing import Any
 
 import llm_model
 import pytest
-from ansible.module_utils.llm.models import artifacts, store
+from ansible.module_utils.llm.models import artifacts, states, store
 
 Run = Callable[..., dict[str, Any]]
 
 
-class Ended(Exception):
-    """What a module returned."""
-
-    def __init__(self, **result: Any) -> None:
-        self.result = result
-
-
 class Module:
-    """Stands for AnsibleModule: parameters, and an end."""
+    """Stands for AnsibleModule: parameters, and commands."""
 
     def __init__(self, check_mode: bool, **params: Any) -> None:
         defaults = {"state": "present", "depth": "quick", "revision": "v1", "sources": [], "size_gib": 0.0}
@@ -48,9 +41,6 @@ class Module:
         }
         self.check_mode = check_mode
 
-    def fail_json(self, **result: Any) -> None:
-        raise Ended(failed=True, **result)
-
     def run_command(self, argv: list[str], **_: Any) -> tuple[int, str, str]:
         pipe = os.popen(" ".join(argv) + " 2>&1")
         said = pipe.read()
@@ -59,17 +49,16 @@ class Module:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run llm_model on tmp_path/models/tiny/v1."""
+    """Bring tmp_path/models/tiny/v1 to a state; a failure is returned as llm_model returns it."""
 
     def call(*sources: dict[str, Any], check: bool = False, **params: Any) -> dict[str, Any]:
         module: Any = Module(
             check, name="tiny", folder=str(tmp_path / "models/tiny/v1"), sources=list(sources), **params
         )
-        act = {"present": llm_model.present, "absent": llm_model.absent}.get(module.params["state"], llm_model.verified)
         try:
-            return act(module)
-        except Ended as end:
-            return end.result
+            return states.reach(module)
+        except store.FetchFailed as failure:
+            return {"failed": True, "msg": str(failure), "tried": getattr(failure, "tried", [])}
 
     return call
 

@@ -6,6 +6,7 @@ source, so that one source never goes on with what another has left.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import json
@@ -23,6 +24,10 @@ PARTS = ".parts"  # in a partial folder: files that are not whole yet, and whole
 HOLES = ".xet"  # in a partial folder: files that are written in any order, so that nobody can go on with them
 # Weights in other formats than safetensors can run code when loaded, and double the download.
 UNWANTED = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original/*", "runs/*")
+
+
+class FetchFailed(Exception):
+    """A source that does not deliver; the text says why, and what to do."""
 
 
 def partial(folder: Path, *identity: Any) -> Path:
@@ -61,6 +66,16 @@ def no_room(need: int, free: int, where: str) -> str:
         f"{size(need)} are still to be written and {where} has {size(free)} free; nothing was fetched. "
         "Free some space (`-e llm_prune=true` removes models that nothing needs), or move llm_root"
     )
+
+
+def disk_trouble(error: OSError, folder: str) -> str:
+    """What went wrong outside of fetching, and what to do. folder: what it was about, for errors that name no file."""
+    remedy = {
+        errno.ENOTEMPTY: "Something else writes there; end it, and run again",
+        errno.EBUSY: "Something is mounted there; unmount it, and run again",
+        errno.ENOSPC: "Free some space, or move llm_root",
+    }
+    return f"{error.filename or folder}: {error.strerror or error}. {remedy.get(error.errno or 0, 'Check the disk, and run again')}"
 
 
 def size(count: float) -> str:
