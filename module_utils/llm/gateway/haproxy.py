@@ -38,6 +38,13 @@ def say(folder: Path, command: str) -> str | None:
     return answer.decode("utf-8", "replace").strip()
 
 
+def worker(folder: Path) -> int | None:
+    """Process number of the HAProxy that takes new connections, None while it does not say."""
+    answer = say(folder, "show info") or ""
+    found = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
+    return int(found["Pid"]) if found.get("Stopping", "0") == "0" and found.get("Pid", "").isdigit() else None
+
+
 def load_map(folder: Path, name: str, text: str) -> bool:
     """Give the running HAProxy another content of a map, all at once: no request meets half of it. False: it did not take it."""
     path = f"{IN_CONTAINER}/maps/{name}"
