@@ -80,20 +80,25 @@ def refused_by_hub(answer: Answer, page: str, token: bool) -> Unresolved:
     return trouble("the hub", answer.status)
 
 
+def library(home: Path) -> Any:
+    """huggingface_hub, with `home` for what it keeps while it works. Raises FetchFailed where it is not installed."""
+    # Read when the library is imported: no saved token of the user, no bars, nothing in the user's home.
+    for switch in ("IMPLICIT_TOKEN", "PROGRESS_BARS", "TELEMETRY"):
+        os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
+    os.environ.update(HF_HUB_VERBOSITY="critical", HF_HOME=str(home), **XET)
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise FetchFailed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
+    return huggingface_hub
+
+
 class Hub:
     """One repository of a hub at one revision, through huggingface_hub."""
 
     def __init__(self, repo: str, revision: str, endpoint: str, token: str, home: Path) -> None:
-        """token: "" without one. home: folder for what the library keeps while it works. Raises FetchFailed without the library."""
-        # Read when the library is imported: no saved token of the user, no bars, nothing in the user's home.
-        for switch in ("IMPLICIT_TOKEN", "PROGRESS_BARS", "TELEMETRY"):
-            os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
-        os.environ.update(HF_HUB_VERBOSITY="critical", HF_HOME=str(home), **XET)
-        try:
-            import huggingface_hub
-        except ImportError as error:
-            raise FetchFailed(f"huggingface_hub is not in {sys.executable} (role host_tools installs it)") from error
-        self.hub = huggingface_hub
+        """token: "" without one. home: see library, which may fail."""
+        self.hub = library(home)
         self.repo, self.revision, self.endpoint, self.token = repo, revision, endpoint, token
         self.fast = True  # until hf_xet has failed once
 
