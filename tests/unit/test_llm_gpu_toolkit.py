@@ -13,7 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import process as docker_process
 from ansible.module_utils.llm.gpu import host as gpu_host
-from ansible.module_utils.llm.gpu import nvidia
+from ansible.module_utils.llm.gpu import nvidia, toolkit
 
 DATA = Path(__file__).parent / "data"
 BOX = nvidia.parse((DATA / "nvidia-smi" / "rtx4090x3-made.xml").read_text(encoding="utf-8"))
@@ -51,10 +51,10 @@ class Host:
         for name in ("stop", "start"):
             monkeypatch.setattr(docker_process.Engine, name, lambda _, step=name: self.commands.append([step]))
         monkeypatch.setattr(docker_process.Engine, "lost", lambda *_: [])
-        monkeypatch.setattr(llm_gpu_toolkit, "run_container", self.run_container)
-        self.import_image = llm_gpu_toolkit.Toolkit.import_image
-        monkeypatch.setattr(llm_gpu_toolkit.Toolkit, "import_image", lambda *_: None)
-        monkeypatch.setattr(llm_gpu_toolkit, "DAEMON", tmp_path / "daemon.json")
+        monkeypatch.setattr(toolkit, "run_container", self.run_container)
+        self.import_image = toolkit.Toolkit.import_image
+        monkeypatch.setattr(toolkit.Toolkit, "import_image", lambda *_: None)
+        monkeypatch.setattr(toolkit, "DAEMON", tmp_path / "daemon.json")
         monkeypatch.setattr(AnsibleModule, "get_bin_path", lambda *_, **__: "/usr/bin/nvidia-ctk")
         monkeypatch.setattr(AnsibleModule, "run_command", lambda _module, argv, **_: self.run_command(argv))
 
@@ -90,7 +90,7 @@ def test_a_proof_is_asked_for_once(host: Host, run_module: Run) -> None:
 
 def test_a_script_in_front_of_nvidia_smi_is_named(host: Host, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ldd` knows no library of a script, and a container made of it could start nothing."""
-    monkeypatch.setattr(llm_gpu_toolkit.Toolkit, "import_image", host.import_image)
+    monkeypatch.setattr(toolkit.Toolkit, "import_image", host.import_image)
     refused = run_module(llm_gpu_toolkit, host.arguments)
     assert refused["failed"]
     assert "/usr/bin/nvidia-smi is not the program itself" in refused["msg"]
@@ -131,7 +131,7 @@ def test_a_declaration_that_is_none_is_refused(host: Host, run_module: Run) -> N
 
 def test_settings_of_others_are_not_given_up(host: Host, run_module: Run) -> None:
     """nvidia-ctk is asked what it would write, and not to write."""
-    llm_gpu_toolkit.DAEMON.write_text('{"features": {"buildkit": true}}')
+    toolkit.DAEMON.write_text('{"features": {"buildkit": true}}')
     host.info["CDISpecDirs"] = []
     host.dry_run = {"features": {"cdi": True}, "runtimes": {"nvidia": {"path": "x"}}}
     result = run_module(llm_gpu_toolkit, {**host.arguments, "runtime": "cdi"})
@@ -141,7 +141,7 @@ def test_settings_of_others_are_not_given_up(host: Host, run_module: Run) -> Non
 
 def test_passwords_of_others_are_not_shown(host: Host, run_module: Run) -> None:
     settings = {"proxies": {"http-proxy": "http://user:s3cret@proxy:3128"}}
-    llm_gpu_toolkit.DAEMON.write_text(json.dumps(settings))
+    toolkit.DAEMON.write_text(json.dumps(settings))
     host.seen["runtime"] = ""
     host.dry_run = {**settings, "runtimes": {"nvidia": {"path": "x"}}}
     result = run_module(llm_gpu_toolkit, host.arguments, check_mode=True)

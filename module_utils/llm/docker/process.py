@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.llm.base.module import Module
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import daemon
 from ansible.module_utils.llm.docker import host as docker_host
@@ -31,8 +32,8 @@ class DaemonFailed(Exception):
 class Engine:
     """The Docker daemon of this host: what runs in it, and its start, reload and restart."""
 
-    def __init__(self, module: Any, start_timeout: float = 60.0) -> None:
-        """module: an AnsibleModule, for its run_command and get_bin_path. start_timeout: seconds until a started one answers."""
+    def __init__(self, module: Module, start_timeout: float = 60.0) -> None:
+        """start_timeout: seconds until a started one answers."""
         self.module = module
         self.start_timeout = start_timeout
         self.systemd = Path("/run/systemd/system").is_dir()
