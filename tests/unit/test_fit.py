@@ -7,7 +7,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import llm_engine
 import pytest
 from ansible.module_utils.llm.base.units import GIB
 from ansible.module_utils.llm.declare import parse
@@ -300,12 +299,12 @@ def test_a_record_has_one_place_for_each_set_of_flags() -> None:
 
 def test_a_boot_leaves_its_record_and_the_host_reads_it(tmp_path: Path) -> None:
     row = named("qwen3-32b AWQ")
-    first = llm_engine.keep_record(row.harvest, str(tmp_path / "new"), row.key)
-    assert first["changed"] and not llm_engine.keep_record(row.harvest, str(tmp_path / "new"), row.key)["changed"]
+    first = records.keep(row.harvest, str(tmp_path / "new"), row.key)
+    assert first["changed"] and not records.keep(row.harvest, str(tmp_path / "new"), row.key)["changed"]
     (tmp_path / "new" / "torn.json").write_text("{")
     assert read_host.records(tmp_path / "new") == [row.record()] and read_host.records(tmp_path / "none") == []
-    assert llm_engine.keep_record(row.harvest, str(tmp_path / "new"), {}) == {}
-    assert llm_engine.keep_record({}, str(tmp_path / "new"), row.key) == {}
+    assert records.keep(row.harvest, str(tmp_path / "new"), {}) == {}
+    assert records.keep({}, str(tmp_path / "new"), row.key) == {}
 
 
 def test_a_host_with_a_record_plans_by_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import llm_engine
 import pytest
 from ansible.module_utils.llm.docker import api as docker_api
-from ansible.module_utils.llm.engine import history
+from ansible.module_utils.llm.engine import history, wait
 
 DATA = Path(__file__).parent / "data" / "engine"
 Run = Callable[..., dict[str, Any]]
@@ -44,8 +44,8 @@ class Script:
         monkeypatch.setattr(docker_api, "inspect", lambda _name: self.next_state())
         monkeypatch.setattr(docker_api, "logs", self.read_log)
         monkeypatch.setattr(docker_api, "exits", lambda *_args: self.exits)
-        monkeypatch.setattr(llm_engine, "ask_health", self.next_health)
-        monkeypatch.setattr(llm_engine, "POLL", 0)
+        monkeypatch.setattr(wait, "ask_health", self.next_health)
+        monkeypatch.setattr(wait, "POLL", 0)
 
     def next_state(self) -> dict[str, Any]:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -115,7 +115,7 @@ def test_a_boot_whose_record_has_no_room_is_no_failure(run_module: Run, tmp_path
 def test_a_long_phase_shows_the_last_line_of_the_log(
     script: Script, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llm_engine, "QUIET", 0)
+    monkeypatch.setattr(wait, "QUIET", 0)
     script.log = recorded("boot-cpu-compiled.log")[:30]
     script.health = [0, 0, 0, 200]
     file = tmp_path / "progress"
@@ -182,7 +182,7 @@ def test_restarts_of_long_ago_do_not_count(script: Script, run_module: Run) -> N
 
 
 def test_timeout(script: Script, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_engine, "POLL", 0.05)
+    monkeypatch.setattr(wait, "POLL", 0.05)
     script.log = recorded("boot-cpu-compiled.log")[:40]
     script.health = [0]
     result = run_module(llm_engine, {"container": "web", "timeout": 0})
@@ -193,7 +193,7 @@ def test_timeout(script: Script, run_module: Run, monkeypatch: pytest.MonkeyPatc
 def test_a_boot_far_longer_than_those_on_record_is_given_up(
     script: Script, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llm_engine, "POLL", 0.05)
+    monkeypatch.setattr(wait, "POLL", 0.05)
     monkeypatch.setattr(history, "PATIENCE_LEAST", 0)
     history.add(tmp_path / "micro-0123456789ab.json", "boots", {"at": 1, "seconds": 0.01, "cache": "warm"})
     script.health = [0]
@@ -244,4 +244,4 @@ def test_progress(script: Script, run_module: Run, tmp_path: Path) -> None:
 
 
 def test_health_of_a_real_socket() -> None:
-    assert llm_engine.ask_health("127.0.0.1", 9, "/health") == 0
+    assert wait.ask_health("127.0.0.1", 9, "/health") == 0

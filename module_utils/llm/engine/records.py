@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from ansible.module_utils.llm.base import files
 
 RECORD_FORMAT = 1
 
@@ -27,3 +30,16 @@ def record_name(kept: Mapping[str, Any]) -> str:
     """File name of a record: one for each model, image, GPU and set of flags, so that a new boot replaces the old one."""
     key = {k: kept[k] for k in ("format", "model", "image", "gpu", "flags")}
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16] + ".json"
+
+
+def keep(harvest: Mapping[str, Any], folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what a boot measured; returns `changed` and the file. A record is a help and no condition: no room is no failure."""
+    kept = record(harvest, key) if key else None
+    if kept is None:
+        return {}
+    path = Path(folder) / record_name(kept)
+    try:
+        changed = files.write(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    except OSError:
+        return {}
+    return {"changed": bool(changed), "record": str(path)}
