@@ -71,7 +71,7 @@ class Toolkit:
         return {name: why for name, why in found.items() if name not in ("toolkit", "hold")}
 
     def command(self, argv: list[str], what: str, remedy: str) -> str:
-        """Output of a program; Failed, with what it said, when it fails."""
+        """Output of a program. Raises DaemonFailed, with what it said, when it fails."""
         rc, out, err = self.module.run_command(argv)
         if rc != 0:
             said = (err or out).strip()[-600:]
