@@ -301,7 +301,7 @@ def main() -> None:
         "gateway": {
             "files": {
                 n: read_host.file_sha256(root / "gateway" / n)
-                for n in ("compose.yml", "etc/haproxy.cfg", "etc/door.lua")
+                for n in (gateway_host.COMPOSE, gateway_host.CONFIG, gateway_host.PROGRAM)
             },
             "loaded": read_host.first_line(root / "gateway" / "loaded"),
             "id": gateway["Id"][:12] if gateway else "",

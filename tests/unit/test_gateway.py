@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import llm_client_key
-import llm_gateway
 import llm_key_leaks
 import pytest
 from ansible.module_utils.basic import AnsibleModule
@@ -235,10 +234,6 @@ def test_a_host_that_was_not_read_has_no_gateway() -> None:
 def test_without_routes_there_is_to_be_none() -> None:
     found = [gateway_plan.wanted({}, [], facts) for facts in ({}, {"state": "absent"}, {"state": "exited"}, RUNS)]
     assert [w["good"] for w in found] == [True, True, False, False] and all(not w["files"] for w in found)
-
-
-def test_plan_and_module_know_what_is_loaded_by_the_same_checksums() -> None:
-    assert gateway_plan.wanted(TEXTS, ROUTES, {})["loaded"].split() == llm_gateway.sums(TEXTS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

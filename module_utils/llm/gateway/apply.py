@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import socket
@@ -16,8 +15,8 @@ from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import containers
 from ansible.module_utils.llm.gateway import authority, haproxy, routes
 from ansible.module_utils.llm.gateway import host as gateway_host
+from ansible.module_utils.llm.gateway.host import COMPOSE, CONFIG
 
-COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 READY_WITHIN = 20.0
 LEAVES_WITHIN = 30.0  # seconds; idle connections of clients are closed at once
 KEPT_LOGS = 10
@@ -25,12 +24,6 @@ KEPT_LOGS = 10
 
 class NotApplied(Exception):
     """Why the gateway does not serve as it is declared."""
-
-
-def sums(texts: dict[str, str]) -> list[str]:
-    """Checksums in the order in which they are recorded; the program that waits counts as configuration."""
-    config = texts[CONFIG] + texts.get(PROGRAM, "")
-    return [hashlib.sha256(text.encode()).hexdigest() for text in (texts[COMPOSE], config)]
 
 
 def check(module: Module, folder: Path, texts: dict[str, str], private: dict[str, str]) -> None:
@@ -142,7 +135,11 @@ def present(module: Module) -> dict[str, Any]:
     maps = gateway_host.maps(folder.parent, backends, returns)
     # By ACME another one comes at any time, and whoever brings it tells HAProxy.
     in_place = "acme" if module.params["certificate"].get("acme") else certificate
-    wanted = [*sums(texts), found["Id"][:12] if found else "", *map(gateway_host.digest, (maps["keys.map"], in_place))]
+    wanted = [
+        *gateway_host.sums(texts),
+        found["Id"][:12] if found else "",
+        *map(gateway_host.digest, (maps["keys.map"], in_place)),
+    ]
     diff = files.diffs(folder, folder, texts)
     returning = returns or files.read(folder / gateway_host.MAPS / "returns.map")
     if running and loaded == wanted and not diff and not why and not returning:
@@ -153,7 +150,7 @@ def present(module: Module) -> dict[str, Any]:
         before = files.read(folder / CONFIG)
         # What runs is what lies there; an edited file is none to compare with.
         if (
-            loaded[1] == sums({**texts, CONFIG: before})[1]
+            loaded[1] == gateway_host.sums({**texts, CONFIG: before})[1]
             and loaded[gateway_host.CERTIFICATE_AT] == wanted[-1]
             and not why
         ):

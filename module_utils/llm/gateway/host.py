@@ -20,11 +20,18 @@ from ansible.module_utils.llm.declare.values import NAME
 from ansible.module_utils.llm.gateway import acme, certificates, haproxy, routes
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 
+COMPOSE, CONFIG, PROGRAM = "compose.yml", "etc/haproxy.cfg", "etc/door.lua"
 CLIENTS = "clients.json"
 PEM = f"etc/{haproxy.CERTIFICATE}"
 MAPS = "etc/maps"
 ENGINE_FILE = "secrets/engine.yml"  # below a release
 LOGS = "log"  # what containers that are gone had logged
+
+
+def sums(texts: Mapping[str, str]) -> list[str]:
+    """Checksums of the gateway's files, as they are recorded once HAProxy has them; PROGRAM counts as configuration."""
+    config = texts[CONFIG] + texts.get(PROGRAM, "")
+    return [hashlib.sha256(text.encode()).hexdigest() for text in (texts[COMPOSE], config)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.llm.base import files
 from ansible.module_utils.llm.base.module import Module
 from ansible.module_utils.llm.declare import values
+from ansible.module_utils.llm.declare.facts import CdiContent, DockerAnswer, GpuHost
 from ansible.module_utils.llm.declare.objects import Gpu
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import containers, daemon
@@ -59,7 +60,7 @@ class Toolkit:
         self.docker = engine()
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> GpuHost:
         """What was read, as nvidia.work and nvidia.signature take it."""
         return {"gpu": self.seen, "docker": self.docker}
 
@@ -100,7 +101,7 @@ class Toolkit:
         before = self.seen["cdi"]
         kept = gpu_host.CDI_BOOT if self.seen["refresher"] else gpu_host.CDI_KEPT
         path = Path(before["file"] or f"/{kept}")
-        after = {"driver": self.seen["driver"], "devices": [g["uuid"] for g in self.seen["gpus"]]}
+        after: CdiContent = {"driver": self.seen["driver"], "devices": [g["uuid"] for g in self.seen["gpus"]]}
         self.diff.append(
             {
                 "before_header": before["file"] or "absent",
@@ -290,13 +291,13 @@ def declared(entry: dict[str, Any], position: int) -> Gpu:
         raise DaemonFailed(text) from error
 
 
-def made_for(spec_facts: dict[str, Any]) -> str:
+def made_for(spec_facts: CdiContent) -> str:
     """What a CDI specification is for, to be compared."""
     uuids = [d for d in spec_facts["devices"] if d.startswith("GPU-")]
     return "".join(f"{line}\n" for line in [f"driver {spec_facts['driver'] or 'unknown'}", *sorted(uuids)])
 
 
-def engine() -> dict[str, Any]:
+def engine() -> DockerAnswer:
     """{running, version, runtimes, cdi, live_restore} of the Docker engine."""
     try:
         info = docker_api.get("/info")

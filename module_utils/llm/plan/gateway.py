@@ -15,6 +15,7 @@ from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.values import size_bytes
 from ansible.module_utils.llm.declare.variables import ACME, GATEWAY, LIVENESS
 from ansible.module_utils.llm.gateway import acme, certificates
+from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.gateway import keys as gateway_keys
 from ansible.module_utils.llm.gateway import routes as gateway_routes
 from ansible.module_utils.llm.gateway.certificates import moment
@@ -96,8 +97,7 @@ def wanted(texts: Mapping[str, str], routes: Iterable[Any], found: Mapping[str, 
     """
     if not list(routes):
         return {"files": {}, "loaded": "", "good": found.get("state", "absent") == "absent"}
-    config = texts["etc/haproxy.cfg"] + texts["etc/door.lua"]
-    loaded = [program.sha256(texts["compose.yml"]), program.sha256(config), found.get("id", "")]
+    loaded = [*gateway_host.sums(texts), found.get("id", "")]
     good = (
         (found.get("loaded") or "").split()[:3] == loaded
         and found.get("state") == "running"
