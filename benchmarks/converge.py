@@ -44,13 +44,13 @@ from ansible.module_utils.llm.gateway import host as gateway_host  # noqa: E402 
 from ansible.module_utils.llm.gateway import keys as gateway_keys  # noqa: E402
 from ansible.module_utils.llm.host import read as read_host  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.models import artifacts  # noqa: E402 - the path comes first
-from ansible.module_utils.llm.plan import changes, compose, supervisor  # noqa: E402 - the path comes first
+from ansible.module_utils.llm.plan import changes, compose, handover, supervisor  # noqa: E402 - the path comes first
 from ansible.module_utils.llm.plan import gateway as gateway_plan  # noqa: E402
 
 from tests import catalogs  # noqa: E402
 from tests.hosts import facts  # noqa: E402
 
-# Of the plan's two files called llm_plan the one that acts.
+# Of the plan's two files called llm_plan the one that acts: it writes the text of compose files.
 _PLAN = importlib.util.spec_from_file_location("llm_plan_action", PROJECT / "action_plugins/llm_plan.py")
 assert _PLAN and _PLAN.loader  # noqa: S101 - the file is part of the project
 llm_plan: Any = importlib.util.module_from_spec(_PLAN)
@@ -221,7 +221,7 @@ class Host:
         )
 
     def _service(self, name: str, release: compose.Release) -> dict[str, Any]:
-        job = llm_plan._service(self.declared, release)
+        job = handover.service(self.declared, release, llm_plan._compose_text)
         folder, place = Path(job["service_folder"]), Path(job["folder"])
         for file, content in job["files"].items():
             files.write(place / file, content)

@@ -14,12 +14,11 @@ import pytest
 from ansible.module_utils.llm.base.units import GIB
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.models import artifacts, dataset_files, quantize, store
-from ansible.module_utils.llm.plan import compose, needs, on_host, status
+from ansible.module_utils.llm.plan import compose, handover, needs, on_host, status
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan import tables as plan_tables
 
 from tests import catalogs, hosts
-from tests.unit.test_mutations import ACTION
 from tests.unit.test_plan import host
 
 BOX = catalogs.declared("rtx4090x3")
@@ -292,7 +291,7 @@ def test_text_of_no_use_is_found_before_anything_is_fetched(state: Any, problem:
 def test_the_host_is_asked_for_the_text_of_models_that_are_made_of_files() -> None:
     declared = changed(dataset={"file": "/srv/chats.jsonl"})
     assert quantize_plan.text_file(declared, declared.models["zwz-8b-awq"]) == "/srv/chats.jsonl"
-    assert ACTION._host_wants(declared)["texts"] == ["/srv/chats.jsonl"] and not ACTION._host_wants(BOX)["texts"]
+    assert handover.host(declared)["texts"] == ["/srv/chats.jsonl"] and not handover.host(BOX)["texts"]
     assert not quantize_plan.text_file(BOX, MODEL) and not quantize_plan.text_file(BOX, BOX.models["zwz-8b"])
 
 

@@ -52,6 +52,17 @@ def catalog(kind: str, ours: Any, theirs: Any) -> tuple[Any, list[Finding]]:
     return merge(*given), found
 
 
+def from_command_line(key: str, value: Any) -> Any:
+    """The value of a setting as it is wanted, where `-e NAME=VALUE` gave text."""
+    if key in ("offline", "prune", "repair", "supervisor") and isinstance(value, str):
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower(), value)
+    if key == "engine_uid" and isinstance(value, str) and value.isdigit():
+        return int(value)
+    if key in ("force", "switch") and isinstance(value, str):
+        return [word for word in value.replace(",", " ").split() if word]
+    return value
+
+
 def service_keys(given: Any, services: Iterable[str]) -> tuple[dict[str, str], list[Finding]]:
     """Keys of services by name, and findings; the keys themselves are in no message."""
     if given is None:
