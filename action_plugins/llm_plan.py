@@ -45,6 +45,8 @@ INTERNAL = (
     "llm_verdict",
     "llm_refresh_strict",
     "llm_refresh_for_change",
+    "llm_stage",
+    "llm_stage_last",
     "llm_gateway_address",
     "llm_report",
 )

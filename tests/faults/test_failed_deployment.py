@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests import catalogs
 
@@ -42,6 +41,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "llm_warmup": {},
     "llm_drain": {},
     "llm_diagnose": {"folder": "/srv/diagnostics/it", "missing": {}},
+    "llm_lease": {},
 }
 PLAY = f"""
 - name: Services
@@ -50,20 +50,18 @@ PLAY = f"""
   gather_facts: false
   tasks:
     - name: Bring them
-      block:
-        - name: Deploy
-          ansible.builtin.include_role:
-            name: vllm_service
-          vars:
-            vllm_service_plan: "{{{{ plans[item] }}}}"
-            vllm_service_containers: ["llm-{{{{ item }}}}-old"]
-          loop: "{{{{ plans.keys() | list }}}}"
-      always:
-        - name: Tell what the services got where one could not be deployed
-          ansible.builtin.include_tasks: {catalogs.ROOT}/playbooks/tasks/got.yml
-          when:
-            - inventory_hostname not in ansible_play_hosts
-            - __vllm_service_failed_at is defined
+      ansible.builtin.import_tasks: {catalogs.ROOT}/playbooks/tasks/stage.yml
+      vars:
+        llm_stage: deploy.yml
+"""
+DEPLOY = """
+- name: Deploy
+  ansible.builtin.include_role:
+    name: vllm_service
+  vars:
+    vllm_service_plan: "{{ plans[item] }}"
+    vllm_service_containers: ["llm-{{ item }}-old"]
+  loop: "{{ plans.keys() | list }}"
 """
 
 
@@ -103,6 +101,7 @@ def deploy(folder: Path, fails: str, *names: str) -> subprocess.CompletedProcess
         "[defaults]\npipelining = true\n" + "".join(f"{k} = {v}\n" for k, v in paths.items())
     )
     (folder / "play.yml").write_text(PLAY)
+    (folder / "deploy.yml").write_text(DEPLOY)
     about = {n: {"model": n, "description": "", "release": "old"} for n in names}
     machine = {"processor": {"model": "AMD EPYC", "cores": 2, "features": ["fma"]}}
     given = {
@@ -146,11 +145,3 @@ def test_nothing_is_reported_when_all_were_deployed(tmp_path: Path) -> None:
     done = deploy(tmp_path, "nothing", "two")
     assert done.returncode == 0, done.stdout[-5000:]
     assert not (tmp_path / "reports").exists()
-
-
-@pytest.mark.parametrize("name", ["services", "rollback"])
-def test_the_playbooks_report_what_could_not_be_deployed(name: str) -> None:
-    (block,) = [t for t in catalogs.read(f"playbooks/{name}.yml")[-1]["tasks"] if "always" in t]
-    wanted = yaml.safe_load(PLAY.format())[0]["tasks"][0]["always"][0]
-    told = {**wanted, "ansible.builtin.include_tasks": "tasks/got.yml"}
-    assert told in block["always"]
