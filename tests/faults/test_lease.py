@@ -27,7 +27,7 @@ FIRST = """\
   become: true
   tasks:
     - block:
-        - ansible.builtin.include_tasks: {tasks}/look.yml
+        - ansible.builtin.include_tasks: {tasks}/refresh.yml
           vars: {{llm_refresh_for_change: true}}
         - llm_lease:
         - ansible.builtin.wait_for: {{path: "{end}", sleep: 1, timeout: 120}}
