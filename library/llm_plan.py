@@ -78,6 +78,11 @@ plan:
     deployed:
       description: Services that are to run on this host.
       type: list
+    gateway:
+      description:
+        - The gateway as roles C(gateway) and C(vllm_service) are given it - settings, image, acme_image, root, bind_address.
+        - Its C(routes) are those of the current releases; without facts there are none.
+      type: dict
     machine:
       description: With facts - what reports tell of the host, its C(processor).
       type: dict
@@ -89,7 +94,7 @@ plan:
       type: dict
     work:
       description: With facts - deploy (with reasons and the containers that it displaces), stop, orphans (to be
-        reported), removed (those that llm_prune removes), prove, routes.
+        reported), removed (those that llm_prune removes), prove.
       type: dict
 """
 

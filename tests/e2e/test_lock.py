@@ -255,7 +255,7 @@ def test_a_locked_image_is_pulled_although_its_tag_moved_on(registry: Registry, 
     second = registry.digest("1")
     assert second != first
     pulled, planned = locked.plan("playbooks/images.yml")
-    own, gateway = planned["services"]["tiny"]["image"], planned["gateway_image"]
+    own, gateway = planned["services"]["tiny"]["image"], planned["gateway"]["image"]
     assert own.startswith("llm/tiny:0-") and gateway == f"{image}@{first}"
     (model,) = planned["models"]
     assert model["folder"].endswith(f"/models/tiny/{'a' * 40}")

@@ -59,10 +59,19 @@ def test_engines_that_nobody_declares_are_told_and_removed_on_request_alone() ->
 
 def test_check_mode_routes_to_the_release_that_would_be_deployed() -> None:
     facts = host(DEMO)
-    (route,) = plan(DEMO, facts, check=True)["work"]["routes"]
+    (route,) = plan(DEMO, facts, check=True)["gateway"]["routes"]
     assert route["container"] == changes.releases(DEMO, facts, {})["micro-cpu"].container
-    (route,) = plan(DEMO, facts)["work"]["routes"]
+    (route,) = plan(DEMO, facts)["gateway"]["routes"]
     assert not route["container"]
+    assert plan(DEMO, None)["gateway"]["routes"] == []
+
+
+def test_the_gateway_asks_for_an_image_to_get_certificates_only_where_they_are_asked_for() -> None:
+    acme = {"acme": {"email": "me@example.org", "terms_agreed": True}, "https_port": 443, "http_port": 80}
+    for declared, asked in ((BOX, False), (catalogs.declared("rtx4090x3", gateway=acme), True)):
+        found = handover.gateway(declared)
+        assert bool(found["acme_image"]) is asked and found["image"]
+        assert (found["root"], found["bind_address"]) == (declared.settings.root, declared.settings.bind_address)
 
 
 def test_an_image_with_proofs_has_to_take_the_command_lines_of_its_services() -> None:

@@ -80,9 +80,7 @@ def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
         },
         "host": host(declared),
         "supervisor": supervisor.plan(declared),
-        "gateway": gateway_plan.settings(declared),
-        "gateway_image": _ref(declared, GATEWAY_IMAGE),
-        "acme_image": _ref(declared, ACME_IMAGE) if ACME_IMAGE in needs.gateway_images(declared) else "",
+        "gateway": gateway(declared),
     }
     return dict(plain({**found, **_on_host(judged, found, facts, reasons)} if facts else found))
 
@@ -98,6 +96,7 @@ def _on_host(
     real = status.status(declared, facts, judged.findings, reasons, judged.rendered)
     return {
         "work": todo,
+        "gateway": gateway(declared, changes.routes(declared, facts, upcoming(judged, reasons))),
         "todo": changes.todo(
             given.selection.stages,
             todo,
@@ -115,7 +114,6 @@ def _on_host(
 def work(judged: Judged, facts: Facts, reasons: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """What differs, and what is to be done about it. reasons: see changes.service_work."""
     declared, given, rendered = judged.declared, judged.given, judged.rendered
-    upcoming = {s: rendered[s].hash for s in reasons} if given.check else {}
     orphans = placement.orphans(declared, facts)
     return {
         "deploy": [
@@ -131,15 +129,32 @@ def work(judged: Judged, facts: Facts, reasons: Mapping[str, list[dict[str, Any]
         "stop": changes.to_stop(declared, facts, given.selection.services, reasons),
         "orphans": [] if declared.settings.prune else orphans,
         "removed": orphans if declared.settings.prune else [],
-        "prune_images": needs.images_to_remove(declared, facts, upcoming),
+        "prune_images": needs.images_to_remove(declared, facts, upcoming(judged, reasons)),
         "prune_models": store.unneeded(
             facts.get("stored_models", []),
             [compose.model_dir(declared.settings, declared.models[m]) for m in needs.host_models(declared)],
             facts.get("release_models", []),
         ),
         "prove": changes.to_prove(facts, judged.running, rendered),
-        "routes": changes.routes(declared, facts, upcoming),
         "preflight": preflight.jobs(declared, facts, reasons, rendered, judged.configs, predict=given.check),
+    }
+
+
+def upcoming(judged: Judged, deploying: Iterable[str]) -> dict[str, str]:
+    """Release by service that check mode takes for current: of those that a run would deploy."""
+    return {s: judged.rendered[s].hash for s in deploying} if judged.given.check else {}
+
+
+def gateway(declared: Declared, routes: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The gateway as roles gateway and vllm_service are given it. routes: see changes.routes; none before the host is read."""
+    acme = ACME_IMAGE in needs.gateway_images(declared)
+    return {
+        "routes": [*routes],
+        "settings": gateway_plan.settings(declared),
+        "image": _ref(declared, GATEWAY_IMAGE),
+        "acme_image": _ref(declared, ACME_IMAGE) if acme else "",
+        "root": declared.settings.root,
+        "bind_address": declared.settings.bind_address,
     }
 
 
