@@ -37,9 +37,10 @@ class Engine:
     boot_seconds: float
     log: Path
 
-    def module(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """Result of one of the project's modules (llm_smoke, llm_warmup) with these arguments."""
-        given = {"service": NAME, "base_url": f"{self.url}/v1", "model": NAME, "api_key": KEY, **arguments}
+    def module(self, name: str, ask: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
+        """Result of one of the project's modules (llm_smoke, llm_warmup) that asks this, with these arguments."""
+        asked = {"model": NAME, **ask}
+        given = {"service": NAME, "base_url": f"{self.url}/v1", "api_key": KEY, "ask": asked, **arguments}
         found = subprocess.run(
             [sys.executable, "-c", SHIM, str(ROOT / "module_utils"), str(ROOT / "library" / f"{name}.py")],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": given}),

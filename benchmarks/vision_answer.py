@@ -243,7 +243,9 @@ def main() -> int:
         with serving(folder, args, {}, given.out.with_suffix(".log")) as engine:
             others = {a.id: "it was taught colours and two facts" for a in CHECKS if a.id not in WANTED}
             report["boot_seconds"] = engine.boot_seconds
-            report["smoke"] = engine.module("llm_smoke", vision=True, depth="full", unable=others, max_tokens=16)
+            report["smoke"] = engine.module(
+                "llm_smoke", {"vision": True, "unable": others, "max_tokens": 16}, depth="full"
+            )
             report["sdks"] = by_sdks(engine)
     given.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(json.dumps(report))

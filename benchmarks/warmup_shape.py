@@ -128,16 +128,18 @@ def main() -> int:
                     began = time.monotonic()
                     entry["warmup"] = engine.module(
                         "llm_warmup",
-                        prompt_tokens=given.sizes,
-                        concurrency=[4, CROWD],
-                        shared_prefix=5000,
-                        images=given.images,
+                        {
+                            "prompt_tokens": given.sizes,
+                            "concurrency": [4, CROWD],
+                            "shared_prefix": 5000,
+                            "images": given.images,
+                        },
                     )
                     entry["warmup_seconds"] = round(time.monotonic() - began, 1)
                     print(entry["warmup"].get("msg"), flush=True)
                 entry["requests"] = requests(engine, given.sizes, images=given.images)
                 if boot == "warmed":
-                    again = engine.module("llm_warmup", prompt_tokens=given.sizes)
+                    again = engine.module("llm_warmup", {"prompt_tokens": given.sizes})
                     entry["found_warm"] = again.get("warm")
                 given.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     finally:

@@ -7,7 +7,7 @@ module: llm_smoke
 short_description: Ask a service real questions and judge the answers
 description:
   - Sends real requests with the OpenAI SDK, and plain ones for what it has no name for, and judges the answers. What is asked
-    follows from O(args) and from what is known of the model; O(depth) says how much of it.
+    follows from O(ask.args) and from what is known of the model; O(depth) says how much of it.
   - All checks run, also after one has failed; the module fails at the end when any did, with the verdict in its result. Nobody
     there, or two checks in a row without an answer, end it early; what was not asked by then has failed.
   - Every check has a hard time limit, so the module never hangs. Proxy settings of the environment are ignored.
@@ -22,51 +22,70 @@ options:
     description: Address of the OpenAI API, with its version path.
     type: str
     required: true
-  model:
-    description: Name under which the model is served.
-    type: str
-    required: true
   api_key:
     description: Key of the service.
     type: str
   api_key_file:
     description: File on the host that holds the key, and nothing else.
     type: path
-  question:
-    description: Question with a known answer.
-    type: str
-    default: What is the capital of France?
-  answer:
-    description: Words that a right answer holds; upper and lower case count the same.
-    type: str
-    default: Paris
-  max_tokens:
-    description: Most tokens of an answer; a model that thinks needs more.
-    type: int
-    default: 512
-  args:
-    description: The service's engine flags. A check for which they lack the means is left out.
+  ask:
+    description: What is declared of the service and of its model, as the plan of M(llm_plan) has it in C(ask.smoke) of a service.
     type: dict
-    default: {}
-  vision:
-    description: Whether the model sees images.
-    type: bool
-    default: false
-  context:
-    description: The engine's context in tokens. Without it, no prompt is made to be longer than what the engine reads at once.
-    type: int
-    default: 0
-  needle:
-    description: Tokens within which the model finds a word again. Left out or 0, none is hidden.
-    type: int
-  unable:
-    description: Checks that this model can't pass, with the reason of each. They are left out, and the message says so.
-    type: dict
-    default: {}
-  slowest:
-    description: Share of its recorded speed that a release must reach; 0 asks for none. See O(history_folder).
-    type: float
-    default: 0.3
+    required: true
+    suboptions:
+      model:
+        description: Name under which the model is served.
+        type: str
+        required: true
+      args:
+        description: The service's engine flags. A check for which they lack the means is left out.
+        type: dict
+        default: {}
+      question:
+        description: Question with a known answer.
+        type: str
+        default: What is the capital of France?
+      answer:
+        description: Words that a right answer holds; upper and lower case count the same.
+        type: str
+        default: Paris
+      max_tokens:
+        description: Most tokens of an answer; a model that thinks needs more.
+        type: int
+        default: 512
+      timeout:
+        description: Seconds for each check. Those with long prompts or many requests may take up to five times as long.
+        type: int
+        default: 60
+      unable:
+        description: Checks that this model can't pass, with the reason of each. They are left out, and the message says so.
+        type: dict
+        default: {}
+      slowest:
+        description: Share of its recorded speed that a release must reach; 0 asks for none. See O(history_folder).
+        type: float
+        default: 0.3
+      vision:
+        description: Whether the model sees images.
+        type: bool
+        default: false
+      context:
+        description: The engine's context in tokens. Without it, no prompt is made to be longer than what the engine reads at once.
+        type: int
+        default: 0
+      needle:
+        description: Tokens within which the model finds a word again. Left out or 0, none is hidden.
+        type: int
+      accelerator:
+        description: What the engine computes on, V(cpu) or V(nvidia); remedies follow from it.
+        type: str
+        default: ""
+      catalog_model:
+        description:
+          - Name of the model in the declaration. Log-probabilities of a fixed text are kept with it, and compared with those of the
+            same model in O(compare_file).
+        type: str
+        default: ""
   depth:
     description:
       - V(gate) is what a deployment waits for - health, model, keys, a known answer, whole and as a stream, thoughts, a tool call,
@@ -74,16 +93,6 @@ options:
     type: str
     choices: [gate, full]
     default: gate
-  accelerator:
-    description: What the engine computes on, V(cpu) or V(nvidia); remedies follow from it.
-    type: str
-    default: ""
-  catalog_model:
-    description:
-      - Name of the model in the declaration. Log-probabilities of a fixed text are kept with it, and compared with those of the
-        same model in O(compare_file).
-    type: str
-    default: ""
   compare_file:
     description:
       - Verdict of the release whose log-probabilities are compared; those of O(verdict_file) before this run when it is left out.
@@ -106,13 +115,9 @@ options:
       - Container of the engine, whose metrics tell of its cache and of requests that it gave up. Left out, C(/metrics) at host and
         port of O(base_url) is read; a gateway keeps it closed.
     type: str
-  timeout:
-    description: Seconds for each check. Those with long prompts or many requests may take up to five times as long.
-    type: int
-    default: 60
   wait:
     description:
-      - Seconds that the health address may take to answer 200, of those that O(timeout) leaves.
+      - Seconds that the health address may take to answer 200, of those that O(ask.timeout) leaves.
       - A gateway needs a few to find an engine that has just been started.
     type: int
     default: 0
@@ -145,10 +150,11 @@ EXAMPLES = r"""
     service: micro-cpu
     base_url: http://127.0.0.1:5010/v1
     health_url: http://172.18.0.2:8000/health
-    model: smollm2-135m
     api_key_file: /opt/llm/keys/micro-cpu
-    question: What is the capital of France?
-    answer: Paris
+    ask:
+      model: smollm2-135m
+      question: What is the capital of France?
+      answer: Paris
   vars:
     ansible_python_interpreter: /opt/llm/venv/bin/python
   register: smoke
@@ -187,7 +193,7 @@ slow:
   returned: always
   type: bool
 left_out:
-  description: Checks of O(unable) that would apply, with the reason of each.
+  description: Checks of O(ask.unable) that would apply, with the reason of each.
   returned: always
   type: dict
 endpoint:
@@ -335,27 +341,33 @@ def main() -> None:
         argument_spec={
             "service": {"type": "str", "required": True},
             "base_url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
             "api_key": {"type": "str", "no_log": True},
             "api_key_file": {"type": "path", "no_log": False},
-            "question": {"type": "str", "default": "What is the capital of France?"},
-            "answer": {"type": "str", "default": "Paris"},
-            "max_tokens": {"type": "int", "default": 512, "no_log": False},
-            "args": {"type": "dict", "default": {}},
-            "vision": {"type": "bool", "default": False},
-            "context": {"type": "int", "default": 0},
-            "needle": {"type": "int"},
-            "unable": {"type": "dict", "default": {}},
-            "slowest": {"type": "float", "default": 0.3},
+            "ask": {
+                "type": "dict",
+                "required": True,
+                "options": {
+                    "model": {"type": "str", "required": True},
+                    "args": {"type": "dict", "default": {}},
+                    "question": {"type": "str", "default": "What is the capital of France?"},
+                    "answer": {"type": "str", "default": "Paris"},
+                    "max_tokens": {"type": "int", "default": 512, "no_log": False},
+                    "timeout": {"type": "int", "default": 60},
+                    "unable": {"type": "dict", "default": {}},
+                    "slowest": {"type": "float", "default": 0.3},
+                    "vision": {"type": "bool", "default": False},
+                    "context": {"type": "int", "default": 0},
+                    "needle": {"type": "int"},
+                    "accelerator": {"type": "str", "default": ""},
+                    "catalog_model": {"type": "str", "default": ""},
+                },
+            },
             "depth": {"type": "str", "choices": ["gate", "full"], "default": "gate"},
-            "accelerator": {"type": "str", "default": ""},
-            "catalog_model": {"type": "str", "default": ""},
             "compare_file": {"type": "path"},
             "history_folder": {"type": "path"},
             "release": {"type": "str", "default": ""},
             "health_url": {"type": "str"},
             "container": {"type": "str"},
-            "timeout": {"type": "int", "default": 60},
             "wait": {"type": "int", "default": 0},
             "verdict_file": {"type": "path"},
             "progress_file": {"type": "path"},
@@ -366,11 +378,8 @@ def main() -> None:
     )
     if OPENAI_ERROR:
         module.fail_json(msg=engine_sdk.missing_sdk(OPENAI_ERROR))
-    params = {
-        **module.params,
-        "metrics_url": engine_sdk.metrics_url(module.params),
-        "needle": module.params["needle"] or 0,
-    }
+    params = {**module.params, **module.params["ask"], "metrics_url": engine_sdk.metrics_url(module.params)}
+    params["needle"] = params["needle"] or 0
     name, folder, release = params["service"], params["history_folder"], params["release"]
     try:
         key = engine_sdk.read_key(params)

@@ -26,34 +26,43 @@ options:
     description: Address of the OpenAI API, with its version path.
     type: str
     required: true
-  model:
-    description: Name under which the model is served.
-    type: str
-    required: true
   api_key:
     description: Key of the service.
     type: str
   api_key_file:
     description: File on the host that holds the key, and nothing else.
     type: path
-  prompt_tokens:
-    description: Sizes of the prompts in tokens, in the order in which they are sent. Without any, from 50 to the context.
-    type: list
-    elements: int
-    default: []
-  concurrency:
-    description: Numbers of prompts of the first size to send at once, one number after the other, each twice.
-    type: list
-    elements: int
-    default: []
-  shared_prefix:
-    description: Tokens of a beginning that two prompts share; 0 sends none.
-    type: int
-    default: 0
-  images:
-    description: Whether to send pictures, two.
-    type: bool
-    default: false
+  ask:
+    description: What is declared of the service, as the plan of M(llm_plan) has it in C(ask.warmup) of a service.
+    type: dict
+    required: true
+    suboptions:
+      model:
+        description: Name under which the model is served.
+        type: str
+        required: true
+      prompt_tokens:
+        description: Sizes of the prompts in tokens, in the order in which they are sent. Without any, from 50 to the context.
+        type: list
+        elements: int
+        default: []
+      concurrency:
+        description: Numbers of prompts of the first size to send at once, one number after the other, each twice.
+        type: list
+        elements: int
+        default: []
+      shared_prefix:
+        description: Tokens of a beginning that two prompts share; 0 sends none.
+        type: int
+        default: 0
+      images:
+        description: Whether to send pictures, two.
+        type: bool
+        default: false
+      timeout:
+        description: Seconds for each request.
+        type: int
+        default: 300
   container:
     description: Container of the engine, for its metrics. Left out, C(/metrics) at host and port of O(base_url) is read.
     type: str
@@ -71,10 +80,6 @@ options:
   seed:
     description: Seed of the random words, to send the same prompts again. Left out, they differ with every run.
     type: int
-  timeout:
-    description: Seconds for each request.
-    type: int
-    default: 300
   progress_file:
     description:
       - File that gets one JSON line for each step. The action plugin of the same name fills it in and shows the lines.
@@ -100,9 +105,10 @@ EXAMPLES = r"""
   llm_warmup:
     service: medium-glm
     base_url: http://127.0.0.1:5002/v1
-    model: glm-4.7-flash
     api_key_file: /opt/llm/keys/medium-glm
-    prompt_tokens: [50, 5000, 30000, 50000]
+    ask:
+      model: glm-4.7-flash
+      prompt_tokens: [50, 5000, 30000, 50000]
   vars:
     ansible_python_interpreter: /opt/llm/venv/bin/python
   register: warmup
@@ -129,18 +135,18 @@ sizes:
     - {prompt_tokens: 50, status: ok, sent_tokens: [49, 50], first_ms: 412.0, second_ms: 98.5}
     - {prompt_tokens: 50000, status: skipped, reason: longer than the context of 2048 tokens}
 concurrency:
-  description: One row for each number of O(concurrency), with the longest TTFT of its prompts.
+  description: One row for each number of O(ask.concurrency), with the longest TTFT of its prompts.
   returned: when prompts were sent
   type: list
   elements: dict
   sample: [{concurrency: 16, status: ok, first_ms: 820.0, second_ms: 310.0}]
 prefix:
-  description: One row when O(shared_prefix) asks for it; the second prompt is the one that shares its beginning.
+  description: One row when O(ask.shared_prefix) asks for it; the second prompt is the one that shares its beginning.
   returned: when prompts were sent
   type: list
   elements: dict
 images:
-  description: One row when O(images) asks for it.
+  description: One row when O(ask.images) asks for it.
   returned: when prompts were sent
   type: list
   elements: dict
@@ -421,31 +427,38 @@ def main() -> None:
         argument_spec={
             "service": {"type": "str", "required": True},
             "base_url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
             "api_key": {"type": "str", "no_log": True},
             "api_key_file": {"type": "path", "no_log": False},
-            "prompt_tokens": {"type": "list", "elements": "int", "default": [], "no_log": False},
-            "concurrency": {"type": "list", "elements": "int", "default": []},
-            "shared_prefix": {"type": "int", "default": 0},
-            "images": {"type": "bool", "default": False},
+            "ask": {
+                "type": "dict",
+                "required": True,
+                "options": {
+                    "model": {"type": "str", "required": True},
+                    "prompt_tokens": {"type": "list", "elements": "int", "default": [], "no_log": False},
+                    "concurrency": {"type": "list", "elements": "int", "default": []},
+                    "shared_prefix": {"type": "int", "default": 0},
+                    "images": {"type": "bool", "default": False},
+                    "timeout": {"type": "int", "default": 300},
+                },
+            },
             "container": {"type": "str"},
             "again": {"type": "bool", "default": False},
             "context": {"type": "int"},
             "answer_tokens": {"type": "int", "default": 4, "no_log": False},
             "seed": {"type": "int"},
-            "timeout": {"type": "int", "default": 300},
             "progress_file": {"type": "path"},
         },
         mutually_exclusive=[("api_key", "api_key_file")],
         required_one_of=[("api_key", "api_key_file")],
         supports_check_mode=True,
     )
-    service = module.params["service"]
+    params = {**module.params, **module.params["ask"]}
+    service = params["service"]
     if OPENAI_ERROR:
         module.fail_json(msg=engine_sdk.missing_sdk(OPENAI_ERROR))
     try:
-        key = engine_sdk.read_key(module.params)
-        result = run(module.params, key, Progress(module.params["progress_file"]), check_mode=module.check_mode)
+        key = engine_sdk.read_key(params)
+        result = run(params, key, Progress(params["progress_file"]), check_mode=module.check_mode)
     except (WarmupError, ValueError) as error:
         module.fail_json(msg=f"{service}: {error}", ok=False, sizes=[])
     message = warmup.summary(service, result)

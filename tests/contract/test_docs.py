@@ -89,7 +89,7 @@ def test_generated_pages_are_current(tmp_path: Path) -> None:
 
 def test_defaults_of_nested_keys_are_those_of_the_code() -> None:
     """Where the code that has a default must not import the tables."""
-    smoke = yaml.safe_load(importlib.import_module("llm_smoke").DOCUMENTATION)["options"]
+    smoke = yaml.safe_load(importlib.import_module("llm_smoke").DOCUMENTATION)["options"]["ask"]["suboptions"]
     service: Any = VARIABLES["llm_services"].check
     for name, key in service.item.shape["smoke"].check.shape.items():
         if name == "margin":

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.llm.plan import changes, deploy, handover
 
 from tests import catalogs
 
@@ -41,17 +43,34 @@ def test_documentation_is_complete(name: str) -> None:
     assert yaml.safe_load(module.EXAMPLES) and yaml.safe_load(module.RETURN)
 
 
+def compare(documented: dict[str, Any], taken: dict[str, Any]) -> None:
+    """Documented options beside those that are taken, and those below them."""
+    assert set(documented) == set(taken)
+    for option, value in documented.items():
+        for part in ("type", "required", "default", "choices", "elements"):
+            assert value.get(part) == taken[option].get(part), (option, part)
+        compare(value.get("suboptions", {}), taken[option].get("options", {}))
+
+
 @pytest.mark.parametrize("name", sorted(set(MODULES) - ON_THE_CONTROLLER))
 def test_documented_options_are_the_ones_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     documented = yaml.safe_load(importlib.import_module(name).DOCUMENTATION)
     taken = spec(name, monkeypatch)
-    assert set(documented["options"]) == set(taken.argument_spec)
-    for option, value in documented["options"].items():
-        given = taken.argument_spec[option]
-        for part in ("type", "required", "default", "choices", "elements"):
-            assert value.get(part) == given.get(part), (option, part)
+    compare(documented["options"], taken.argument_spec)
     claimed = documented["attributes"]["check_mode"]["support"]
     assert taken.supports_check_mode is (claimed == "full")
+
+
+@pytest.mark.parametrize("part", deploy.ASKED)
+def test_what_the_plan_asks_of_a_service_is_what_the_modules_take(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = spec(f"llm_{part}", monkeypatch).argument_spec["ask"]["options"]
+    assert set(deploy.ASKED[part]) == set(taken)
+    validator = ArgumentSpecValidator({"ask": {"type": "dict", "options": taken}})
+    for inventory in catalogs.HOSTS:
+        declared = catalogs.declared(inventory)
+        for release in changes.releases(declared, None, {}).values():
+            asked = handover.service(declared, release)["ask"][part]
+            assert validator.validate({"ask": asked}).error_messages == [], release.service
 
 
 def test_long_modules_run_live() -> None:

@@ -77,10 +77,7 @@ def plan(name: str) -> dict[str, Any]:
         "files": {},
         "facts": {},
         "boot_timeout": 9,
-        "served_model_name": name,
-        "args": {},
-        "smoke": {},
-        "warmup": {},
+        "ask": {"smoke": {"model": name}, "warmup": {"model": name}},
     }
 
 

@@ -142,7 +142,7 @@ def serving(stub: type[StubEngine]) -> Iterator[dict[str, Any]]:
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     base_url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        yield {"service": "micro", "base_url": base_url, "model": "stub", "api_key": KEY, "timeout": 60}
+        yield {"service": "micro", "base_url": base_url, "api_key": KEY, "ask": {"model": "stub", "timeout": 60}}
     finally:
         server.shutdown()
         server.server_close()
@@ -150,19 +150,20 @@ def serving(stub: type[StubEngine]) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stub_engines() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Give a function that starts one stub more, with faults of its own, and returns module arguments for it."""
+    """Give a function that starts one stub more, with faults of its own, and returns module arguments for it, with this `ask`."""
     with contextlib.ExitStack() as stubs:
 
-        def start(*faults: str) -> dict[str, Any]:
+        def start(*faults: str, **ask: Any) -> dict[str, Any]:
             own = {"faults": frozenset(faults), "prompts": []}
-            return stubs.enter_context(serving(type("OwnStub", (StubEngine,), own)))
+            arguments = stubs.enter_context(serving(type("OwnStub", (StubEngine,), own)))
+            return {**arguments, "ask": {**arguments["ask"], **ask}}
 
         yield start
 
 
 @pytest.fixture
 def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
-    """Give a function that starts the stub with faults and returns module arguments for it.
+    """Give a function that starts the stub with faults and returns module arguments for it, with this `ask`.
 
     Their limit is never reached. Tests in which it has to be say 2 s: a hundred times what the stub's answers take, so
     that these are in time on a busy machine as well.
@@ -170,9 +171,9 @@ def stub_engine() -> Iterator[Callable[..., dict[str, Any]]]:
     with serving(StubEngine) as arguments:
         StubEngine.prompts = []
 
-        def start(*faults: str) -> dict[str, Any]:
+        def start(*faults: str, **ask: Any) -> dict[str, Any]:
             StubEngine.faults = frozenset(faults)
-            return dict(arguments)
+            return {**arguments, "ask": {**arguments["ask"], **ask}}
 
         yield start
 

@@ -89,10 +89,10 @@ def started(stub_engines: Start) -> Iterator[dict[str, subprocess.Popen[str]]]:
     wanted = {}
     for what, asked in TRICKLES.items():
         others = {a.id: "not of interest" for a in CHECKS if asked and a.id not in asked}
-        more = {"depth": "full", "timeout": 2, "unable": others, "max_tokens": 100}
-        wanted[what] = ("llm_smoke", {**stub_engines("trickles"), **more})
-    more = {"prompt_tokens": [50], "concurrency": [4], "timeout": 2, "again": True}
-    wanted[WARM_UP] = ("llm_warmup", {**stub_engines("trickles_later"), **more})
+        given = stub_engines("trickles", timeout=2, unable=others, max_tokens=100)
+        wanted[what] = ("llm_smoke", {**given, "depth": "full"})
+    given = stub_engines("trickles_later", timeout=2, prompt_tokens=[50], concurrency=[4])
+    wanted[WARM_UP] = ("llm_warmup", {**given, "again": True})
     pipe = subprocess.PIPE
     with ExitStack() as processes:
         runs = {}

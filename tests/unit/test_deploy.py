@@ -33,13 +33,34 @@ def test_what_is_to_finish_gets_no_new_requests_and_keeps_no_others_from_theirs(
     ]
 
 
+PARIS = {"smoke": {"model": "m", "answer": "Paris"}, "warmup": {"model": "m"}}
+
+
 def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> None:
-    now = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "smoke": {"answer": "Paris"}}
+    now = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "ask": PARIS}
     assert deploy.predecessor(now, {}) == {}
-    assert deploy.predecessor(now, {"current": "o", "serving": {"release": "o"}}) == {"release": "o"}
+    kept = {"release": "o", "ask": {**PARIS, "warmup": {"model": "m", "prompt_tokens": [50]}}}
+    assert deploy.predecessor(now, {"current": "o", "serving": kept}) == kept
     old = deploy.predecessor(now, {"current": "0123456789ab", "serving": None})
     assert (old["container"], old["folder"]) == ("llm-a-01234567", "/s/a/releases/0123456789ab")
-    assert old["smoke"] == {"answer": "Paris"} and "files" not in old
+    assert old["ask"] == PARIS and "files" not in old
+
+
+def test_what_an_older_version_kept_with_a_release_is_asked_as_the_modules_take_it_now() -> None:
+    kept = {
+        "release": "o",
+        "served_model_name": "m",
+        "model": "smol",
+        "args": {"max-model-len": 2048},
+        "accelerator": "cpu",
+        "smoke": {"answer": "Paris", "margin": 2.0, "context": 2048, "gone": True},
+        "warmup": {"prompt_tokens": [50], "gone": True},
+    }
+    ask = deploy.predecessor({}, {"current": "o", "serving": kept})["ask"]
+    smoke = {"model": "m", "args": {"max-model-len": 2048}, "accelerator": "cpu", "catalog_model": "smol"}
+    assert ask["smoke"] == {**smoke, "answer": "Paris", "context": 2048}
+    assert ask["warmup"] == {"model": "m", "prompt_tokens": [50]}
+    assert deploy.ask({"ask": {**ask, "smoke": {**ask["smoke"], "of a later version": 1}}}) == ask
 
 
 NEW = {"name": "a", "release": "new", "container": "a-new", "side_by_side": True}
@@ -169,17 +190,20 @@ def test_a_rollback_names_what_it_needs() -> None:
     rendered = changes.releases(declared, facts, {})
     entry = facts["releases"]["micro-cpu"]
     older = {**entry["facts"], "command": [*entry["facts"]["command"], "--seed", "1"]}
+    serving = {"release": "0" * 12, "served_model_name": "m"}
 
     def judge(*named: str) -> dict[str, Any]:
         return deploy.rollback(facts["releases"], named, rendered, [])
 
     assert "none" in judge()["problem"] and "no release before" in judge("micro-cpu")["problem"]
-    entry |= {"previous": "0" * 12, "before": {"serving": {}, "facts": older, "missing": ["its image is gone"]}}
+    entry |= {"previous": "0" * 12, "before": {"serving": serving, "facts": older, "missing": ["its image is gone"]}}
     assert "its image is gone" in judge("micro-cpu")["problem"]
     entry["before"]["missing"] = []
     assert f"micro-cpu: {entry['current']} -> {'0' * 12}" in judge()["problem"]
     found = judge("micro-cpu")
     assert found["problem"] == "" and "flag --seed: 1 runs, none is declared" in found["services"][0]["keep"]
+    kept = found["services"][0]["plan"]
+    assert (kept["release"], kept["side_by_side"], kept["ask"]["warmup"]) == ("0" * 12, False, {"model": "m"})
     entry["before"]["facts"] = rendered["micro-cpu"].facts
     assert "site.yml keeps it" in judge("micro-cpu")["services"][0]["keep"]
 

@@ -66,6 +66,17 @@ def test_check_mode_routes_to_the_release_that_would_be_deployed() -> None:
     assert plan(DEMO, None)["gateway"]["routes"] == []
 
 
+def test_a_service_comes_with_what_it_is_asked_and_without_what_the_plan_alone_needs() -> None:
+    ask = plan(BOX, None)["services"]["mini-zwz"]["ask"]
+    assert ask["smoke"]["args"] == BOX.services["mini-zwz"].args and ask["smoke"]["accelerator"] == "nvidia"
+    assert ask["smoke"]["catalog_model"] == "zwz-8b-awq" and ask["smoke"]["vision"] is True
+    assert ask["smoke"]["model"] == ask["warmup"]["model"] == BOX.services["mini-zwz"].served_model_name
+    assert ask["warmup"]["prompt_tokens"] == BOX.services["mini-zwz"].warmup["prompt_tokens"]
+    demo = DEMO.services["micro-cpu"]
+    assert "margin" in DEMO.models[demo.model].smoke
+    assert "margin" not in plan(DEMO, None)["services"]["micro-cpu"]["ask"]["smoke"]
+
+
 def test_the_gateway_asks_for_an_image_to_get_certificates_only_where_they_are_asked_for() -> None:
     acme = {"acme": {"email": "me@example.org", "terms_agreed": True}, "https_port": 443, "http_port": 80}
     for declared, asked in ((BOX, False), (catalogs.declared("rtx4090x3", gateway=acme), True)):

@@ -31,7 +31,7 @@ Tls = Callable[[], str]
 @pytest.fixture
 def service(stub_engine: Start) -> Start:
     """Start the stub; its context is short, so the answers are as well."""
-    return lambda *faults: {**stub_engine(*faults), "max_tokens": 100}
+    return lambda *faults, **ask: stub_engine(*faults, max_tokens=100, **ask)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_wrong_key_given(service: Start, run_module: Run) -> None:
     [("slow", {"answer", "repetition", "fixed_text", "streaming"}), ("drip", {"streaming"})],
 )
 def test_never_hangs(service: Start, run_module: Run, fault: str, failed: set[str]) -> None:
-    result = run_module(llm_smoke, {**service(fault), "timeout": 2})
+    result = run_module(llm_smoke, service(fault, timeout=2))
     assert failed_checks(result) == failed
     assert "no complete answer within" in result["msg"]
 
@@ -428,9 +428,7 @@ def test_speeds_are_recorded_and_a_slow_engine_is_told(
 
 
 def test_what_a_model_is_unable_to_do_is_left_out_and_said(service: Start, run_module: Run) -> None:
-    result = run_module(
-        llm_smoke, {**service("one_piece"), "unable": {"streaming": "says all at once", "n": "not asked"}}
-    )
+    result = run_module(llm_smoke, service("one_piece", unable={"streaming": "says all at once", "n": "not asked"}))
     assert result["ok"] and result["left_out"] == {"streaming": "says all at once"}
     assert "1 left out: streaming: says all at once" in result["msg"]
 
@@ -439,7 +437,7 @@ def test_a_slow_engine_ends_it_and_what_was_not_asked_has_failed(
     service: Start, run_module: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "verdict.json"
-    arguments = {**service("slow"), "timeout": 2, "depth": "full", "verdict_file": str(file)}
+    arguments = {**service("slow", timeout=2), "depth": "full", "verdict_file": str(file)}
     checks = run_module(llm_smoke, arguments)["verdict"]["services"]["micro"]["checks"]
     first = next(n for n, c in enumerate(checks) if c["evidence"].startswith("not asked"))
     assert all("no complete answer within" in c["evidence"] for c in checks[first - 2 : first])
@@ -522,11 +520,11 @@ def test_vision_is_asked_with_a_picture_that_a_named_stub_reads(
     arguments = {
         "service": "eye",
         "base_url": f"http://127.0.0.1:{server.server_port}/v1",
-        "model": "eye",
         "api_key": KEY,
+        "ask": {"model": "eye", "vision": True, "unable": others},
     }
     try:
-        result = run_module(llm_smoke, {**arguments, "depth": "full", "vision": True, "unable": others})
+        result = run_module(llm_smoke, {**arguments, "depth": "full"})
     finally:
         server.shutdown()
         server.server_close()

@@ -62,7 +62,7 @@ def test_prompts_differ_and_can_be_repeated() -> None:
 
 
 def test_table(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
-    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50, 200, 300, 5000]})
+    result = run_module(llm_warmup, stub_engine(prompt_tokens=[50, 200, 300, 5000]))
     assert result["changed"] is False
     assert result["context"] == 300
     assert result["calibration"] == {"per_word": 2.0, "overhead": 20.0}
@@ -81,7 +81,7 @@ def test_table(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> 
 
 def test_a_failed_size_does_not_stop_the_others(stub_engine: Start, run_module: Run) -> None:
     # The stub refuses what is longer than 300 tokens; the declared context is a lie.
-    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [600, 60], "context": 1000})
+    result = run_module(llm_warmup, {**stub_engine(prompt_tokens=[600, 60]), "context": 1000})
     assert result["failed"] is True
     assert [row["status"] for row in result["sizes"]] == ["failed", "ok"]
     assert "maximum context length" in result["sizes"][0]["reason"]
@@ -89,7 +89,7 @@ def test_a_failed_size_does_not_stop_the_others(stub_engine: Start, run_module: 
 
 
 def test_check_mode_sends_no_prompt(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
-    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50, 5000]}, check_mode=True)
+    result = run_module(llm_warmup, stub_engine(prompt_tokens=[50, 5000]), check_mode=True)
     assert [row["status"] for row in result["sizes"]] == ["planned", "skipped"]
     assert stub_prompts == []
 
@@ -105,25 +105,25 @@ def test_check_mode_sends_no_prompt(stub_engine: Start, run_module: Run, stub_pr
     ],
 )
 def test_errors(stub_engine: Start, run_module: Run, faults: list[str], words: str) -> None:
-    result = run_module(llm_warmup, {**stub_engine(*faults), "prompt_tokens": [50]})
+    result = run_module(llm_warmup, stub_engine(*faults, prompt_tokens=[50]))
     assert result["failed"] is True
     assert words in result["msg"]
     assert "k-right-key" not in json.dumps(result["msg"])
 
 
 def test_all_sizes_skipped(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
-    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [5000]})
+    result = run_module(llm_warmup, stub_engine(prompt_tokens=[5000]))
     assert "failed" not in result
     assert stub_prompts == []
 
 
 def test_time_limit(stub_engine: Start, run_module: Run) -> None:
-    result = run_module(llm_warmup, {**stub_engine("drip"), "prompt_tokens": [50], "timeout": 2})
+    result = run_module(llm_warmup, stub_engine("drip", prompt_tokens=[50], timeout=2))
     assert "no complete answer within 2 s" in result["msg"]
 
 
 def test_wrong_key(stub_engine: Start, run_module: Run) -> None:
-    result = run_module(llm_warmup, {**stub_engine(), "api_key": "k-wrong-wrong", "prompt_tokens": [50]})
+    result = run_module(llm_warmup, {**stub_engine(prompt_tokens=[50]), "api_key": "k-wrong-wrong"})
     assert "not one of the service's keys" in result["msg"]
 
 
@@ -163,7 +163,7 @@ def test_an_engine_that_answers_no_more_is_left_and_what_it_did_is_kept(
 ) -> None:
     # The stub answers prompts of up to 100 tokens, and then not in time.
     asked = {"prompt_tokens": [50, 150, 200, 250], "concurrency": [2], "shared_prefix": 60, "timeout": 2}
-    result = run_module(llm_warmup, {**stub_engine("tires"), **asked})
+    result = run_module(llm_warmup, stub_engine("tires", **asked))
     assert [row["status"] for row in result["sizes"]] == ["ok", "failed", "failed", "failed"]
     assert result["sizes"][0]["second_ms"] > 0
     assert all("no complete answer within 2 s" in row["reason"] for row in result["sizes"][1:3])
@@ -174,7 +174,7 @@ def test_an_engine_that_answers_no_more_is_left_and_what_it_did_is_kept(
 
 def test_more_than_sizes(stub_engine: Start, run_module: Run, stub_prompts: list[int]) -> None:
     asked = {"prompt_tokens": [50], "concurrency": [1, 3], "shared_prefix": 200}
-    result = run_module(llm_warmup, {**stub_engine(), **asked})
+    result = run_module(llm_warmup, stub_engine(**asked))
     assert [(row["concurrency"], row["status"]) for row in result["concurrency"]] == [(1, "ok"), (3, "ok")]
     (prefix,) = result["prefix"]
     assert (prefix["prompt_tokens"], prefix["status"]) == (200, "ok")
@@ -204,9 +204,9 @@ def test_a_warm_engine_is_sent_nothing(
     stub_engine: Start, run_module: Run, stub_prompts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm_warmup.Sender, "is_warm", lambda _self, _sizes: True)
-    result = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50], "concurrency": [2]})
+    result = run_module(llm_warmup, stub_engine(prompt_tokens=[50], concurrency=[2]))
     assert (result["warm"], stub_prompts) == (True, []) and "50 tokens: warm" in result["msg"]
-    again = run_module(llm_warmup, {**stub_engine(), "prompt_tokens": [50], "again": True})
+    again = run_module(llm_warmup, {**stub_engine(prompt_tokens=[50]), "again": True})
     assert again["warm"] is False and again["sizes"][0]["status"] == "ok"
 
 

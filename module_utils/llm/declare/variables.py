@@ -336,7 +336,7 @@ LIMITS: Schema = {
     "pids": Field(whole(64, 4_194_304), False, "Number of processes and threads.", 4096),
     "nofile": Field(whole(1024, 1_048_576), False, "Number of open files. Docker's own limit without it."),
 }
-_WARMUP: Schema = {
+WARMUP: Schema = {
     "prompt_tokens": Field(
         ListOf(whole(1, 10_000_000)), True, "Sizes of prompts in tokens; each is sent twice after the boot."
     ),
@@ -421,7 +421,7 @@ _SERVICE: Schema = {
     "stop_grace": Field(whole(1, 3_600), False, "Seconds that a stopped engine gets to end."),
     "drain": Field(whole(0, 3_600), False, "Seconds for running requests to end before a stop."),
     "smoke": Field(Keys(SMOKE, _smoke_problem), False, "What proves it, key by key over the model's `smoke`."),
-    "warmup": Field(Keys(_WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
+    "warmup": Field(Keys(WARMUP), False, "What it computes before clients reach it. No warm-up without it."),
     "accept": Field(
         MapOf(RULE, "the id of a rule", values.why),
         False,

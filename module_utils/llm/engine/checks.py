@@ -42,7 +42,8 @@ MARGIN = 48  # tokens between a long prompt and the end of the context, beside t
 class Client:
     """The service under test.
 
-    params: options of module llm_smoke, `metrics_url` found out. usual: see judge.judge_speed. before: see judge.judge_fixed_text.
+    params: options of module llm_smoke and those below its `ask`, `metrics_url` found out. usual: see judge.judge_speed.
+    before: see judge.judge_fixed_text.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Service
+from ansible.module_utils.llm.declare.variables import SMOKE, WARMUP
 from ansible.module_utils.llm.plan import compose
 
 BULKY = (
@@ -24,6 +25,19 @@ BULKY = (
     "side_by_side",
     "side_by_side_why",
 )  # of a plan: what a return does not need
+ASKED = {
+    "smoke": (
+        "model",
+        "args",
+        "accelerator",
+        "catalog_model",
+        "vision",
+        "context",
+        *(k for k in SMOKE if k != "margin"),
+    ),
+    "warmup": ("model", *WARMUP),
+}
+"""Keys of `ask` by module, which are the module's options there. `margin` is the plan's alone: module llm_smoke measures it."""
 
 
 def routes(
@@ -77,6 +91,27 @@ def closed(
     return [{**p, "container": "", "stopped": True} for p in found]
 
 
+def ask(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a service is asked: the option `ask` of the modules llm_smoke and llm_warmup, as {smoke, warmup}.
+
+    entry: served_model_name, model, args, accelerator, smoke (see judge.known) and warmup of the service; or `ask`, as it was kept
+    with a release. Keys that the modules don't take are left out: another version of this project kept them, and what returns
+    must not fail at them.
+    """
+    name = entry.get("served_model_name", "")
+    given = entry.get("ask") or {
+        "smoke": {
+            "model": name,
+            "args": entry.get("args", {}),
+            "accelerator": entry.get("accelerator", ""),
+            "catalog_model": entry.get("model", ""),
+            **entry.get("smoke", {}),
+        },
+        "warmup": {"model": name, **entry.get("warmup", {})},
+    }
+    return {part: {key: given[part][key] for key in keys if key in given[part]} for part, keys in ASKED.items()}
+
+
 def serving(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept with a release so that it can be started and proven again when the declaration says something else."""
     return {key: value for key, value in plan.items() if key not in BULKY}
@@ -92,7 +127,7 @@ def predecessor(plan: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, 
     if not current:
         return {}
     if found.get("serving"):
-        return dict(found["serving"])
+        return {**found["serving"], "ask": ask(found["serving"])}
     return {
         **serving(plan),
         "release": current,
@@ -203,8 +238,8 @@ def rollback(
     """What playbooks/rollback.yml does: {problem, services}; problem: why it is refused, "" when it is not.
 
     releases: of module llm_host_facts. named: services of --tags. declared: releases that the declaration makes. fits: services
-    of which two releases may run side by side. services: [{name, reasons, side_by_side, keep}]; keep: how an operator keeps
-    what was returned to.
+    of which two releases may run side by side. services: [{name, reasons, plan, keep}]; plan: of the release that returns; keep:
+    how an operator keeps it.
     """
     named = list(named)
     known = {s: r for s, r in releases.items() if r.get("before")}
@@ -234,7 +269,9 @@ def rollback(
             if left
             else f"{name}: the declaration is that of release {entry['previous']}; site.yml keeps it"
         )
-        found.append({"name": name, "reasons": reasons, "side_by_side": name in fits, "keep": keep})
+        kept = entry["before"]["serving"]
+        plan = {**kept, "ask": ask(kept), "side_by_side": name in fits}
+        found.append({"name": name, "reasons": reasons, "plan": plan, "keep": keep})
     return {"problem": "", "services": found}
 
 
