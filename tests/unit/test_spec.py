@@ -331,6 +331,23 @@ def test_other_variables_are_checked(variable: str, value: Any) -> None:
     assert parse.variable_findings(dict.fromkeys(OTHERS)) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("prune", "Yes", True),
+        ("offline", "0", False),
+        ("repair", "perhaps", "perhaps"),
+        ("engine_uid", "64001", 64001),
+        ("engine_uid", "-1", "-1"),
+        ("force", "micro-cpu, medium", ["micro-cpu", "medium"]),
+        ("root", "0", "0"),
+        ("prune", True, True),
+    ],
+)
+def test_a_setting_of_the_command_line_is_what_its_text_means(key: str, text: Any, value: Any) -> None:
+    assert parse.from_command_line(key, text) == value
+
+
 def test_a_near_name_is_suggested() -> None:
     _, findings = parse.parse(broken("services.one.gpu", [0]))
     assert "`gpus`" in findings[0].remedy
