@@ -59,6 +59,7 @@ plan:
     services:
       description:
         - Service to verdict (ok, warn, refuse), findings, gpus, kv_tokens, and what it would run.
+        - C(ask) is what it is asked, C(smoke) for M(llm_smoke) and C(warmup) for M(llm_warmup).
         - C(side_by_side) says whether a new release fits beside the one that runs, C(side_by_side_why) why or why not.
       type: dict
     stages:
