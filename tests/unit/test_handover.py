@@ -16,12 +16,12 @@ DEMO = catalogs.declared("demo")
 BOX = catalogs.declared("rtx4090x3")
 
 
-def judged(declared: Declared, facts: dict[str, Any] | None, **given: Any) -> judgement.Judged:
+def judged(declared: Declared, facts: Any, **given: Any) -> judgement.Judged:
     selection = Selection(STAGES, declared.host_services)
     return judgement.judge(declared, judgement.Given(selection, facts, **given), {}, "ansible-playbook site.yml")
 
 
-def plan(declared: Declared, facts: dict[str, Any] | None, **given: Any) -> dict[str, Any]:
+def plan(declared: Declared, facts: Any, **given: Any) -> dict[str, Any]:
     return handover.plan(judged(declared, facts, **given), "box", lambda release: f"compose file of {release.service}")
 
 

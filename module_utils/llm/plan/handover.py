@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.names import ACME_IMAGE, GATEWAY_IMAGE
 from ansible.module_utils.llm.clients import programs
 from ansible.module_utils.llm.declare import lock
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts, Reason, Route
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.variables import SETTINGS
 from ansible.module_utils.llm.engine.judge import known
@@ -63,7 +63,7 @@ def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
         "declared_services": sorted(declared.services),
         "deployed": deployed,
         "about": {s: about(declared, s, facts) for s in deployed},
-        "machine": {"processor": facts["processor"]} if facts and "processor" in facts else {},
+        "machine": {"processor": facts["processor"]} if facts else {},
         "clients": [client(declared, s, reached) for s in deployed],
         "settings": {key: getattr(declared.settings, key) for key in SETTINGS if key != "gateway"},
         "images": [
@@ -86,7 +86,7 @@ def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
 
 
 def _on_host(
-    judged: Judged, found: Mapping[str, Any], facts: Facts, reasons: Mapping[str, list[dict[str, Any]]]
+    judged: Judged, found: Mapping[str, Any], facts: Facts, reasons: Mapping[str, Sequence[Reason]]
 ) -> dict[str, Any]:
     """The parts of a plan that need the host's facts. found: the others. reasons: see changes.service_work."""
     declared, given = judged.declared, judged.given
@@ -111,7 +111,7 @@ def _on_host(
     }
 
 
-def work(judged: Judged, facts: Facts, reasons: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def work(judged: Judged, facts: Facts, reasons: Mapping[str, Sequence[Reason]]) -> dict[str, Any]:
     """What differs, and what is to be done about it. reasons: see changes.service_work."""
     declared, given, rendered = judged.declared, judged.given, judged.rendered
     orphans = placement.orphans(declared, facts)
@@ -131,9 +131,9 @@ def work(judged: Judged, facts: Facts, reasons: Mapping[str, list[dict[str, Any]
         "removed": orphans if declared.settings.prune else [],
         "prune_images": needs.images_to_remove(declared, facts, upcoming(judged, reasons)),
         "prune_models": store.unneeded(
-            facts.get("stored_models", []),
+            facts["stored_models"],
             [compose.model_dir(declared.settings, declared.models[m]) for m in needs.host_models(declared)],
-            facts.get("release_models", []),
+            facts["release_models"],
         ),
         "prove": changes.to_prove(facts, judged.running, rendered),
         "preflight": preflight.jobs(declared, facts, reasons, rendered, judged.configs, predict=given.check),
@@ -145,7 +145,7 @@ def upcoming(judged: Judged, deploying: Iterable[str]) -> dict[str, str]:
     return {s: judged.rendered[s].hash for s in deploying} if judged.given.check else {}
 
 
-def gateway(declared: Declared, routes: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def gateway(declared: Declared, routes: Iterable[Route] = ()) -> dict[str, Any]:
     """The gateway as roles gateway and vllm_service are given it. routes: see changes.routes; none before the host is read."""
     acme = ACME_IMAGE in needs.gateway_images(declared)
     return {
@@ -164,7 +164,6 @@ def service(
     """What role vllm_service is given of a service. write: None where the files of the release are not to be written."""
     own, settings = declared.services[release.service], declared.settings
     model, image = declared.models[own.model], compose.image_ref(declared.images[own.image])
-    seen = facts or {}
     beside = placement.SideBySide(False, "the host was not looked at")
     if facts:
         beside = placement.side_by_side(declared, facts, own.name)
@@ -180,10 +179,13 @@ def service(
         "model_folder": compose.model_dir(settings, model),
         "record_folder": f"{settings.root}/state/calibration",
         "record_key": estimate.service_key(
-            declared, own, seen.get("images", {}).get(image), seen.get("models", {}).get(own.model, {}).get("digest")
+            declared,
+            own,
+            needs.image_id(declared.images[own.image], facts),
+            facts["models"].get(own.model, NO_MODEL)["digest"] if facts else None,
         ),
         "history_folder": f"{settings.root}/state/history",
-        "boot_records": seen.get("boot_records", {}).get(own.name, {}),
+        "boot_records": facts["boot_records"].get(own.name, {}) if facts else {},
         "served_model_name": own.served_model_name,
         "model": own.model,
         "port": own.port,
@@ -214,7 +216,7 @@ def service(
 def about(declared: Declared, name: str, facts: Facts | None) -> dict[str, str]:
     """What reports tell of a service beside what it answered."""
     own = declared.services[name]
-    release = (facts or {}).get("releases", {}).get(name, {}).get("current") or ""
+    release = (facts["releases"].get(name, NO_RELEASES)["current"] if facts else None) or ""
     return {"model": own.served_model_name, "description": own.description, "release": release}
 
 
@@ -275,7 +277,7 @@ def model_job(declared: Declared, name: str, facts: Facts | None) -> dict[str, A
     converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
     return {
         "name": name,
-        "present": bool((facts or {}).get("models", {}).get(name, {}).get("present")),
+        "present": bool(facts and facts["models"].get(name, NO_MODEL)["present"]),
         "revision": model.revision,
         "folder": compose.model_dir(declared.settings, model),
         "sources": model.sources,
