@@ -29,7 +29,7 @@ unit:
 	$(BIN)pytest -q tests/unit
 
 # The two halves of unit for check: files whose tests wait for processes and limits more than they compute, and the others.
-WAITS := $(patsubst %,tests/unit/test_%.py,callback deadline lease live smoke warmup)
+WAITS := $(patsubst %,tests/unit/%.py,base/test_deadline base/test_lease engine/test_checks engine/test_warmup plugins/test_callback plugins/test_live)
 unit-waits:
 	$(BIN)pytest -q $(WAITS)
 

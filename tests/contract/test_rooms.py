@@ -103,3 +103,13 @@ def test_the_picture_shows_the_rooms_as_they_are() -> None:
 def test_every_room_says_what_it_is_for() -> None:
     for room in rooms():
         assert ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text())), room
+
+
+OTHERS = {"modules", "plugins", "programs", "project", "data"}
+"""Folders of unit tests beside the rooms: of library, of plugins, of what roles ship, and of this project's own tools."""
+
+
+def test_unit_tests_are_in_the_room_of_what_they_test() -> None:
+    place = catalogs.ROOT / "tests" / "unit"
+    assert {p.name for p in place.iterdir() if p.is_dir() and p.name != "__pycache__"} == {*rooms(), *OTHERS}
+    assert [p.name for p in place.glob("test_*.py")] == []

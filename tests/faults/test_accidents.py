@@ -47,7 +47,7 @@ def playbook(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 # -- without an inventory -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(Path("/etc/ansible/hosts").exists(), reason="tests/unit/test_callback.py has this case")
+@pytest.mark.skipif(Path("/etc/ansible/hosts").exists(), reason="tests/unit/plugins/test_callback.py has this case")
 @pytest.mark.parametrize(
     "argv",
     [
