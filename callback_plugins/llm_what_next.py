@@ -65,7 +65,7 @@ class Caller:
     folder: Path
 
 
-def told(message: str) -> list[str]:
+def excerpt(message: str) -> list[str]:
     """A message in at most LINES lines; its own paragraphs and list entries begin a new one."""
     form = textwrap.TextWrapper(
         WIDTH, subsequent_indent="  ", break_on_hyphens=False, max_lines=LONGEST, placeholder=" ..."
@@ -118,7 +118,7 @@ def ending(seen: Seen, caller: Caller) -> list[str]:
     happened = (
         seen.stage if seen.diagnostics else f'{seen.stage}, "{seen.task}"' if seen.task else "The run ended early"
     )
-    lines = block("Failed", [f"{happened}:", *told(seen.message or "it gave no reason")])
+    lines = block("Failed", [f"{happened}:", *excerpt(seen.message or "it gave no reason")])
     lines += block("Try", commands(tries))
     return [*lines, *block("Report", ["If it stays, send:", *attached, *versions(seen)]), ""]
 

@@ -22,14 +22,14 @@ class Finding:
         shown = dataclasses.asdict(self)
         return {k: v for k, v in shown.items() if v or k not in ("file", "accepted")}
 
-    def told(self) -> str:
+    def explained(self) -> str:
         """The finding's message, with the declared reason where it was accepted."""
         return f"{self.message}; accepted: {self.accepted}" if self.accepted else self.message
 
     def text(self) -> str:
         """The finding in one line for a person: where, what, what to do."""
         place = f"{self.key} ({self.file})" if self.file else self.key
-        return _one_line(f"{place}: {self.told()}." + ("" if self.accepted else f" {self.remedy}"))
+        return _one_line(f"{place}: {self.explained()}." + ("" if self.accepted else f" {self.remedy}"))
 
 
 def _one_line(text: str) -> str:

@@ -35,7 +35,7 @@ TIMED = 48  # tokens of such a stream
 PREFIX = 2000  # tokens that two requests share
 NUMBERED = "token_id:"  # how the engine names a token by its number
 BRANCH = 64  # tokens of an answer that goes on behind another token
-TOLD = 3  # likeliest tokens that are asked for at each place of the known answer
+LIKELIEST = 3  # likeliest tokens that are asked for at each place of the known answer
 MARGIN = 48  # tokens between a long prompt and the end of the context, beside the answer's
 
 
@@ -180,7 +180,7 @@ class Client:
         return self.refusal(self.sdk.with_options(api_key=self.wrong_key), "a wrong key")
 
     def answer(self) -> judge.Judgement:
-        given, told = self.with_numbers()
+        given, measured = self.with_numbers()
         choice = given.choices[0]
         self.text, self.thoughts = choice.message.content or "", thinking(choice.message)
         self.finish = choice.finish_reason
@@ -188,8 +188,8 @@ class Client:
         found = self.judged(choice)
         if found.ok:
             self.margin = numbers.margin(steps(choice), self.text, self.params["answer"])
-            found = judge.judge_known(found, self.margin, told=told)
-        elif told and self.text.strip():
+            found = judge.judge_known(found, self.margin, measured=measured)
+        elif measured and self.text.strip():
             found = self.tell(found)
         if found.ok and found.remedy:
             self.expected = ""  # what hangs on a near tie is asked of no other check
@@ -198,7 +198,7 @@ class Client:
     def with_numbers(self, **options: Any) -> tuple[Any, bool]:
         """The answer to the known question, and whether it comes with log-probabilities: not every engine gives them."""
         try:
-            given = self.create(logprobs=True, top_logprobs=TOLD, **options)
+            given = self.create(logprobs=True, top_logprobs=LIKELIEST, **options)
         except Exception as error:
             if engine_sdk.explain(error)[0] not in (400, 422, 501):
                 raise

@@ -308,9 +308,9 @@ def computing(accelerator: str) -> str:
     return f"Check weights and chat template. {tries.get(accelerator, '')}".strip()
 
 
-def judge_known(found: Judgement, margin: float | None, *, told: bool) -> Judgement:
-    """Add to a right answer how sure the engine was of it; margin: see numbers.margin. told: whether it gave log-probabilities."""
-    if not told:
+def judge_known(found: Judgement, margin: float | None, *, measured: bool) -> Judgement:
+    """Add to a right answer how sure the engine was of it; margin: see numbers.margin. measured: it gave log-probabilities."""
+    if not measured:
         return found._replace(evidence=f"{found.evidence}, by its text alone: the engine gives no log-probabilities")
     if margin is None:
         return found._replace(evidence=f"{found.evidence}, margin not known")

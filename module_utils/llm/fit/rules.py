@@ -127,15 +127,15 @@ def facts(declared: Declared, service: Service, config: Mapping[str, Any] | None
     fits.reasoning_parser. config: the model's config.json, if known.
     """
     image, model = declared.images[service.image], declared.models[service.model]
-    told = estimate.service_flags(declared, service)
+    flags = estimate.service_flags(declared, service)
     found: dict[str, Any] = {
         "image": service.image,
         "image.tags": _tags(declared, service.image),
         "gpus": len(service.gpus),
-        "tp": told.tp,
-        "ranks": told.tp * told.pp * told.dp,
-        "batched": told.batched,
-        "seqs": told.seqs,
+        "tp": flags.tp,
+        "ranks": flags.tp * flags.pp * flags.dp,
+        "batched": flags.batched,
+        "seqs": flags.seqs,
         "shm.gib": round(size_bytes(str(service.limits.get("shm_size", LIMITS["shm_size"].default))) / GIB, 2),
         "mounts": frozenset(v.split(":")[1] if ":" in v else v for v in service.volumes),
         "model.revision": model.revision,
@@ -154,7 +154,7 @@ def facts(declared: Declared, service: Service, config: Mapping[str, Any] | None
         if flag.startswith("no-") and isinstance(value, bool):
             found.setdefault(f"args.{flag[3:]}", not value)
     found |= {f"env.{name}": value for name, value in service.env.items()}
-    found |= _model_facts(model, config or {}, told.tp)
+    found |= _model_facts(model, config or {}, flags.tp)
     asked = str(service.flag("dtype", "auto"))
     if asked != "auto":
         found["dtype"] = HALF.get(asked, asked)

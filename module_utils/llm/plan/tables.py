@@ -62,7 +62,7 @@ def _host_lines(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
 def _said(finding: Finding) -> str:
     """Text of a finding below its service. Remedies are left out but for how to switch: warnings need no action."""
     remedy = "" if finding.severity == "info" and finding.id != "standby" else f". {finding.remedy}"
-    return f"{finding.severity}: {finding.told()}{remedy}"
+    return f"{finding.severity}: {finding.explained()}{remedy}"
 
 
 def _verdict(declared: Declared, placed: placement.Placement, name: str, findings: Sequence[Finding]) -> str:

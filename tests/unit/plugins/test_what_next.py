@@ -87,9 +87,9 @@ def test_only_what_is_there_is_named(seen: dict[str, Any], words: tuple[str, ...
 
 
 def test_a_long_message_is_cut_and_its_lines_are_kept() -> None:
-    lines = what_next.told("refused:\n  - one\n" + "word " * 400 + "\nThe old one serves on.")
+    lines = what_next.excerpt("refused:\n  - one\n" + "word " * 400 + "\nThe old one serves on.")
     assert lines[:2] == ["refused:", "  - one"] and lines[4].endswith("...") and lines[5] == "The old one serves on."
-    lines = what_next.told("  - another one\n" * 30)
+    lines = what_next.excerpt("  - another one\n" * 30)
     assert len(lines) == what_next.LINES and "above" in lines[-1] and max(map(len, lines)) <= what_next.WIDTH
 
 
