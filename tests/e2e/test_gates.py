@@ -16,7 +16,7 @@ import docker
 import pytest
 import yaml
 from ansible.module_utils.llm.engine import history
-from ansible.module_utils.llm.plan import compose
+from ansible.module_utils.llm.plan import compose, deploy
 
 from tests import catalogs
 from tests.e2e.demo import CHECKOUT, Playbook, Run
@@ -69,10 +69,12 @@ class Stub:
             "cache": str(self.cache),
             "boot_timeout": 60,
             "history_folder": f"{self.place}/history",
-            "served_model_name": "stub",
-            "args": {},
-            "smoke": {"question": "What is the capital of France?", "answer": "Paris", "slowest": self.slowest},
-            "warmup": {},
+            "ask": deploy.ask(
+                {
+                    "served_model_name": "stub",
+                    "smoke": {"question": "What is the capital of France?", "answer": "Paris", "slowest": self.slowest},
+                }
+            ),
         }
         given = {"stub_plan": plan, "stub_python": sys.executable, "entry": "gates.yml"}
         return self.playbook(str(self.place / "play.yml"), "-e", json.dumps(given))
