@@ -115,8 +115,6 @@ from ansible.module_utils.llm.docker import containers
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.host import read as read_host
 
-KEPT_RELEASES = 2
-
 
 def stage(module: AnsibleModule, place: Path, current: Path) -> dict[str, Any]:
     """Write the release's folder, its list of files last: a folder without it was cut short."""

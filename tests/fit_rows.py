@@ -72,11 +72,11 @@ class Row:
         )
 
     def gpustack(self) -> int:
-        """Tokens that gpustack's rule of thumb leaves of what the engine may take."""
+        """Tokens that gpustack's rule of thumb leaves: all GPUs together need weights * 1.2 + 2 GiB, whatever the context."""
         model = architecture.read(self.known.config or {})
         held = sum(t.elements * architecture.BYTES[t.dtype] for t in architecture.tensors(model)) / GIB
         ranks = self.flags.tp * self.flags.pp
-        room = self.total * self.flags.utilization - fit_estimate.gpustack_gib(held) / ranks
+        room = self.total * self.flags.utilization - (held * 1.2 + 2) / ranks
         return int(room * GIB / fit_estimate.kv_token_bytes(model, self.flags))
 
 

@@ -64,13 +64,6 @@ class BootProgress:
                 return replace(state, detail=form.format(*found.groups()))
         return state
 
-    def feed_all(self, lines: Iterable[tuple[float, str]]) -> BootProgress:
-        """Take many (time, line) pairs."""
-        state = self
-        for at, line in lines:
-            state = state.feed(at, line)
-        return state
-
     def elapsed(self, now: float) -> float:
         """Seconds since the container started."""
         return max(0.0, now - self.started)

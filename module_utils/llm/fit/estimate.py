@@ -542,11 +542,6 @@ def estimate_cpu(known: Known, flags: Flags) -> Fit:
     )
 
 
-def gpustack_gib(weights_gib: float) -> float:
-    """GiB that gpustack's rule of thumb asks for, all GPUs together: weights * 1.2 + 2, whatever the context."""
-    return weights_gib * 1.2 + 2
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Services.
 

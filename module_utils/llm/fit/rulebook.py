@@ -78,7 +78,6 @@ FLAGS_LINK = "https://docs.vllm.ai/en/latest/cli/serve/"
 SECURITY_LINK = "https://docs.vllm.ai/en/latest/usage/security/"
 
 H100 = {"index": 0, "model": "NVIDIA H100 80GB HBM3", "memory": "80 GiB"}
-AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
 # Numbers of Qwen3-8B; GLM-4.7-Flash's for latent attention.
 DENSE = {
     "architectures": ["LlamaForCausalLM"],

@@ -38,7 +38,10 @@ def texts(name: str) -> list[str]:
 def booted(name: str, before: float = 10.0) -> tuple[boot.BootProgress, float]:
     lines = [(at, line) for at, line in recorded(name)]
     first = next(at for at, _line in lines if at)
-    return boot.BootProgress(started=first - before).feed_all(lines), lines[-1][0]
+    state = boot.BootProgress(started=first - before)
+    for at, line in lines:
+        state = state.feed(at, line)
+    return state, lines[-1][0]
 
 
 @pytest.mark.parametrize(
