@@ -168,42 +168,73 @@ class Reason(_Restart):
     desired: object
 
 
-class _State(TypedDict, total=False):
-    stopped: bool
-    returns_in: int
+class Way(TypedDict, total=False):
+    """How the gateway leads to a service. at_once: requests that its engine works on, 0 if it decides.
 
-
-class _Watched(TypedDict, total=False):
-    progress_timeout: int  # seconds without a token; only where it is declared
-
-
-class Way(_Watched):
-    """What of a service decides how the gateway leads to it. at_once: requests that its engine works on, 0 if it decides."""
+    progress_timeout: seconds without a token; only where it is declared. stopped, returns_in (seconds): only while nothing is
+    behind it. Of a release that an older version of this project made, the port alone may be known.
+    """
 
     port: int
     model: str
     hostname: str
     at_once: int
+    progress_timeout: int
+    stopped: bool
+    returns_in: int
 
 
-class Route(Way, _State):
-    """How the gateway leads to a service now. container: "" while it has none. returns_in: seconds."""
+class Route(Way):
+    """The way to a service now. container: "" while it has none."""
 
     service: str
     container: str
 
 
-class Serving(TypedDict, total=False):
-    """What of a service's plan is kept with a release, so that it can be started and proven again (see plan/handover.py)."""
+class Ask(TypedDict):
+    """What a service is asked: option `ask` of the modules llm_smoke and llm_warmup. Values are those of the inventory."""
 
+    smoke: dict[str, object]
+    warmup: dict[str, object]
+
+
+class _OlderServing(TypedDict, total=False):
+    args: Content
+    accelerator: str
+    smoke: Content
+    warmup: Content
+
+
+class Serving(_OlderServing, total=False):
+    """What of a service's plan is kept with a release, so that it can be started and proven again (see plan/handover.py).
+
+    A release keeps what the version of this project that made it knew. args, accelerator, smoke, warmup: where later ones have
+    `ask`. drain, boot_timeout: seconds. stopped: it is not to serve until somebody deploys it.
+    """
+
+    gpus: list[int | str]
     name: str
     release: str
     container: str
     folder: str
     service_folder: str
+    cache: str
+    key_file: str
+    image: str
     model_folder: str
+    record_folder: str
+    record_key: Content
+    history_folder: str
+    served_model_name: str
+    model: str
     port: int
-    route: Route
+    route: Way
+    engine_keys_file: str
+    boot_timeout: int
+    drain: int
+    ask: Ask
+    status: str
+    state: str
     stopped: bool
 
 
