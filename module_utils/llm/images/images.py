@@ -264,21 +264,3 @@ def remedy(failure: str) -> str:
             "The disk of Docker's data is full: make room there (`docker system df` shows what takes it) and run again."
         )
     return "Add a source that this host can reach, or correct what is named."
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What nobody needs.
-
-
-def unneeded(
-    owned: Iterable[Mapping[str, Any]], needed: Iterable[str], leaving: Iterable[str] = ()
-) -> list[dict[str, Any]]:
-    """Names to remove from a host: [{name, id, size}], size in bytes.
-
-    owned: names that this project made or brought, each with `id`, `size` and `containers`, those that use the image.
-    needed: ids. leaving: containers that are about to be removed. All names of an image that is needed stay, since
-    removing one of several frees nothing.
-    """
-    listed, gone = list(owned), {*leaving}
-    kept = {*needed} | {o["id"] for o in listed if {*o["containers"]} - gone}
-    return [{"name": o["name"], "id": o["id"], "size": o["size"]} for o in listed if o["id"] not in kept]

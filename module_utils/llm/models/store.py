@@ -216,19 +216,3 @@ def in_releases(services: Path) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return sorted(found)
-
-
-def unneeded(found: Iterable[Mapping[str, Any]], declared: Iterable[str], kept: Iterable[str]) -> list[dict[str, Any]]:
-    """Entries of `stored` that nothing needs. declared: folders of the host's models; kept: see `in_releases`.
-
-    What is on its way is needed as long as its model is declared and not there yet.
-    """
-    found, declared, kept = list(found), set(declared), set(kept)
-    whole = {e["folder"] for e in found if not e["partial"]}
-    left = []
-    for entry in found:
-        final = str(Path(entry["folder"]).with_name(entry["revision"]))
-        needed = final in declared or (f"{entry['name']}/{entry['revision']}" in kept and not entry["partial"])
-        if not needed or (entry["partial"] and final in whole):
-            left.append(dict(entry))
-    return left

@@ -16,7 +16,6 @@ from ansible.module_utils.llm.declare.variables import SETTINGS
 from ansible.module_utils.llm.engine.judge import known
 from ansible.module_utils.llm.fit import estimate
 from ansible.module_utils.llm.gateway import keys as gateway_keys
-from ansible.module_utils.llm.models import store
 from ansible.module_utils.llm.plan import (
     changes,
     compose,
@@ -130,11 +129,7 @@ def work(judged: Judged, facts: Facts, reasons: Mapping[str, Sequence[Reason]]) 
         "orphans": [] if declared.settings.prune else orphans,
         "removed": orphans if declared.settings.prune else [],
         "prune_images": needs.images_to_remove(declared, facts, upcoming(judged, reasons)),
-        "prune_models": store.unneeded(
-            facts["stored_models"],
-            [compose.model_dir(declared.settings, declared.models[m]) for m in needs.host_models(declared)],
-            facts["release_models"],
-        ),
+        "prune_models": needs.models_to_remove(declared, facts),
         "prove": changes.to_prove(facts, judged.running, rendered),
         "preflight": preflight.jobs(declared, facts, reasons, rendered, judged.configs, predict=given.check),
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from pathlib import PurePosixPath
 
 from ansible.module_utils.llm.base.names import ACME_IMAGE, GATEWAY_IMAGE
-from ansible.module_utils.llm.declare.facts import NO_MODEL, Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, Facts, OwnedImage, StoredModel
 from ansible.module_utils.llm.declare.objects import Declared, Image
 from ansible.module_utils.llm.images import images
 from ansible.module_utils.llm.plan import compose, placement
 from ansible.module_utils.llm.plan import gateway as gateway_plan
 from ansible.module_utils.llm.plan import quantize as quantize_plan
+from ansible.module_utils.llm.plan.types import ImageName
 
 
 def needed_images(declared: Declared, services: Iterable[str]) -> tuple[str, ...]:
@@ -83,8 +84,8 @@ def _bases(declared: Declared, image: str) -> set[str]:
     return found
 
 
-def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Image names of ours that nothing needs: [{name, id, size}].
+def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] = ()) -> list[ImageName]:
+    """Image names of ours that nothing needs.
 
     Needed are images of the current and the previous release of every service on the host, of all services that it is to
     run or may go back to, of the gateway, with what they are built on, and those that a container uses. upcoming:
@@ -98,7 +99,40 @@ def images_to_remove(declared: Declared, facts: Facts, upcoming: Iterable[str] =
     soon = set(upcoming)
     for service, kept in facts["release_images"].items():
         needed |= {image for which, image in kept.items() if service not in soon or which == "current"}
-    return images.unneeded(facts["owned_images"], needed, [o["container"] for o in placement.orphans(declared, facts)])
+    return unneeded_images(facts["owned_images"], needed, [o["container"] for o in placement.orphans(declared, facts)])
+
+
+def unneeded_images(owned: Iterable[OwnedImage], needed: Iterable[str], leaving: Iterable[str] = ()) -> list[ImageName]:
+    """Names to remove, of those that this project made or brought.
+
+    needed: ids. leaving: containers that are about to be removed, which need their image no more. All names of an image that is
+    needed stay, since removing one of several frees nothing.
+    """
+    listed, gone = list(owned), {*leaving}
+    kept = {*needed} | {o["id"] for o in listed if {*o["containers"]} - gone}
+    return [{"name": o["name"], "id": o["id"], "size": o["size"]} for o in listed if o["id"] not in kept]
+
+
+def models_to_remove(declared: Declared, facts: Facts) -> list[StoredModel]:
+    """Folders of models that neither the declaration nor a release on the host needs."""
+    wanted = [compose.model_dir(declared.settings, declared.models[m]) for m in host_models(declared)]
+    return unneeded_models(facts["stored_models"], wanted, facts["release_models"])
+
+
+def unneeded_models(found: Iterable[StoredModel], declared: Iterable[str], kept: Iterable[str]) -> list[StoredModel]:
+    """Folders of models that nothing needs. declared: those of the host's models; kept: see store.in_releases.
+
+    What is on its way is needed as long as its model is declared and not there yet.
+    """
+    found, declared, kept = list(found), set(declared), set(kept)
+    whole = {e["folder"] for e in found if not e["partial"]}
+    left = []
+    for entry in found:
+        final = str(PurePosixPath(entry["folder"]).with_name(entry["revision"]))
+        needed = final in declared or (f"{entry['name']}/{entry['revision']}" in kept and not entry["partial"])
+        if not needed or (entry["partial"] and final in whole):
+            left.append(entry)
+    return left
 
 
 def missing(declared: Declared, facts: Facts, wanted: Iterable[Image]) -> list[Image]:

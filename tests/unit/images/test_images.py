@@ -161,25 +161,6 @@ def test_what_docker_says_it_has_loaded() -> None:
     assert images.loaded("x\nLoaded image: a/b:1\nLoaded image ID: sha256:12\n") == ["a/b:1", "sha256:12"]
 
 
-def owned(name: str, image: str, *containers: str) -> dict[str, Any]:
-    return {"name": name, "id": image, "size": 1, "containers": list(containers)}
-
-
-def test_an_image_goes_when_neither_a_release_nor_a_container_needs_it() -> None:
-    listed = [
-        owned("llm/a:2", "new"),
-        owned("vendor/a:2", "new"),
-        owned("llm/a:1", "old"),
-        owned("llm/a:0", "older"),
-        owned("vendor/a:0", "older"),
-        owned("llm/b:1", "run", "somebody's"),
-        owned("llm/c:1", "orphan", "llm-c-1"),
-    ]
-    gone = images.unneeded(listed, ["new", "old"], leaving=["llm-c-1"])
-    assert [g["name"] for g in gone] == ["llm/a:0", "vendor/a:0", "llm/c:1"]
-    assert images.unneeded(listed, ["new", "old", "older"]) == []
-
-
 @pytest.mark.parametrize(
     ("failure", "says"),
     [

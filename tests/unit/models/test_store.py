@@ -21,6 +21,7 @@ from typing import Any
 import llm_model
 import pytest
 from ansible.module_utils.llm.models import artifacts, states, store
+from ansible.module_utils.llm.plan import needs
 
 Run = Callable[..., dict[str, Any]]
 
@@ -407,7 +408,7 @@ def test_what_nothing_needs(tmp_path: Path) -> None:
         (models / name).mkdir(parents=True)
         (models / name / "f").write_bytes(b"12345")
     (models / ".gguf_to_model.py").touch()
-    found = store.stored(models)
+    found: Any = store.stored(models)
     assert {e["folder"].removeprefix(f"{models}/"): (e["revision"], e["partial"], e["bytes"]) for e in found} == {
         "a/main": ("main", False, 5),
         "a/old": ("old", False, 5),
@@ -416,7 +417,7 @@ def test_what_nothing_needs(tmp_path: Path) -> None:
         "b/.v1.89abcdef.partial": ("v1", True, 5),
         "c/.v1.89abcdef.partial": ("v1", True, 5),
     }
-    left = store.unneeded(found, [str(models / "a/main"), str(models / "b/v1")], ["a/kept"])
+    left = needs.unneeded_models(found, [str(models / "a/main"), str(models / "b/v1")], ["a/kept"])
     assert [e["folder"].removeprefix(f"{models}/") for e in left] == [
         "a/.main.01234567.partial",
         "a/old",
@@ -466,8 +467,8 @@ def test_a_disk_that_refuses_is_said_and_no_traceback(
     file = f"{here.parent}/.v1.removed.partial/a.safetensors" if named else str(here)
     assert found["msg"].startswith(f"llm_models.tiny: {file}: ")
     # Its name is free, and the next run knows what is left as something to remove.
-    (left,) = store.stored(here.parents[1])
-    assert store.unneeded([left], [str(here)], []) == [left]
+    left: Any = store.stored(here.parents[1])
+    assert len(left) == 1 and needs.unneeded_models(left, [str(here)], []) == left
 
 
 def test_a_repair_that_leaves_no_whole_model_says_so(here: Path, origin: Path, run_module: Run) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.llm.declare import parse
-from ansible.module_utils.llm.declare.facts import Reason
+from ansible.module_utils.llm.declare.facts import OwnedImage, Reason
 from ansible.module_utils.llm.declare.findings import Findings
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.plan import changes, compose, declaration, needs, on_host, placement, status
@@ -425,6 +425,25 @@ def test_images_of_releases_bases_and_containers_are_kept() -> None:
     assert [g["name"] for g in foreseen] == ["llm/old:0", "llm/gone:1"]
     facts["owned_images"][3]["containers"] = ["somebody"]
     assert needs.images_to_remove(declared, facts) == []
+
+
+def owned(name: str, image: str, *containers: str) -> OwnedImage:
+    return {"name": name, "id": image, "size": 1, "containers": list(containers)}
+
+
+def test_an_image_goes_when_neither_a_release_nor_a_container_needs_it() -> None:
+    listed = [
+        owned("llm/a:2", "new"),
+        owned("vendor/a:2", "new"),
+        owned("llm/a:1", "old"),
+        owned("llm/a:0", "older"),
+        owned("vendor/a:0", "older"),
+        owned("llm/b:1", "run", "somebody's"),
+        owned("llm/c:1", "orphan", "llm-c-1"),
+    ]
+    gone = needs.unneeded_images(listed, ["new", "old"], leaving=["llm-c-1"])
+    assert [g["name"] for g in gone] == ["llm/a:0", "vendor/a:0", "llm/c:1"]
+    assert needs.unneeded_images(listed, ["new", "old", "older"]) == []
 
 
 def test_images_of_engines_that_nobody_declared_go_with_them() -> None:

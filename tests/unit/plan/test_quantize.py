@@ -104,7 +104,7 @@ BOX_IMAGE = quantize_plan.job(BOX, MODEL)["image"]
 def test_the_job_names_all_that_the_module_takes() -> None:
     job = quantize_plan.job(BOX, MODEL)
     assert job["source"] == {"name": "zwz-8b", "folder": "/opt/llm/models/zwz-8b/main"}
-    assert job["recipe"]["name"] == "awq-w4a16" and "re:.*visual.*" in job["recipe"]["ignore"]
+    assert job["recipe"]["name"] == "awq-w4a16" and job["recipe"]["ignore"] == list(BOX.recipes["awq-w4a16"].ignore)
     assert job["devices"] == ["--device", "nvidia.com/gpu=2"]
     plain = dataclasses.replace(BOX, settings=dataclasses.replace(BOX.settings, gpu_runtime="nvidia"))
     assert quantize_plan.job(plain, MODEL)["devices"] == ["--gpus", '"device=2"']
@@ -457,7 +457,8 @@ def test_tensors_are_compared_by_their_bytes_wherever_they_lie(tmp_path: Path) -
 def test_what_is_set_aside_is_pruned_like_what_is_on_its_way(tmp_path: Path) -> None:
     folder = tmp_path / "small" / "0123456789ab"
     store.aside(folder).mkdir(parents=True)
-    (entry,) = store.stored(tmp_path)
+    found: Any = store.stored(tmp_path)
+    (entry,) = found
     assert entry["partial"] and entry["revision"] == folder.name
-    assert store.unneeded([entry], [str(folder)], []) == []
-    assert store.unneeded([entry], [], []) == [entry]
+    assert needs.unneeded_models(found, [str(folder)], []) == []
+    assert needs.unneeded_models(found, [], []) == found
