@@ -108,8 +108,8 @@ class ActionModule(ActionBase):
             result["warnings"] = [_with_file(f, origins).text() for f in judged.noticed]
         plan = handover.plan(judged, str(self._value(variables, "ansible_host", host)), _compose_text)
         places = {part: {e: _place(k, origins) for e, k in found.items()} for part, found in to_lock.items()}
-        plan |= {"report_dir": str(reports), "lockable": places, "on_hub": on_hub}
-        return dict(result, plan=plan, changed=False)
+        ours = {"report_dir": str(reports), "lockable": places, "on_hub": on_hub}
+        return dict(result, plan={**plan, **ours}, changed=False)
 
     # -- reading --------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Module documentation says exactly what the modules take."""
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -62,7 +62,9 @@ def test_documented_options_are_the_ones_taken(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("part", deploy.ASKED)
-def test_what_the_plan_asks_of_a_service_is_what_the_modules_take(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_plan_asks_of_a_service_is_what_the_modules_take(
+    part: Literal["smoke", "warmup"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = spec(f"llm_{part}", monkeypatch).argument_spec["ask"]["options"]
     assert set(deploy.ASKED[part]) == set(taken)
     validator = ArgumentSpecValidator({"ask": {"type": "dict", "options": taken}})

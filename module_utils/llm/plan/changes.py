@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.declare.facts import NO_RELEASES, Attempt, Facts, Reason, Releases, Route, Way
 from ansible.module_utils.llm.declare.objects import Declared, Service
 from ansible.module_utils.llm.plan import compose, needs, placement
 from ansible.module_utils.llm.plan.placement import deployed
+from ansible.module_utils.llm.plan.types import ImageJob, ModelJob, StatedContainer, Work
 
 
 def fingerprint(key: str) -> str:
@@ -105,13 +105,13 @@ def failed_attempt(facts: Facts, service: str, release: str) -> Attempt | None:
 
 def to_stop(
     declared: Declared, facts: Facts, services: Iterable[str], deploying: Iterable[str] = ()
-) -> list[dict[str, str]]:
-    """Containers of selected services that are not to run: [{service, container, state}].
+) -> list[StatedContainer]:
+    """Containers of selected services that are not to run, each with the state that it is to have.
 
     Those that are declared stopped or absent, and those on standby that no service of `deploying` displaces.
     """
     services = set(services)
-    found = []
+    found: list[StatedContainer] = []
     for container in facts["containers"]:
         service = declared.services.get(container["service"])
         if service is None or service.name not in services or service.state == "present":
@@ -127,10 +127,10 @@ def to_stop(
 
 def todo(
     stages: Iterable[str],
-    work: Mapping[str, Any] | None,
+    work: Work | None,
     *,
-    images: Iterable[Any] = (),
-    models: Iterable[Any] = (),
+    images: Iterable[ImageJob] = (),
+    models: Iterable[ModelJob] = (),
     prune: bool = False,
     check: bool = False,
 ) -> list[str]:
@@ -145,9 +145,8 @@ def todo(
         return sorted(chosen | {"services"})  # which begins by reading the host
     made = {"images": bool([*images]), "models": bool([*models])}
     needed = {part for part in made if made[part] and part in chosen}
-    if any(made.values()) or (
-        "services" in chosen and any(work[k] for k in ("preflight", "stop", "orphans", "removed", "deploy"))
-    ):
+    differs = work["preflight"] or work["stop"] or work["orphans"] or work["removed"] or work["deploy"]
+    if any(made.values()) or ("services" in chosen and differs):
         needed.add("services")  # new images and models change what differs, so that the host is read again there
     if ("services" in chosen and work["stale"]) or (prune and chosen & {"images", "models"}):
         needed.add("cleanup")
@@ -171,17 +170,11 @@ def routes(declared: Declared, facts: Facts, upcoming: Mapping[str, str] | None 
         current = (upcoming or {}).get(name) or facts["releases"].get(name, NO_RELEASES)["current"]
         container = names.container_name(name, current) if current else ""
         ended = name in stopped and container not in running
-        way = route_of(declared.services[name])
         route: Route = {
             "service": name,
             "container": "" if ended else container,
-            "port": way["port"],
-            "model": way["model"],
-            "hostname": way["hostname"],
-            "at_once": way["at_once"],
+            **route_of(declared.services[name]),
         }
-        if "progress_timeout" in way:
-            route["progress_timeout"] = way["progress_timeout"]
         if ended:
             route["stopped"] = True
         found.append(route)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from ansible.module_utils.llm.declare.facts import NO_RELEASES, Facts
 from ansible.module_utils.llm.declare.findings import Finding, Findings
@@ -16,6 +16,7 @@ from ansible.module_utils.llm.plan import deploy, needs, placement
 from ansible.module_utils.llm.plan import gateway as gateway_plan
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan.placement import deployed
+from ansible.module_utils.llm.plan.types import Document, Verdict
 
 _ANSWERED: tuple[Literal["question"], Literal["answer"]] = ("question", "answer")
 Fits = Mapping[str, estimate.Fit]  # by service
@@ -114,9 +115,9 @@ def answer_findings(declared: Declared, facts: Facts | None) -> Findings:
     return found
 
 
-def document(declared: Declared, findings: Findings, fits: Fits | None = None) -> dict[str, Any]:
-    """The shape of plan.json."""
-    services: dict[str, dict[str, Any]] = {}
+def document(declared: Declared, findings: Findings, fits: Fits | None = None) -> Document:
+    """The content of plan.json."""
+    services: dict[str, Verdict] = {}
     for service in declared.host_services:
         own = findings.get(service, [])
         worst = {f.severity for f in own}

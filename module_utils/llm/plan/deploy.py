@@ -6,17 +6,29 @@ Pure functions of what the plan, the host and the engines say; roles and modules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Literal, TypedDict, get_args
 
+from ansible.module_utils.llm.declare.facts import (
+    NO_RELEASES,
+    Ask,
+    Content,
+    Facts,
+    Reason,
+    ReleaseFacts,
+    Releases,
+    Route,
+    Serving,
+    Way,
+)
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Service
 from ansible.module_utils.llm.declare.variables import SMOKE, WARMUP
 from ansible.module_utils.llm.plan import compose
+from ansible.module_utils.llm.plan.types import ContainerRef, Return, ReturnPlan, RollbackPlan, ServicePlan
 
-BULKY = (
+_Bulky = Literal[
     "facts",
     "files",
-    "preflight",
     "fit",
     "findings",
     "kv_tokens",
@@ -24,8 +36,10 @@ BULKY = (
     "boot_records",
     "side_by_side",
     "side_by_side_why",
-)  # of a plan: what a return does not need
-ASKED = {
+]
+BULKY: tuple[_Bulky, ...] = get_args(_Bulky)  # typed words, so that mypy knows that each is a key of a plan
+"""Keys of a service's plan that a return does not need."""
+ASKED: Mapping[Literal["smoke", "warmup"], tuple[str, ...]] = {
     "smoke": (
         "model",
         "args",
@@ -41,65 +55,62 @@ ASKED = {
 
 
 def routes(
-    routes: Iterable[Mapping[str, Any]],
+    routes: Iterable[Route],
     containers: Mapping[str, str],
-    returning: Iterable[Mapping[str, Any]] = (),
+    returning: Iterable[Serving] = (),
     back_in: float = 0,
-) -> list[dict[str, Any]]:
+) -> list[Route]:
     """The gateway's routes with other containers behind some of them; with "" new requests wait, then get 503 (Retry-After).
 
     returning: plans of releases that are to serve again, though the routes may give their port to another service; or, with
     `stopped`, of those that are not to, until somebody deploys them: requests get 503 at once. back_in:
     seconds after which what is closed is expected back; 0 where nobody knows.
     """
-    closed = {"returns_in": int(back_in)} if back_in else {}
-    back = {
-        p["port"]: {
-            "service": p["name"],
-            "container": p["container"],
-            **(p.get("route") or {"port": p["port"]}),
-            **({"stopped": True} if p.get("stopped") else {}),
-        }
-        for p in returning
-    }
-    kept: dict[Any, dict[str, Any]] = {}
+    kept: dict[int, Route] = {}
     for route in routes:
-        named = route["service"] in containers
-        now = dict(route)
-        if named:  # it is being deployed, whether or not it was stopped before
+        now: Route = {**route}
+        if route["service"] in containers:  # it is being deployed, whether or not it was stopped before
             now["container"] = containers[route["service"]]
             now.pop("stopped", None)
-        kept[route["port"]] = {**now, **closed} if named and not now["container"] else now
-    return sorted({**kept, **back}.values(), key=lambda r: r["port"])
+            if back_in and not now["container"]:
+                now["returns_in"] = int(back_in)
+        kept[route["port"]] = now
+    for plan in returning:
+        way: Way = plan.get("route") or {"port": plan["port"]}
+        back: Route = {"service": plan["name"], "container": plan["container"], **way}
+        if plan.get("stopped"):
+            back["stopped"] = True
+        kept[plan["port"]] = back
+    return sorted(kept.values(), key=lambda r: r["port"])
 
 
 def closed(
     services: Iterable[str],
-    plans: Mapping[str, Mapping[str, Any]],
-    releases: Mapping[str, Mapping[str, Any]],
-    routes: Iterable[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+    plans: Mapping[str, Serving],
+    releases: Mapping[str, Releases],
+    routes: Iterable[Route],
+) -> list[Serving]:
     """Plans of services with their routes closed, for `routes`: to be let finish, while new requests get 503 at once.
 
     One that nobody declares any more has the gateway of its release, for as long as the gateway leads to no other service (routes).
     """
     services = list(services)
     taken = {r["port"] for r in routes}
-    undeclared = {s: releases.get(s, {}).get("serving") for s in services if s not in plans}
+    undeclared = {s: releases.get(s, NO_RELEASES)["serving"] for s in services if s not in plans}
     found = [plans[s] for s in services if s in plans]
     found += [p for p in undeclared.values() if p and p["port"] not in taken]
     return [{**p, "container": "", "stopped": True} for p in found]
 
 
-def ask(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a service is asked: the option `ask` of the modules llm_smoke and llm_warmup, as {smoke, warmup}.
+def ask(entry: Serving) -> Ask:
+    """What a service is asked: the option `ask` of the modules llm_smoke and llm_warmup.
 
     entry: served_model_name, model, args, accelerator, smoke (see judge.known) and warmup of the service; or `ask`, as it was kept
     with a release. Keys that the modules don't take are left out: another version of this project kept them, and what returns
     must not fail at them.
     """
     name = entry.get("served_model_name", "")
-    given = entry.get("ask") or {
+    given: Ask = entry.get("ask") or {
         "smoke": {
             "model": name,
             "args": entry.get("args", {}),
@@ -109,25 +120,32 @@ def ask(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         },
         "warmup": {"model": name, **entry.get("warmup", {})},
     }
-    return {part: {key: given[part][key] for key in keys if key in given[part]} for part, keys in ASKED.items()}
+    return {"smoke": _taken(given["smoke"], ASKED["smoke"]), "warmup": _taken(given["warmup"], ASKED["warmup"])}
 
 
-def serving(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _taken(given: Content, keys: Iterable[str]) -> dict[str, object]:
+    return {key: given[key] for key in keys if key in given}
+
+
+def serving(plan: ServicePlan) -> Serving:
     """What is kept with a release so that it can be started and proven again when the declaration says something else."""
-    return {key: value for key, value in plan.items() if key not in BULKY}
+    kept: ServicePlan = {**plan}
+    for key in BULKY:
+        kept.pop(key, None)
+    return kept
 
 
-def predecessor(plan: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def predecessor(plan: ServicePlan, found: Releases) -> Serving:
     """Plan of the release that is current on the host; {} when there is none.
 
-    found: entry of the service in `releases` of module llm_host_facts. A release of an older version of this project kept no
-    plan of its own: what it was asked then is not known, so it is asked what is asked now.
+    found: entry of the service in `releases` of module llm_host_facts, {} where it has none. A release of an older version of this
+    project kept no plan of its own: what it was asked then is not known, so it is asked what is asked now.
     """
     current = found.get("current")
     if not current:
         return {}
-    if found.get("serving"):
-        return {**found["serving"], "ask": ask(found["serving"])}
+    if kept := found["serving"]:
+        return {**kept, "ask": ask(kept)}
     return {
         **serving(plan),
         "release": current,
@@ -149,12 +167,12 @@ def findings(service: Service) -> list[Finding]:
 
 
 def displaced(
-    entries: Iterable[Mapping[str, str]],
-    plans: Mapping[str, Mapping[str, Any]],
-    releases: Mapping[str, Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """Plans of the releases that have to stop for another service. entries: [{service, container}] of the plan's work."""
-    found = [(e, predecessor(plans[e["service"]], releases.get(e["service"], {}))) for e in entries]
+    entries: Iterable[ContainerRef],
+    plans: Mapping[str, ServicePlan],
+    releases: Mapping[str, Releases],
+) -> list[Serving]:
+    """Plans of the releases that have to stop for another service. entries: of the plan's work."""
+    found = [(e, predecessor(plans[e["service"]], releases.get(e["service"], NO_RELEASES))) for e in entries]
     return [{**plan, "name": e["service"], "container": e["container"]} for e, plan in found]
 
 
@@ -172,20 +190,21 @@ class Replacement(TypedDict):
     room: bool
     before: list[str]
     after: list[str]
-    returning: list[dict[str, Any]]
+    returning: list[Serving]
 
 
 def replacement(
-    plan: Mapping[str, Any],
-    previous: Mapping[str, Any],
+    plan: ReturnPlan,
+    previous: Serving,
     containers: Iterable[str],
-    displaced: Iterable[Mapping[str, Any]],
+    displaced: Iterable[Serving],
 ) -> Replacement:
     """How the release of a plan takes the place of what runs.
 
     previous: see predecessor. containers: of this service, on the host. displaced: see displaced.
     """
-    containers, leaving = list(containers), [dict(d) for d in displaced]
+    containers = list(containers)
+    leaving: list[Serving] = [{**d} for d in displaced]
     own, current = plan["container"], previous.get("container", "")
     again = previous.get("release") == plan["release"]
     beside = bool(plan.get("side_by_side")) and not again and not leaving and current in containers
@@ -200,66 +219,66 @@ def replacement(
         "room": not beside or bool(before),
         "before": before,
         "after": others,
-        "returning": leaving or ([dict(previous)] if previous and not again else []),
+        "returning": leaving or ([{**previous}] if previous and not again else []),
     }
 
 
-def expected_back(plan: Mapping[str, Any], drain: float) -> float:
+def expected_back(plan: ServicePlan, drain: float) -> float:
     """Seconds from closing its route until a service should answer again, by the slowest boot it has had here; 0: never booted."""
     boots = [r["expected"] for r in (plan.get("boot_records") or {}).values()]
     return drain + max(boots) if boots else 0
 
 
-def needs_restart(reasons: Iterable[Mapping[str, Any]]) -> bool:
+def needs_restart(reasons: Iterable[Reason]) -> bool:
     """Whether a deployment has to touch the engine: an edited compose.yml alone is written anew, and what runs is right."""
     return any(not r.get("file_only") for r in reasons)
 
 
-def stale(facts: Mapping[str, Any], services: Iterable[str], deploying: Iterable[str]) -> list[dict[str, str]]:
-    """Containers of releases that are not current, left by a run that was cut short: [{service, container}].
+def stale(facts: Facts, services: Iterable[str], deploying: Iterable[str]) -> list[ContainerRef]:
+    """Containers of releases that are not current, left by a run that was cut short.
 
     Those of services that are about to be deployed are that deployment's to remove.
     """
     others = {*services} - {*deploying}
-    found = []
+    found: list[ContainerRef] = []
     for container in facts["containers"]:
-        current = facts["releases"].get(container["service"], {}).get("current")
+        current = facts["releases"].get(container["service"], NO_RELEASES)["current"]
         if container["service"] in others and current and container["release"] != current:
             found.append({"service": container["service"], "container": container["name"]})
     return found
 
 
 def rollback(
-    releases: Mapping[str, Mapping[str, Any]],
+    releases: Mapping[str, Releases],
     named: Iterable[str],
     declared: Mapping[str, compose.Release],
     fits: Iterable[str],
-) -> dict[str, Any]:
-    """What playbooks/rollback.yml does: {problem, services}; problem: why it is refused, "" when it is not.
+) -> RollbackPlan:
+    """What playbooks/rollback.yml does.
 
     releases: of module llm_host_facts. named: services of --tags. declared: releases that the declaration makes. fits: services
-    of which two releases may run side by side. services: [{name, reasons, plan, keep}]; plan: of the release that returns; keep:
-    how an operator keeps it.
+    of which two releases may run side by side.
     """
     named = list(named)
-    known = {s: r for s, r in releases.items() if r.get("before")}
-    listed = "; ".join(f"{s}: {r['current']} -> {r['previous']}" for s, r in sorted(known.items()) if _ready(r))
+    known = {s: before for s, r in releases.items() if (before := r["before"])}
+    ready = {s: returns for s in known if (returns := _returns(releases[s]))}
+    listed = "; ".join(f"{s}: {releases[s]['current']} -> {releases[s]['previous']}" for s in sorted(ready))
     offer = f"Releases to return to: {listed or 'none'}"
     if not named:
         return {"problem": f"Name what to roll back with --tags SERVICE; nothing was touched. {offer}", "services": []}
     problems = [f"{s} has no release before its current one" for s in named if s not in known]
     problems += [
-        f"{s} cannot return to {known[s]['previous']}: {'; '.join(known[s]['before']['missing']) or 'it is current already'}"
+        f"{s} cannot return to {releases[s]['previous']}: {'; '.join(known[s]['missing']) or 'it is current already'}"
         for s in named
-        if s in known and not _ready(known[s])
+        if s in known and s not in ready
     ]
     if problems:
         return {"problem": f"{'. '.join(problems)}. Nothing was touched. {offer}", "services": []}
-    found = []
+    found: list[Return] = []
     for name in named:
-        entry = known[name]
-        reasons = compose.reasons(entry["facts"], entry["before"]["facts"])
-        left = compose.reasons(entry["before"]["facts"], declared[name].facts) if name in declared else []
+        entry, (kept, facts) = releases[name], ready[name]
+        reasons = compose.reasons(entry["facts"], facts)
+        left = compose.reasons(facts, declared[name].facts) if name in declared else []
         differs = ", ".join(
             f"{r['name']}: {r['current'] or 'none'} runs, {r['desired'] or 'none'} is declared" for r in left
         )
@@ -269,11 +288,15 @@ def rollback(
             if left
             else f"{name}: the declaration is that of release {entry['previous']}; site.yml keeps it"
         )
-        kept = entry["before"]["serving"]
-        plan = {**kept, "ask": ask(kept), "side_by_side": name in fits}
+        plan: ReturnPlan = {**kept, "ask": ask(kept), "side_by_side": name in fits}
         found.append({"name": name, "reasons": reasons, "plan": plan, "keep": keep})
     return {"problem": "", "services": found}
 
 
-def _ready(entry: Mapping[str, Any]) -> bool:
-    return not entry["before"]["missing"] and entry["previous"] != entry["current"]
+def _returns(entry: Releases) -> tuple[Serving, ReleaseFacts] | None:
+    """Plan and facts of the release before, None where it cannot return: it lacks something, or is the current one."""
+    before = entry["before"]
+    if not before or before["missing"] or entry["previous"] == entry["current"]:
+        return None
+    serving, facts = before["serving"], before["facts"]
+    return (serving, facts) if serving and facts else None

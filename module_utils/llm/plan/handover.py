@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.names import ACME_IMAGE, GATEWAY_IMAGE
@@ -31,18 +31,30 @@ from ansible.module_utils.llm.plan import (
 )
 from ansible.module_utils.llm.plan import gateway as gateway_plan
 from ansible.module_utils.llm.plan.judgement import Judged
+from ansible.module_utils.llm.plan.types import (
+    About,
+    ClientEntry,
+    GatewayPlan,
+    HostWants,
+    ImageJob,
+    ModelJob,
+    Plan,
+    ServicePlan,
+    Work,
+)
 
+Value = TypeVar("Value")
 Write = Callable[[compose.Release], str]
 """Makes the text of a release's compose file."""
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: without Ansible's tagged types, tuples as lists."""
-    found: Any = json.loads(json.dumps(value))
+def plain(value: Value) -> Value:
+    """A value as JSON has it: without Ansible's tagged types, tuples as lists (no type of a plan says tuple)."""
+    found: Value = json.loads(json.dumps(value))
     return found
 
 
-def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
+def plan(judged: Judged, reached: str, write: Write) -> Plan:
     """The plan of a host, as library/llm_plan.py documents it. reached: its name or address for others than itself."""
     declared, given, facts = judged.declared, judged.given, judged.given.facts
     deployed = placement.deployed(declared)
@@ -52,8 +64,15 @@ def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
         else {s: [] for s in judged.rendered}
     )
     document = declaration.document(declared, judged.findings, judged.fits)
-    found = {
-        **document,
+    found: Plan = {
+        "services": {
+            s: {
+                **document["services"][s],
+                **service(declared, judged.rendered[s], write if s in reasons else None, facts),
+            }
+            for s in declared.host_services
+        },
+        "findings": document["findings"],
         "table": "\n".join(tables.plan_table(declared, judged.findings, judged.fits)),
         "stages": given.selection.stages,
         "todo": changes.todo(given.selection.stages, None),
@@ -70,30 +89,22 @@ def plan(judged: Judged, reached: str, write: Write) -> dict[str, Any]:
         ],
         "models": missing_models(declared, judged.running, facts),
         "models_here": models_here(declared, given.selection.services, facts),
-        "services": {
-            s: {
-                **document["services"][s],
-                **service(declared, judged.rendered[s], write if s in reasons else None, facts),
-            }
-            for s in declared.host_services
-        },
         "host": host(declared),
         "supervisor": supervisor.plan(declared),
         "gateway": gateway(declared),
     }
-    return dict(plain({**found, **_on_host(judged, found, facts, reasons)} if facts else found))
+    return plain(_on_host(judged, found, facts, reasons) if facts else found)
 
 
-def _on_host(
-    judged: Judged, found: Mapping[str, Any], facts: Facts, reasons: Mapping[str, Sequence[Reason]]
-) -> dict[str, Any]:
-    """The parts of a plan that need the host's facts. found: the others. reasons: see changes.service_work."""
+def _on_host(judged: Judged, found: Plan, facts: Facts, reasons: Mapping[str, Sequence[Reason]]) -> Plan:
+    """A plan with what needs the host's facts. found: one without. reasons: see changes.service_work."""
     declared, given = judged.declared, judged.given
     todo = work(judged, facts, reasons)
     releases = {s: r for s, r in facts["releases"].items() if s in declared.host_services}
     beside = [s for s, entry in found["services"].items() if entry["side_by_side"]]
     real = status.status(declared, facts, judged.findings, reasons, judged.rendered)
     return {
+        **found,
         "work": todo,
         "gateway": gateway(declared, changes.routes(declared, facts, upcoming(judged, reasons))),
         "todo": changes.todo(
@@ -110,7 +121,7 @@ def _on_host(
     }
 
 
-def work(judged: Judged, facts: Facts, reasons: Mapping[str, Sequence[Reason]]) -> dict[str, Any]:
+def work(judged: Judged, facts: Facts, reasons: Mapping[str, Sequence[Reason]]) -> Work:
     """What differs, and what is to be done about it. reasons: see changes.service_work."""
     declared, given, rendered = judged.declared, judged.given, judged.rendered
     orphans = placement.orphans(declared, facts)
@@ -140,7 +151,7 @@ def upcoming(judged: Judged, deploying: Iterable[str]) -> dict[str, str]:
     return {s: judged.rendered[s].hash for s in deploying} if judged.given.check else {}
 
 
-def gateway(declared: Declared, routes: Iterable[Route] = ()) -> dict[str, Any]:
+def gateway(declared: Declared, routes: Iterable[Route] = ()) -> GatewayPlan:
     """The gateway as roles gateway and vllm_service are given it. routes: see changes.routes; none before the host is read."""
     acme = ACME_IMAGE in needs.gateway_images(declared)
     return {
@@ -155,14 +166,14 @@ def gateway(declared: Declared, routes: Iterable[Route] = ()) -> dict[str, Any]:
 
 def service(
     declared: Declared, release: compose.Release, write: Write | None = None, facts: Facts | None = None
-) -> dict[str, Any]:
+) -> ServicePlan:
     """What role vllm_service is given of a service. write: None where the files of the release are not to be written."""
     own, settings = declared.services[release.service], declared.settings
     model, image = declared.models[own.model], compose.image_ref(declared.images[own.image])
     beside = placement.SideBySide(False, "the host was not looked at")
     if facts:
         beside = placement.side_by_side(declared, facts, own.name)
-    found = {
+    found: ServicePlan = {
         "name": own.name,
         "release": release.hash,
         "container": release.container,
@@ -205,17 +216,17 @@ def service(
     }
     if write:
         found |= {"facts": release.facts, "files": {**release.files, "compose.yml": write(release)}}
-    return dict(plain(found))
+    return plain(found)
 
 
-def about(declared: Declared, name: str, facts: Facts | None) -> dict[str, str]:
+def about(declared: Declared, name: str, facts: Facts | None) -> About:
     """What reports tell of a service beside what it answered."""
     own = declared.services[name]
     release = (facts["releases"].get(name, NO_RELEASES)["current"] if facts else None) or ""
     return {"model": own.served_model_name, "description": own.description, "release": release}
 
 
-def client(declared: Declared, name: str, reached: str) -> dict[str, Any]:
+def client(declared: Declared, name: str, reached: str) -> ClientEntry:
     """What role client_config is given of a service. reached: name or address of the host for others than itself."""
     own = declared.services[name]
     model = declared.models[own.model]
@@ -233,7 +244,7 @@ def client(declared: Declared, name: str, reached: str) -> dict[str, Any]:
     }
 
 
-def image_job(declared: Declared, name: str, rendered: Mapping[str, compose.Release] | None = None) -> dict[str, Any]:
+def image_job(declared: Declared, name: str, rendered: Mapping[str, compose.Release] | None = None) -> ImageJob:
     """What role vllm_image is given of an image: its sources and proofs, and the same of the images that it is built on.
 
     rendered: releases of the host's services. An image with proofs has to accept the command lines of those that use it.
@@ -253,24 +264,24 @@ def image_job(declared: Declared, name: str, rendered: Mapping[str, compose.Rele
     }
 
 
-def missing_models(declared: Declared, services: Iterable[str], facts: Facts | None) -> list[dict[str, Any]]:
+def missing_models(declared: Declared, services: Iterable[str], facts: Facts | None) -> list[ModelJob]:
     """What role model_store is given of the models that these services need and the host does not have."""
     needed = needs.needed_models(declared, services)
     wanted = dict.fromkeys([*quantize.sources(declared, needed, facts), *needed])
     return [job for job in (model_job(declared, m, facts) for m in wanted) if not job["present"]]
 
 
-def models_here(declared: Declared, services: Iterable[str], facts: Facts | None) -> list[dict[str, Any]]:
+def models_here(declared: Declared, services: Iterable[str], facts: Facts | None) -> list[ModelJob]:
     """What role model_store is given of the models of these services that are to be verified."""
     found = needs.models_to_verify(declared, facts, services)
     return [{**model_job(declared, m, facts), "fetch_missing": fetch} for m, fetch in found.items()]
 
 
-def model_job(declared: Declared, name: str, facts: Facts | None) -> dict[str, Any]:
+def model_job(declared: Declared, name: str, facts: Facts | None) -> ModelJob:
     """What role model_store is given of a model."""
     model = declared.models[name]
     converters = {s["convert_with"] for s in model.sources if "convert_with" in s}
-    return {
+    found: ModelJob = {
         "name": name,
         "present": bool(facts and facts["models"].get(name, NO_MODEL)["present"]),
         "revision": model.revision,
@@ -278,11 +289,13 @@ def model_job(declared: Declared, name: str, facts: Facts | None) -> dict[str, A
         "sources": model.sources,
         "size_gib": model.size_gib,
         "images": {i: compose.image_ref(declared.images[i]) for i in sorted(converters)},
-        **({"quantize": quantize.job(declared, model)} if quantize.made_of(model) else {}),
     }
+    if quantize.made_of(model):
+        found["quantize"] = quantize.job(declared, model)
+    return found
 
 
-def host(declared: Declared) -> dict[str, Any]:
+def host(declared: Declared) -> HostWants:
     """What module llm_host_facts is to look for."""
     models = needs.host_models(declared)
     ports = {declared.services[s].port for s in placement.deployed(declared)}

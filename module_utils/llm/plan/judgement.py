@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from ansible.module_utils.llm.declare.facts import Facts
+from ansible.module_utils.llm.declare.facts import Content, Facts
 from ansible.module_utils.llm.declare.findings import Finding, Findings
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.fit import estimate, rules
 from ansible.module_utils.llm.plan import changes, compose, declaration, on_host, placement
 from ansible.module_utils.llm.plan.selection import Selection
+from ansible.module_utils.llm.plan.types import Document, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Judged:
     declared: Declared
     given: Given
     running: Sequence[str]
-    configs: Mapping[str, Mapping[str, Any]]
+    configs: Mapping[str, Content]
     rendered: Mapping[str, compose.Release]
     fits: declaration.Fits
     findings: Findings
@@ -92,7 +92,7 @@ def errors(findings: Findings) -> list[Finding]:
     return [f for own in findings.values() for f in own if f.severity == "error"]
 
 
-def by_service(findings: Iterable[Finding], services: Any) -> Findings:
+def by_service(findings: Iterable[Finding], services: object) -> Findings:
     """Findings under the service that their key names, the others under "". services: what llm_services is, mapping or not."""
     names = [str(s) for s in services] if isinstance(services, Mapping) else []
     found: Findings = {"": []}
@@ -103,10 +103,10 @@ def by_service(findings: Iterable[Finding], services: Any) -> Findings:
     return found
 
 
-def malformed(findings: Findings, listed: Any) -> dict[str, Any]:
+def malformed(findings: Findings, listed: object) -> Document:
     """plan.json of a declaration that is not well-formed. listed: what llm_host_services is, list or not."""
     names = listed if isinstance(listed, (list, tuple)) else []
-    services = {
+    services: dict[str, Verdict] = {
         service: {
             "verdict": "refuse" if findings.get(service) else "ok",
             "findings": [f.as_dict() for f in findings.get(service, [])],

@@ -19,6 +19,7 @@ from ansible.module_utils.llm.declare.objects import Declared, Service
 from ansible.module_utils.llm.declare.values import size_bytes
 from ansible.module_utils.llm.fit import architecture
 from ansible.module_utils.llm.gpu.nvidia import match
+from ansible.module_utils.llm.plan.types import ContainerRef, StatedContainer
 
 COMMAND = "ansible-playbook site.yml"
 # Driver, CUDA context and communication of an engine, outside of what it reserves: 0.52 to 1.47 GiB measured (docs/fit.md).
@@ -352,15 +353,15 @@ def _engine(declared: Declared, release: Releases, container: Container) -> Engi
     return dataclasses.replace(found, shares=gpus, memory=memory)
 
 
-def displaces(declared: Declared, facts: Facts, service: str) -> list[dict[str, str]]:
-    """Containers that run and must be stopped before `service` starts: [{service, container}].
+def displaces(declared: Declared, facts: Facts, service: str) -> list[ContainerRef]:
+    """Containers that run and must be stopped before `service` starts.
 
     They are engines of the host's other services that are on standby (or are not to run) and clash with it, and any that still
     reserves, by its release, what `service` wants of a GPU.
     """
     own = claim(declared, declared.services[service])
     wanted = set(deployed(declared))
-    found = []
+    found: list[ContainerRef] = []
     for engine in engines(declared, facts):
         other = declared.services.get(engine.service)
         if engine.service == service or other is None or engine.service not in declared.host_services:
@@ -374,8 +375,8 @@ def displaces(declared: Declared, facts: Facts, service: str) -> list[dict[str, 
     return found
 
 
-def unwanted(declared: Declared, facts: Facts) -> list[dict[str, str]]:
-    """Engines that run though their service is on standby: [{service, container}]. An earlier run switched to them."""
+def unwanted(declared: Declared, facts: Facts) -> list[ContainerRef]:
+    """Engines that run though their service is on standby. An earlier run switched to them."""
     placed = place(declared)
     waiting = {*placed.displaced, *placed.standing_by}
     return [
@@ -453,8 +454,8 @@ def _on_cpu(facts: Facts, service: Service, running: Sequence[Engine]) -> SideBy
     return SideBySide(True, f"{available / GIB:.1f} GiB free on the host, its limit is {own / GIB:.1f}")
 
 
-def orphans(declared: Declared, facts: Facts) -> list[dict[str, str]]:
-    """Engine containers that the declaration does not want: [{service, container, state}]. Removed only on request.
+def orphans(declared: Declared, facts: Facts) -> list[StatedContainer]:
+    """Engine containers that the declaration does not want. Removed only on request.
 
     Those of services on standby are kept, for a switch.
     """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts
+from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Content, Facts
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.images import images
 from ansible.module_utils.llm.plan import compose
+from ansible.module_utils.llm.plan.types import PreflightJob, PreflightModel
 
 
 def jobs(
@@ -16,16 +16,16 @@ def jobs(
     facts: Facts,
     services: Iterable[str],
     rendered: Mapping[str, compose.Release],
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, Content],
     *,
     predict: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[PreflightJob]:
     """What is to be asked before these services are deployed, an entry for each image.
 
     A release that is current was asked before: its hash covers image, command, plugins and model. configs: config.json by
     model, for models that are not on the host. predict: it is check mode, and an image that is not there can't be asked.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, PreflightJob] = {}
     for name in services:
         release, service = rendered[name], declared.services[name]
         ref = compose.image_ref(declared.images[service.image])
@@ -41,7 +41,7 @@ def jobs(
                 "services": {},
             },
         )
-        model: dict[str, Any] = {}
+        model: PreflightModel = {}
         state = facts["models"].get(service.model, NO_MODEL)
         if state["digest"]:
             folder = compose.model_dir(declared.settings, declared.models[service.model])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from ansible.module_utils.llm.base import names
 from ansible.module_utils.llm.base.units import GIB
@@ -26,6 +25,7 @@ from ansible.module_utils.llm.models.quantize import (
 from ansible.module_utils.llm.models.store import size
 from ansible.module_utils.llm.plan import compose
 from ansible.module_utils.llm.plan.placement import deployed
+from ansible.module_utils.llm.plan.types import QuantizeJob
 
 IMAGES = {"cpu": "llm-compressor-cpu", "nvidia": "llm-compressor"}  # by accelerator of the host: names in the catalog
 
@@ -60,11 +60,11 @@ def mark(declared: Declared, model: Model) -> str:
     return names.digest(covered)[:12]
 
 
-def settings(declared: Declared, model: Model) -> dict[str, Any]:
+def settings(declared: Declared, model: Model) -> dict[str, object]:
     """A recipe as far as it makes the result: without name, description and limits."""
     origin = made_of(model)
     assert origin  # noqa: S101
-    whole: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(declared.recipes[origin[1]])))
+    whole: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(declared.recipes[origin[1]])))
     return {k: v for k, v in whole.items() if k not in ("name", "description", "quality")}
 
 
@@ -85,7 +85,7 @@ def images(declared: Declared, models: Iterable[str], facts: Facts | None = None
     return (tools.name,) if tools and sources(declared, models, facts) else ()
 
 
-def job(declared: Declared, model: Model) -> dict[str, Any]:
+def job(declared: Declared, model: Model) -> QuantizeJob:
     """What module llm_quantize takes, beside name and folder."""
     origin = made_of(model)
     assert origin  # noqa: S101

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ansible.module_utils.llm.base.units import GIB
 from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts, Gpus, Reason
@@ -14,6 +13,7 @@ from ansible.module_utils.llm.models import quantize
 from ansible.module_utils.llm.plan import changes, compose, needs, placement
 from ansible.module_utils.llm.plan import quantize as quantize_plan
 from ansible.module_utils.llm.plan.placement import deployed
+from ansible.module_utils.llm.plan.types import StatusEntry, StatusParts
 
 
 def status(
@@ -22,7 +22,7 @@ def status(
     findings: Findings,
     work: Mapping[str, Sequence[Reason]],
     rendered: Mapping[str, compose.Release] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, StatusEntry]:
     """Declared beside real, a few short texts a service of the host. work: see service_work. rendered: the declared releases.
 
     `act`: deploy, stop or nothing to do; `a run would`: the same in full, absent where there is nothing to do. `last attempt`: the
@@ -36,7 +36,7 @@ def status(
         current = facts["releases"].get(name, NO_RELEASES)["current"]
         real = next((c for c in facts["containers"] if c["service"] == name and c["release"] == current), None)
         waits = "standby" if service.status in ("active", "fallback") else service.status
-        entry: dict[str, Any] = {
+        entry: StatusEntry = {
             "declared": "to run" if name in wanted else service.state if service.state != "present" else waits,
             "real": f"{real['state']} ({real['status']})" if real else "no container",
             "release": current or "none",
@@ -67,7 +67,7 @@ def status(
     return found
 
 
-def _made(declared: Declared, facts: Facts, service: Service) -> dict[str, str]:
+def _made(declared: Declared, facts: Facts, service: Service) -> StatusParts:
     """What the model of a service was made of here, what that cost, and what it may cost."""
     made = facts["models"].get(service.model, NO_MODEL).get("made")
     origin = quantize_plan.made_of(declared.models[service.model])

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.variables import LIVENESS
 from ansible.module_utils.llm.plan import compose, placement
+from ansible.module_utils.llm.plan.types import SupervisorPlan, WatchedService
 
 
-def plan(declared: Declared) -> dict[str, Any]:
-    """{image, config}: reference of an image with Python, and the content of config.json; image is "" when nothing is watched.
-
-    The image is one that an engine of the host runs in anyway.
-    """
+def plan(declared: Declared) -> SupervisorPlan:
+    """What role engine_supervisor is given. The image is one that an engine of the host runs in anyway."""
     running = placement.deployed(declared) if declared.settings.supervisor else ()
     images = [declared.services[name].image for name in running]
     first = next((i for i in declared.images if i in images), "")
-    services = {}
+    services: dict[str, WatchedService] = {}
     for name in running:
         service = declared.services[name]
         rules = {key: service.liveness.get(key, entry.default) for key, entry in LIVENESS.items()}

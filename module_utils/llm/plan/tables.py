@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ansible.module_utils.llm.base.tables import WIDTH, Row, bar, numbers, render, wrapped
 from ansible.module_utils.llm.base.units import GIB
@@ -16,6 +15,7 @@ from ansible.module_utils.llm.fit import estimate
 from ansible.module_utils.llm.fit.estimate import tokens_text
 from ansible.module_utils.llm.gpu.nvidia import match
 from ansible.module_utils.llm.plan import placement
+from ansible.module_utils.llm.plan.types import StatusEntry
 
 LEGEND = (
     "Memory of one GPU (or the container's, without GPU): # weights, + activations, graphs and the engine itself, "
@@ -126,7 +126,7 @@ def gpu_table(declared: Declared, placed: placement.Placement, seen: Sequence[Fo
 def status_table(
     declared: Declared,
     facts: Facts,
-    status: Mapping[str, Mapping[str, Any]],
+    status: Mapping[str, StatusEntry],
     findings: Mapping[str, Sequence[Finding]],
 ) -> list[str]:
     """Declared beside real. status: see status.status."""

@@ -6,42 +6,49 @@ import dataclasses
 from typing import Any
 
 import pytest
+from ansible.module_utils.llm.declare.facts import NO_RELEASES, Ask, Route, Serving
 from ansible.module_utils.llm.engine import load
 from ansible.module_utils.llm.gpu import memory
 from ansible.module_utils.llm.plan import changes, deploy, placement
+from ansible.module_utils.llm.plan.types import RollbackPlan, ServicePlan
 
-from tests import catalogs
+from tests import catalogs, hosts
 from tests.unit.plan.test_plan import converged, work
 
-ROUTES = [{"service": "a", "port": 1, "container": "llm-a-1"}, {"service": "b", "port": 2, "container": "llm-b-1"}]
+ROUTES: list[Route] = [
+    {"service": "a", "port": 1, "container": "llm-a-1"},
+    {"service": "b", "port": 2, "container": "llm-b-1"},
+]
 METRICS = 'vllm:num_requests_running{{engine="0"}} {}\nvllm:num_requests_waiting{{engine="0"}} {}\n'
 
 
 def test_doors_change_what_is_behind_a_service_and_nothing_else() -> None:
     assert [r["container"] for r in deploy.routes(ROUTES, {"b": ""})] == ["llm-a-1", ""]
-    back = [{"name": "old", "port": 2, "container": "llm-old-1", "more": 1}]
+    back: Any = [{"name": "old", "port": 2, "container": "llm-old-1", "more": 1}]
     assert deploy.routes(ROUTES, {}, back)[1] == {"service": "old", "port": 2, "container": "llm-old-1"}
 
 
 def test_what_is_to_finish_gets_no_new_requests_and_keeps_no_others_from_theirs() -> None:
-    plans = {"a": {"name": "a", "port": 1, "container": "llm-a-2"}}
-    gone = {s: {"serving": {"name": s, "port": port, "container": f"llm-{s}-1"}} for s, port in (("b", 2), ("c", 3))}
-    closed = deploy.closed(["a", "b", "c", "d", "e"], plans, {**gone, "e": {"serving": None}}, ROUTES)
+    plans: dict[str, Serving] = {"a": {"name": "a", "port": 1, "container": "llm-a-2"}}
+    kept = {s: {"name": s, "port": port, "container": f"llm-{s}-1"} for s, port in (("b", 2), ("c", 3))}
+    releases = {s: hosts.released(serving=kept.get(s)) for s in "bce"}
+    closed = deploy.closed(["a", "b", "c", "c", "d", "e"], plans, releases, ROUTES)
     assert [(p["name"], p["port"], p["container"], p["stopped"]) for p in closed] == [
         ("a", 1, "", True),
         ("c", 3, "", True),
     ]
 
 
-PARIS = {"smoke": {"model": "m", "answer": "Paris"}, "warmup": {"model": "m"}}
+PARIS: Ask = {"smoke": {"model": "m", "answer": "Paris"}, "warmup": {"model": "m"}}
 
 
 def test_a_predecessor_is_what_was_kept_with_it_or_what_is_declared_now() -> None:
-    now = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "ask": PARIS}
-    assert deploy.predecessor(now, {}) == {}
+    now: ServicePlan = {"name": "a", "release": "new", "service_folder": "/s/a", "files": {"x": "y"}, "ask": PARIS}
+    none: Any = {}  # what playbooks give for a service that the host does not know
+    assert deploy.predecessor(now, none) == deploy.predecessor(now, NO_RELEASES) == {}
     kept = {"release": "o", "ask": {**PARIS, "warmup": {"model": "m", "prompt_tokens": [50]}}}
-    assert deploy.predecessor(now, {"current": "o", "serving": kept}) == kept
-    old = deploy.predecessor(now, {"current": "0123456789ab", "serving": None})
+    assert deploy.predecessor(now, hosts.released(current="o", serving=kept)) == kept
+    old = deploy.predecessor(now, hosts.released(current="0123456789ab"))
     assert (old["container"], old["folder"]) == ("llm-a-01234567", "/s/a/releases/0123456789ab")
     assert old["ask"] == PARIS and "files" not in old
 
@@ -56,7 +63,7 @@ def test_what_an_older_version_kept_with_a_release_is_asked_as_the_modules_take_
         "smoke": {"answer": "Paris", "margin": 2.0, "context": 2048, "gone": True},
         "warmup": {"prompt_tokens": [50], "gone": True},
     }
-    ask = deploy.predecessor({}, {"current": "o", "serving": kept})["ask"]
+    ask = deploy.predecessor({}, hosts.released(current="o", serving=kept))["ask"]
     smoke = {"model": "m", "args": {"max-model-len": 2048}, "accelerator": "cpu", "catalog_model": "smol"}
     assert ask["smoke"] == {**smoke, "answer": "Paris", "context": 2048}
     assert ask["warmup"] == {"model": "m", "prompt_tokens": [50]}
@@ -192,7 +199,7 @@ def test_a_rollback_names_what_it_needs() -> None:
     older = {**entry["facts"], "command": [*entry["facts"]["command"], "--seed", "1"]}
     serving = {"release": "0" * 12, "served_model_name": "m"}
 
-    def judge(*named: str) -> dict[str, Any]:
+    def judge(*named: str) -> RollbackPlan:
         return deploy.rollback(facts["releases"], named, rendered, [])
 
     assert "none" in judge()["problem"] and "no release before" in judge("micro-cpu")["problem"]
@@ -209,8 +216,8 @@ def test_a_rollback_names_what_it_needs() -> None:
 
 
 def test_a_closed_door_says_when_it_is_expected_to_open() -> None:
-    routes = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": ""}]
-    plan = {"boot_records": {"r1": {"expected": 40.0}, "r2": {"expected": 65.5}}}
+    routes: list[Route] = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": ""}]
+    plan: Any = {"boot_records": {"r1": {"expected": 40.0}, "r2": {"expected": 65.5}}}
     expected = deploy.expected_back(plan, 30)
     assert expected == 95.5 and deploy.expected_back({}, 30) == 0
     closed, other = deploy.routes(routes, {"a": ""}, (), expected)
@@ -220,15 +227,15 @@ def test_a_closed_door_says_when_it_is_expected_to_open() -> None:
 
 
 def test_a_service_that_is_to_stop_has_a_door_that_says_so() -> None:
-    routes = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": "d"}]
-    stopping = {"name": "a", "container": "", "stopped": True, "port": 1, "route": {"port": 1, "model": "m"}}
+    routes: list[Route] = [{"service": "a", "port": 1, "container": "c"}, {"service": "b", "port": 2, "container": "d"}]
+    stopping: Serving = {"name": "a", "container": "", "stopped": True, "port": 1, "route": {"port": 1, "model": "m"}}
     closed, other = deploy.routes(routes, {}, [stopping])
     assert closed == {"service": "a", "port": 1, "model": "m", "container": "", "stopped": True}
     assert other == routes[1]
 
 
 def test_one_that_was_stopped_and_is_being_deployed_is_waited_for() -> None:
-    routes = [{"service": s, "port": n, "container": "", "stopped": True} for n, s in enumerate("ab")]
+    routes: list[Route] = [{"service": s, "port": n, "container": "", "stopped": True} for n, s in enumerate("ab")]
     deploying, other = deploy.routes(routes, {"a": ""}, (), 30)
     assert deploying == {"service": "a", "port": 0, "container": "", "returns_in": 30} and other == routes[1]
     assert deploy.routes(routes, {"a": "c"})[0] == {"service": "a", "port": 0, "container": "c"}

@@ -8,6 +8,7 @@ from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.plan import changes, compose, handover, judgement, on_host
 from ansible.module_utils.llm.plan.selection import STAGES, Selection
+from ansible.module_utils.llm.plan.types import Plan
 
 from tests import catalogs
 from tests.unit.plan.test_plan import converged, host
@@ -21,7 +22,7 @@ def judged(declared: Declared, facts: Any, **given: Any) -> judgement.Judged:
     return judgement.judge(declared, judgement.Given(selection, facts, **given), {}, "ansible-playbook site.yml")
 
 
-def plan(declared: Declared, facts: Any, **given: Any) -> dict[str, Any]:
+def plan(declared: Declared, facts: Any, **given: Any) -> Plan:
     return handover.plan(judged(declared, facts, **given), "box", lambda release: f"compose file of {release.service}")
 
 

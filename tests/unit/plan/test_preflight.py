@@ -10,6 +10,7 @@ import pytest
 from ansible.module_utils.llm.engine import preflight
 from ansible.module_utils.llm.plan import changes, compose, placement
 from ansible.module_utils.llm.plan import preflight as preflight_plan
+from ansible.module_utils.llm.plan.types import PreflightJob
 
 from tests import catalogs, hosts
 
@@ -82,7 +83,7 @@ class TestRecord:
 class TestJobs:
     DECLARED = catalogs.declared("rtx4090x3")
 
-    def jobs(self, facts: Any, **more: Any) -> list[dict[str, Any]]:
+    def jobs(self, facts: Any, **more: Any) -> list[PreflightJob]:
         seen = hosts.facts(**facts)
         rendered = changes.releases(self.DECLARED, seen, {})
         services = placement.deployed(self.DECLARED)
