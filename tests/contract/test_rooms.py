@@ -105,6 +105,42 @@ def test_every_room_says_what_it_is_for() -> None:
         assert ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text())), room
 
 
+UNTYPED = {
+    "gateway": "one function gives any key of `llm_gateway`; the others take what templates and modules hand in",
+    "program": "a program's config.json is its role's, and no two are alike",
+}
+"""Modules of room `plan` that may say Any, each with its reason."""
+TYPED = sorted({p.stem for p in (LIBRARY / "plan").glob("*.py")} - {"__init__", *UNTYPED})
+
+
+def types(body: Iterable[ast.stmt]) -> dict[str, list[ast.expr | None]]:
+    """What public functions, methods, fields and aliases say of types, by name."""
+    found: dict[str, list[ast.expr | None]] = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            taken = [a for a in ast.walk(node.args) if isinstance(a, ast.arg)]
+            found[node.name] = [*(a.annotation for a in taken), node.returns]
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{name}": own for name, own in types(node.body).items()}
+        elif isinstance(node, ast.AnnAssign):
+            found[ast.unparse(node.target)] = [node.annotation]
+        elif isinstance(node, ast.Assign):
+            found[ast.unparse(node.targets[0])] = [node.value]
+    return found
+
+
+def is_open(annotation: ast.expr | None) -> bool:
+    """Whether a type lets through whatever comes."""
+    return annotation is not None and any(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(annotation))
+
+
+@pytest.mark.parametrize("path", [*(f"plan/{name}.py" for name in TYPED), "declare/facts.py"])
+def test_what_is_decided_of_a_host_has_types(path: str) -> None:
+    found = types(ast.parse((LIBRARY / path).read_text()).body)
+    untyped = [name for name, said in found.items() if any(map(is_open, said))]
+    assert not untyped, f"module_utils/llm/{path}: say what these take and give: {', '.join(untyped)}"
+
+
 OTHERS = {"modules", "plugins", "programs", "project", "data"}
 """Folders of unit tests beside the rooms: of library, of plugins, of what roles ship, and of this project's own tools."""
 
