@@ -1,10 +1,11 @@
-"""Tables of plain text, at most WIDTH columns wide. Pure functions.
+"""Tables of plain text, at most WIDTH columns wide or one line a row. Pure functions.
 
 A row has cells of one line; what takes more (reasons, what a run would do) is wrapped below it.
 """
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -46,6 +47,11 @@ def render(head: Sequence[str], rows: Sequence[Row], width: int = WIDTH, right: 
         for text in row.below:
             lines += wrapped(text, width)
     return lines
+
+
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table that is as wide as its cells need: one line a row."""
+    return render(head, [Row(cells) for cells in rows], sys.maxsize)
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.llm.base import tables
 from ansible.module_utils.llm.base.spelling import did_you_mean
 from ansible.module_utils.llm.declare.values import NAME
 from ansible.module_utils.llm.gateway.certificates import moment
@@ -197,13 +198,13 @@ def _offer(keys: Iterable[ClientKey], now: float) -> str:
 
 def table(keys: Iterable[ClientKey], now: float) -> list[str]:
     """One line a key, for a person."""
-    rows = [("ID", "CLIENT", "SERVICES", "STATE", "ENDS", "A MINUTE", "AT ONCE", "WAITING")]
+    head = ("ID", "CLIENT", "SERVICES", "STATE", "ENDS", "A MINUTE", "AT ONCE", "WAITING")
+    rows = []
     for key in sorted(keys, key=lambda k: (k.client, k.created)):
         limits = [str(v) if v else "-" for v in (key.per_minute, key.at_once, key.queue)]
         ends = "never" if key.expires == NEVER else moment(key.expires)
-        rows.append((key.id, key.client, ",".join(key.services), key.state(now), ends, limits[0], limits[1], limits[2]))
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        rows.append([key.id, key.client, ",".join(key.services), key.state(now), ends, *limits])
+    return tables.columns(head, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.llm.base import tables
+
 SPAN = re.compile(r"(\d+)([mhd])")
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 WORDS = ("client", "service")  # that an entry has
@@ -123,13 +125,13 @@ def _percentiles(values: Iterable[float]) -> dict[str, float | None]:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line a client, for a person."""
-    heads = ["CLIENT", "REQUESTS", "ANSWERED", "LIMITED", "REFUSED", "FAILED", "MIB IN", "MIB OUT"]
-    rows = [(*heads, "QUEUE MS P95", "FIRST BYTE MS", "LAST")]
+    head = ["CLIENT", "REQUESTS", "ANSWERED", "LIMITED", "REFUSED", "FAILED", "MIB IN", "MIB OUT"]
+    head += ["QUEUE MS P95", "FIRST BYTE MS", "LAST"]
+    rows = []
     for client, used in found.items():
         name = "(no valid key)" if client == NOBODY else client
         counts = [str(used[c]) for c in ("requests", *ENDS)]
         sizes = [f"{used[b] / 2**20:.2f}" for b in ("bytes_in", "bytes_out")]
         times = [used["queue_ms"]["p95"], used["first_byte_ms"]["p50"]]
         rows.append((name, *counts, *sizes, *("-" if t is None else f"{t:g}" for t in times), used["last"]))
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return tables.columns(head, rows)
