@@ -118,8 +118,9 @@ class ActionModule(ActionBase):
 
     def _holder(self, options: Mapping[str, Any]) -> str:
         """Why another run that holds the host refuses this one, "" when none does."""
-        held = (options["facts"] or {}).get("lease", {}) if options["takes"] and not self._task.check_mode else {}
-        if not held.get("left") or lease.is_mine(held, os.getppid()) or lease.is_dead(held):
+        asks = options["takes"] and not self._task.check_mode
+        held: lease.HostLease | None = (options["facts"] or {}).get("lease") if asks else None
+        if not held or not held["left"] or lease.is_mine(held, os.getppid()) or lease.is_dead(held):
             return ""
         return lease.refusal(held, held["left"])
 

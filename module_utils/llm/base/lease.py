@@ -1,9 +1,4 @@
-"""Who may change a host: one run at a time, which says so in a file there.
-
-A lease is a mapping: ``{holder: user@controller, controller: id of the machine and its process table, pid, started: boot and
-start time of that process, processes: the process table of the host if the run is a process of it, else "", run: id of the run,
-since, expires: seconds since the epoch by the host's clock, services: names, generation: how many runs have taken the host}``.
-Without a holder it is free; the generation stays.
+"""Who may change a host: one run at a time, which says so in a file there (see Lease).
 
 A lock such as that of `filelock` ends with its process, while a run changes a host by many short processes, from another
 machine. So flock serves two smaller things: writes of the file, and modules that are still at work when their run has ended.
@@ -19,10 +14,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 from ansible.module_utils.llm.base import files
 
@@ -31,7 +26,62 @@ VALID = 900.0
 """Seconds that a lease holds after its last renewal: longer than any step that does not renew it (installing packages)."""
 LEFTOVER = 30.0
 """Seconds to wait for the modules of a run that is gone; they look every few seconds whether their run still holds the host."""
-FREE: dict[str, Any] = {
+
+
+class Claim(TypedDict):
+    """Who a run is. holder: user@controller. controller: id of the machine and its process table. run: id of the run.
+
+    pid: the process that lives as long as the run. started: boot and start time of that process.
+    """
+
+    holder: str
+    controller: str
+    pid: int
+    started: str
+    run: str
+
+
+class Lease(Claim):
+    """Which run has a host; without a holder the host is free. since, expires: seconds since the epoch by the host's clock.
+
+    processes: the process table of the host if the run is a process of it, else "". services: names of those that the run changes.
+    generation: how many runs have taken the host; it stays when one gives it back.
+    """
+
+    processes: str
+    since: float
+    expires: float
+    services: list[str]
+    generation: int
+
+
+class HostLease(Lease):
+    """A lease as facts of a host have it. left: seconds until it expires, by the host's clock; 0 where no run has the host."""
+
+    left: float
+
+
+class _Displaced(TypedDict):
+    service: str
+
+
+class _Displaces(TypedDict, total=False):
+    displaces: Sequence[_Displaced]
+
+
+class _Deployed(_Displaces):
+    name: str
+
+
+class Work(TypedDict, total=False):
+    """What of a plan's work changes services: those that it deploys with those that make room, stops, or removes."""
+
+    deploy: Sequence[_Deployed]
+    stop: Sequence[_Displaced]
+    removed: Sequence[_Displaced]
+
+
+FREE: Lease = {
     "holder": "",
     "controller": "",
     "pid": 0,
@@ -49,30 +99,41 @@ class Held(Exception):
     """Another run has the host, or had it since it was read; the text says which and what to do."""
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Lease:
     """The lease of a host; FREE when there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: type(default)(found.get(key, default)) for key, default in FREE.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return dict(FREE)
+        found: dict[str, Any] = {**FREE, **json.loads(path.read_text(encoding="utf-8"))}
+        return {
+            "holder": str(found["holder"]),
+            "controller": str(found["controller"]),
+            "pid": int(found["pid"]),
+            "started": str(found["started"]),
+            "processes": str(found["processes"]),
+            "run": str(found["run"]),
+            "since": float(found["since"]),
+            "expires": float(found["expires"]),
+            "services": list(found["services"]),
+            "generation": int(found["generation"]),
+        }
+    except (OSError, ValueError, TypeError):
+        return {**FREE}
 
 
-def facts(path: Path) -> dict[str, Any]:
-    """The lease, with `left`: seconds until it expires. Clocks of controller and host may differ; this is the host's."""
+def facts(path: Path) -> HostLease:
+    """The lease, with what is left of it. Clocks of controller and host may differ; this is the host's."""
     found, now = read(path), time.time()
     return {**found, "left": round(found["expires"] - now, 1) if _live(found, now) else 0.0}
 
 
-def services(work: Mapping[str, Any]) -> list[str]:
+def services(work: Work) -> list[str]:
     """Names of the services that a plan's work will start, stop, displace or remove."""
     deploy = work.get("deploy", [])
     displaced = [d["service"] for entry in deploy for d in entry.get("displaces", [])]
-    ending = [e["service"] for part in ("stop", "removed") for e in work.get(part, [])]
+    ending = [e["service"] for e in (*work.get("stop", []), *work.get("removed", []))]
     return sorted({*(e["name"] for e in deploy), *displaced, *ending})
 
 
-def refusal(found: Mapping[str, Any], left: float) -> str:
+def refusal(found: Lease, left: float) -> str:
     """Why a run must wait, for a person."""
     since = datetime.fromtimestamp(found["since"], timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
     what = f"services {', '.join(found['services'])}" if found["services"] else "the host itself"
@@ -86,8 +147,8 @@ def refusal(found: Mapping[str, Any], left: float) -> str:
 # On the controller.
 
 
-def claimant(pid: int) -> dict[str, Any]:
-    """Who a run is: {holder, controller, pid, started, run}. pid: the process that lives as long as the run."""
+def claimant(pid: int) -> Claim:
+    """Who a run is. pid: the process that lives as long as the run."""
     controller, started = _controller(), _started(pid)
     run = hashlib.sha256(f"{controller} {pid} {started}".encode()).hexdigest()[:12]
     try:
@@ -98,12 +159,12 @@ def claimant(pid: int) -> dict[str, Any]:
     return {"holder": holder, "controller": controller, "pid": pid, "started": started, "run": run}
 
 
-def is_mine(found: Mapping[str, Any], pid: int) -> bool:
+def is_mine(found: Claim, pid: int) -> bool:
     """Whether the run of this process holds the lease."""
     return bool(found["run"]) and found["run"] == claimant(pid)["run"]
 
 
-def is_dead(found: Mapping[str, Any]) -> bool:
+def is_dead(found: Claim) -> bool:
     """Whether the holder was a process of this machine that has ended. False for another machine's: nothing is known of it."""
     return bool(found["run"]) and found["controller"] == _controller() and _started(found["pid"]) != found["started"]
 
@@ -133,7 +194,7 @@ def _started(pid: int) -> str:
 # On the host.
 
 
-def take(path: Path, claim: Mapping[str, Any], names: Iterable[str], generation: int, dead: str = "") -> dict[str, Any]:
+def take(path: Path, claim: Claim, names: Iterable[str], generation: int, dead: str = "") -> Lease:
     """Take the host for a run, or renew what it has; returns the lease.
 
     claim: see claimant. generation: as the run has read it. dead: id of a run that the controller knows to be gone.
@@ -147,7 +208,7 @@ def take(path: Path, claim: Mapping[str, Any], names: Iterable[str], generation:
                 raise Held(refusal(found, found["expires"] - now))
             if found["generation"] != generation:
                 raise Held("another run changed this host since it was read. Nothing was touched; run again")
-        lease = {
+        lease: Lease = {
             **claim,
             "processes": _processes() if claim["controller"] == _controller() else "",
             "since": found["since"] if ours else now,
@@ -169,7 +230,7 @@ def renew(path: Path, run: str) -> bool:
             found = read(path)
             if found["run"] == run:
                 _write(path, {**found, "expires": time.time() + VALID})
-    return bool(found["run"] == run)
+    return found["run"] == run
 
 
 def release(path: Path, run: str) -> bool:
@@ -180,7 +241,7 @@ def release(path: Path, run: str) -> bool:
         found = read(path)
         if found["run"] == run:
             _write(path, {**FREE, "generation": found["generation"]})
-        return bool(found["run"] == run)
+        return found["run"] == run
 
 
 @contextlib.contextmanager
@@ -200,7 +261,7 @@ def holder(path: Path, service: str) -> str:
     return f"{found['holder']} (pid {found['pid']})" if live else ""
 
 
-def _live(found: Mapping[str, Any], now: float) -> bool:
+def _live(found: Lease, now: float) -> bool:
     """Whether a run has the host: one on the host itself for as long as it lives, another one until its lease expires."""
     gone = found["processes"] and found["processes"] == _processes() and _started(found["pid"]) != found["started"]
     return bool(found["run"]) and found["expires"] > now and not gone
@@ -242,5 +303,5 @@ def _place(path: Path, what: str) -> Path:
     return path.with_name(f".{path.stem}.{what}")
 
 
-def _write(path: Path, lease: Mapping[str, Any]) -> None:
+def _write(path: Path, lease: Lease) -> None:
     files.write(path, json.dumps(lease, indent=1, sort_keys=True) + "\n")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from ansible.module_utils.llm.base.dpkg import Package
+from ansible.module_utils.llm.base.lease import HostLease
 
 Content = Mapping[str, object]
 """A JSON object of somebody else's making."""
@@ -334,20 +335,6 @@ class StoredModel(TypedDict):
     partial: bool
 
 
-class Lease(TypedDict):
-    """Which run changes the host. since, expires: seconds since the epoch, by the host's clock; left: seconds."""
-
-    holder: str
-    controller: str
-    pid: int
-    started: str
-    run: str
-    since: float
-    expires: float
-    services: list[str]
-    left: float
-
-
 class BootRecord(TypedDict):
     """Boots of a release on this host, in seconds; see engine/history.boot_record."""
 
@@ -577,7 +564,7 @@ class Facts(TypedDict):
     stored_models: list[StoredModel]
     release_models: list[str]
     calibration: list[Content]
-    lease: Lease
+    lease: HostLease
     boot_records: dict[str, dict[str, BootRecord]]
     disk: dict[str, Disk]
     memory: Memory

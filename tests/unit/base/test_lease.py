@@ -22,12 +22,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other() -> dict[str, Any]:
+def other() -> lease.Claim:
     """A run of another controller."""
     return {"holder": "ops@elsewhere", "controller": "elsewhere", "pid": 4, "started": "b/1", "run": "theirs"}
 
 
-def me() -> dict[str, Any]:
+def me() -> lease.Claim:
     return lease.claimant(os.getpid())
 
 
@@ -56,7 +56,7 @@ def test_taking_again_renews_and_counts_once(place: Path) -> None:
     assert (second["since"], second["generation"], second["services"]) == (first["since"], 1, ["a", "b"])
 
 
-def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path, other: dict[str, Any]) -> None:
+def test_who_changes_a_service_is_known_while_the_lease_lives(place: Path, other: lease.Claim) -> None:
     assert lease.holder(place, "a") == ""
     lease.take(place, {**other, "holder": "ops@box", "pid": 7}, ["a"], 0)
     assert (lease.holder(place, "a"), lease.holder(place, "b")) == ("ops@box (pid 7)", "")
@@ -81,7 +81,7 @@ def test_a_run_waits_for_a_recovery_that_is_at_work(place: Path) -> None:
     assert run.communicate(timeout=60)[0] == "2\n" and run.returncode == 0
 
 
-def test_a_second_run_is_told_who_has_it(place: Path, other: dict[str, Any]) -> None:
+def test_a_second_run_is_told_who_has_it(place: Path, other: lease.Claim) -> None:
     lease.take(place, other, ["chat"], 0)
     before = place.read_text()
     with pytest.raises(lease.Held, match=r"ops@elsewhere \(pid 4\) since .* UTC, services chat\. Wait until it ends"):
@@ -89,7 +89,7 @@ def test_a_second_run_is_told_who_has_it(place: Path, other: dict[str, Any]) -> 
     assert place.read_text() == before
 
 
-def test_a_run_that_read_the_host_before_another_changed_it_reads_again(place: Path, other: dict[str, Any]) -> None:
+def test_a_run_that_read_the_host_before_another_changed_it_reads_again(place: Path, other: lease.Claim) -> None:
     lease.take(place, other, [], 0)
     lease.release(place, "theirs")
     with pytest.raises(lease.Held, match="since it was read"):
@@ -97,7 +97,7 @@ def test_a_run_that_read_the_host_before_another_changed_it_reads_again(place: P
     assert lease.take(place, me(), [], 1)["generation"] == 2
 
 
-def test_a_lease_that_nobody_renews_expires(place: Path, other: dict[str, Any]) -> None:
+def test_a_lease_that_nobody_renews_expires(place: Path, other: lease.Claim) -> None:
     lease.take(place, other, [], 0)
     age(place, lease.VALID)
     assert lease.facts(place)["left"] == 0
@@ -106,10 +106,10 @@ def test_a_lease_that_nobody_renews_expires(place: Path, other: dict[str, Any]) 
 
 
 @pytest.fixture
-def killed(place: Path) -> Callable[[], dict[str, Any]]:
+def killed(place: Path) -> Callable[[], lease.Lease]:
     """Takes the host for service a, as a run on the host itself that is then killed; returns the lease."""
 
-    def take() -> dict[str, Any]:
+    def take() -> lease.Lease:
         process = subprocess.Popen(["sleep", "600"])
         taken = lease.take(place, lease.claimant(process.pid), ["a"], 0)
         assert not lease.is_dead(taken) and lease.holder(place, "a") and lease.facts(place)["left"]
@@ -124,7 +124,7 @@ def killed(place: Path) -> Callable[[], dict[str, Any]]:
 
 
 def test_a_run_that_was_killed_on_the_host_itself_holds_it_no_longer(
-    place: Path, killed: Callable[[], dict[str, Any]]
+    place: Path, killed: Callable[[], lease.Lease]
 ) -> None:
     killed()
     assert (lease.holder(place, "a"), lease.facts(place)["left"]) == ("", 0)
@@ -132,7 +132,7 @@ def test_a_run_that_was_killed_on_the_host_itself_holds_it_no_longer(
 
 
 def test_of_a_run_in_another_process_table_only_its_controller_knows_that_it_is_dead(
-    place: Path, killed: Callable[[], dict[str, Any]]
+    place: Path, killed: Callable[[], lease.Lease]
 ) -> None:
     taken = killed()
     place.write_text(json.dumps({**taken, "processes": "pid:[1]"}))
@@ -143,7 +143,7 @@ def test_of_a_run_in_another_process_table_only_its_controller_knows_that_it_is_
 
 
 def test_a_service_is_let_be_while_a_module_of_a_killed_run_is_at_work_on_the_host(
-    place: Path, killed: Callable[[], dict[str, Any]]
+    place: Path, killed: Callable[[], lease.Lease]
 ) -> None:
     taken = killed()
     with lease.at_work(place):
@@ -156,7 +156,7 @@ def test_a_number_that_another_process_got_is_not_the_run(place: Path) -> None:
     assert lease.is_dead(taken)
 
 
-def test_of_another_controllers_process_nothing_is_known(place: Path, other: dict[str, Any]) -> None:
+def test_of_another_controllers_process_nothing_is_known(place: Path, other: lease.Claim) -> None:
     assert not lease.is_dead(lease.take(place, {**other, "pid": 2**22 + 1}, [], 0))
 
 
@@ -238,7 +238,7 @@ def test_a_watched_module_renews_the_lease_of_its_run(place: Path, tmp_path: Pat
 
 
 def test_services_are_those_that_the_work_touches() -> None:
-    work = {
+    work: Any = {
         "deploy": [{"name": "b", "displaces": [{"service": "c", "container": "llm-c-1"}]}, {"name": "a"}],
         "stop": [{"service": "d"}],
         "removed": [{"service": "f"}],
