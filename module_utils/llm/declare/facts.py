@@ -16,12 +16,17 @@ Content = Mapping[str, object]
 """A JSON object of somebody else's making."""
 
 
-class System(TypedDict):
-    """The distribution, whether systemd is PID 1, whether this is WSL2."""
+class Distribution(TypedDict):
+    """The distribution, by its os-release file; "" for what that does not say."""
 
     id: str
     version: str
     codename: str
+
+
+class System(Distribution):
+    """The distribution, whether systemd is PID 1, whether this is WSL2."""
+
     systemd: bool
     wsl: bool
 
@@ -43,7 +48,36 @@ class DockerAnswer(TypedDict):
     live_restore: bool
 
 
-class Docker(DockerAnswer):
+class DaemonSettings(TypedDict):
+    """What a Docker daemon runs with: settings as daemon.json has them, and variables of its environment."""
+
+    settings: dict[str, object]
+    environment: dict[str, str]
+
+
+class DaemonFiles(DaemonSettings):
+    """What is in the daemon's files. problem: why daemon.json can't be read, "". loaded: None where it runs with what they say."""
+
+    file: str
+    problem: str
+    loaded: DaemonSettings | None
+
+
+class DockerFiles(TypedDict):
+    """What of Docker can be read without asking it. process: its pid. outdated: its program was replaced while it ran.
+
+    repositories: by apt's source file, {urls, suites}.
+    """
+
+    process: int | None
+    outdated: bool
+    daemon: DaemonFiles
+    packages: dict[str, Package]
+    repositories: dict[str, dict[str, list[str]]]
+    repository_key: RepositoryKey
+
+
+class Docker(DockerAnswer, DockerFiles):
     """Docker on a host: see docker/host.py and module llm_host_facts. version, error: None where there is none."""
 
     installed: bool
@@ -53,12 +87,6 @@ class Docker(DockerAnswer):
     named: str
     swarm: bool
     running_containers: int
-    process: int | None
-    outdated: bool
-    daemon: Content
-    packages: dict[str, Package]
-    repositories: Content
-    repository_key: RepositoryKey
 
 
 class OwnedImage(TypedDict):
@@ -535,6 +563,13 @@ class Gateway(GatewayState):
     id: str
     state: str
     acme: Program
+
+
+class DockerHost(TypedDict):
+    """What decides what a host needs for Docker."""
+
+    system: System
+    docker: Docker
 
 
 class GpuHost(TypedDict):

@@ -208,15 +208,22 @@ def shown(text: str) -> str:
     return _USER.sub("***", text)
 
 
-def comparable(value: Any) -> Any:
+def comparable(settings: Mapping[str, object]) -> dict[str, object]:
     """Settings that may leave the host: users and passwords replaced by a short hash, so that two can be compared."""
+    return {key: _comparable(value) for key, value in settings.items()}
+
+
+def _comparable(value: object) -> object:
     if isinstance(value, Mapping):
-        return {k: comparable(v) for k, v in value.items()}
+        return comparable(value)
     if isinstance(value, list):
-        return [comparable(v) for v in value]
-    if isinstance(value, str):
-        return _USER.sub(lambda m: hashlib.sha256(m[0].encode()).hexdigest()[:16], value)
-    return value
+        return [_comparable(v) for v in value]
+    return hashed(value) if isinstance(value, str) else value
+
+
+def hashed(text: str) -> str:
+    """Text that may leave the host: see `comparable`."""
+    return _USER.sub(lambda m: hashlib.sha256(m[0].encode()).hexdigest()[:16], text)
 
 
 def log_end(lines: Iterable[str], count: int = 8) -> str:

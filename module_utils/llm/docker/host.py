@@ -5,20 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.llm.base import dpkg
+from ansible.module_utils.llm.declare.facts import DaemonFiles, DaemonSettings, DockerFiles
 from ansible.module_utils.llm.docker import daemon, openpgp
 from ansible.module_utils.llm.docker import packages as docker_packages
 
 PID_FILE = "run/docker.pid"
 
 
-def process(base: Path = Path("/")) -> dict[str, Any] | None:
-    """{pid, argv, born, outdated} of this host's Docker daemon; None when the pid file names none.
+class Process(TypedDict):
+    """A Docker daemon that runs. born: tells it from another process that had the same pid.
 
-    born: tells it from another process that had the same pid. outdated: its program was replaced while it ran, as by an upgrade.
+    outdated: its program was replaced while it ran, as by an upgrade.
     """
+
+    pid: int
+    argv: list[str]
+    born: str
+    outdated: bool
+
+
+def process(base: Path = Path("/")) -> Process | None:
+    """The Docker daemon of this host; None when the pid file names none."""
     pid = _read(base / PID_FILE).strip()
     place = base / "proc" / pid
     if not pid.isdigit() or _read(place / "comm").strip() != "dockerd":
@@ -39,13 +49,13 @@ def process(base: Path = Path("/")) -> dict[str, Any] | None:
     }
 
 
-def config_file(engine: dict[str, Any] | None) -> str:
+def config_file(engine: Process | None) -> str:
     """Path of the daemon.json that the daemon reads."""
     return daemon.option(engine["argv"], "--config-file") or daemon.FILE if engine else daemon.FILE
 
 
-def loaded(engine: dict[str, Any] | None, base: Path = Path("/")) -> dict[str, Any] | None:
-    """{settings, environment} that the daemon runs with, where the files say something else by now; None where they don't.
+def loaded(engine: Process | None, base: Path = Path("/")) -> DaemonSettings | None:
+    """What the daemon runs with, where the files say something else by now; None where they don't.
 
     Written by llm_docker_daemon before it changes a file. A daemon that was started since has loaded the files.
     """
@@ -53,20 +63,17 @@ def loaded(engine: dict[str, Any] | None, base: Path = Path("/")) -> dict[str, A
         found = json.loads((base / daemon.LOADED_FILE.lstrip("/")).read_text(encoding="utf-8"))
         if engine is None or found["engine"] != engine["born"]:
             return None
-        return {"settings": dict(found["settings"]), "environment": dict(found["environment"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        environment = {str(name): str(value) for name, value in found["environment"].items()}
+        return {"settings": dict(found["settings"]), "environment": environment}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def read(base: Path = Path("/")) -> dict[str, Any]:
-    """{process, outdated, daemon, packages, repositories, repository_key}, without any password.
-
-    daemon: {file, problem, settings, loaded, environment}; problem: why the file can't be read, "". packages: {name: {version,
-    held}} of packages.PACKAGES. repositories: {apt source file: {urls, suites}}. repository_key: {sha256, fingerprints}.
-    """
+def read(base: Path = Path("/")) -> DockerFiles:
+    """What the host's files say of Docker, without any password; packages: those of packages.PACKAGES that are installed."""
     engine = process(base)
     file = config_file(engine)
-    problem, settings = "", {}
+    problem, settings = "", dict[str, object]()
     try:
         settings = daemon.parse((base / file.lstrip("/")).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,20 +83,20 @@ def read(base: Path = Path("/")) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         problem = f"it cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})"
     environment = daemon.read_environment(_read(base / daemon.DEFAULTS_FILE.lstrip("/")))
-    state = {
-        "file": file,
-        "problem": problem,
-        "settings": settings,
-        "loaded": loaded(engine, base),
-        "environment": environment,
+    runs_with = loaded(engine, base)
+    state: DaemonFiles = {
+        "file": daemon.hashed(file),
+        "problem": daemon.hashed(problem),
+        **_comparable({"settings": settings, "environment": environment}),
+        "loaded": _comparable(runs_with) if runs_with else None,
     }
     key = _read(base / docker_packages.KEY_FILE.lstrip("/"))
     return {
         "process": engine["pid"] if engine else None,
         "outdated": bool(engine and engine["outdated"]),
-        "daemon": daemon.comparable(state),
+        "daemon": state,
         "packages": dpkg.packages(_read(base / "var/lib/dpkg/status"), docker_packages.PACKAGES),
-        "repositories": daemon.comparable(_repositories(base)),
+        "repositories": _repositories(base),
         "repository_key": {
             "sha256": hashlib.sha256(key.encode()).hexdigest() if key else "",
             "fingerprints": _prints(key),
@@ -97,13 +104,28 @@ def read(base: Path = Path("/")) -> dict[str, Any]:
     }
 
 
-def _repositories(base: Path) -> dict[str, Any]:
+def _comparable(runs: DaemonSettings) -> DaemonSettings:
+    """Settings and environment without any password."""
+    return {
+        "settings": daemon.comparable(runs["settings"]),
+        "environment": {name: daemon.hashed(value) for name, value in runs["environment"].items()},
+    }
+
+
+def _repositories(base: Path) -> dict[str, dict[str, list[str]]]:
+    """What apt's source files name, without any password."""
     folder = base / "etc/apt/sources.list.d"
     try:
         names = sorted(p.name for p in folder.iterdir() if p.suffix in (".list", ".sources"))
     except OSError:
         return {}
-    return {f"/etc/apt/sources.list.d/{n}": docker_packages.sources(_read(folder / n)) for n in names}
+    found = {}
+    for name in names:
+        named = docker_packages.sources(_read(folder / name))
+        found[f"/etc/apt/sources.list.d/{name}"] = {
+            part: [daemon.hashed(w) for w in words] for part, words in named.items()
+        }
+    return found
 
 
 def _prints(key: str) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.llm.declare.facts import Distribution, Docker, DockerHost
 from ansible.module_utils.llm.docker import daemon
 
 REPOSITORY = "https://download.docker.com/linux"
@@ -22,15 +23,14 @@ PACKAGES = (
 )
 
 Options = Mapping[str, Any]
-Facts = Mapping[str, Any]
 
 
-def release(system: Mapping[str, Any]) -> tuple[int, int]:
+def release(system: Distribution) -> tuple[int, int]:
     """Number of the distribution's release; a testing release has none and counts as newest."""
     return daemon.version(str(system["version"] or 9999))
 
 
-def packages(system: Mapping[str, Any], source: str) -> dict[str, list[str]]:
+def packages(system: Distribution, source: str) -> dict[str, list[str]]:
     """{engine, containerd, compose, more}: names of the packages that a source brings. `compose` is empty where it has none.
 
     Debian 12 packages only Compose v1, under the name that v2 has since 13; Ubuntu has v2 under a name of its own.
@@ -52,13 +52,13 @@ def packages(system: Mapping[str, Any], source: str) -> dict[str, list[str]]:
     }
 
 
-def supported(system: Mapping[str, Any]) -> bool:
+def supported(system: Distribution) -> bool:
     """Whether packages are known for the distribution."""
     oldest = OLDEST.get(system["id"])
     return oldest is not None and release(system) >= oldest
 
 
-def repository(system: Mapping[str, Any], options: Options) -> dict[str, str]:
+def repository(system: Distribution, options: Options) -> dict[str, str]:
     """{url, suite, key_url}: where Docker's packages are for the distribution."""
     url = (options["repository_url"] or f"{REPOSITORY}/{system['id']}").rstrip("/")
     return {"url": url, "suite": system["codename"], "key_url": f"{url}/gpg"}
@@ -104,24 +104,24 @@ def choose(listing: str, pins: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 
-def engine_version(facts: Facts) -> str:
+def engine_version(facts: DockerHost) -> str:
     """Version of the running Docker daemon, "" when it is not known without starting one."""
     return str(facts["docker"]["version"] or "")
 
 
-def engine_to_be(facts: Facts, options: Options) -> str:
+def engine_to_be(facts: DockerHost, options: Options) -> str:
     """Version of the Docker daemon after the role's work, as far as it is declared or known."""
     return engine_version(facts) if is_foreign(facts, options) else options["version"] or engine_version(facts)
 
 
-def is_foreign(facts: Facts, options: Options) -> bool:
+def is_foreign(facts: DockerHost, options: Options) -> bool:
     """Whether a Docker daemon is there that did not come from the declared source: it is left alone."""
     docker = facts["docker"]
     own = packages(facts["system"], options["source"])["engine"][0]
     return bool(docker["installed"] or docker["running"]) and own not in docker["packages"]
 
 
-def pins(facts: Facts, options: Options) -> dict[str, str]:
+def pins(facts: DockerHost, options: Options) -> dict[str, str]:
     """Declared version of each package, by name; empty where none is declared, or the daemon is of another source than declared."""
     if is_foreign(facts, options):
         return {}
@@ -145,7 +145,7 @@ def settings_options(options: Options) -> dict[str, Any]:
     }
 
 
-def work(facts: Facts, options: Options) -> dict[str, Any]:
+def work(facts: DockerHost, options: Options) -> dict[str, Any]:
     """What the role has to do on the host.
 
     {refuse: why nothing is done, "" if it may be; steps: {step: reason}, empty when all is as declared; install: packages to
@@ -181,7 +181,7 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
     # An upgrade of a held package ends its hold.
     loose = [n for n in held if n in install or not have[n]["held"]]
     hold = loose if options["hold"] and not foreign else []
-    released = [] if foreign or options["hold"] else [n for n in held if have.get(n, {}).get("held")]
+    released = [] if foreign or options["hold"] else [n for n in held if n in have and have[n]["held"]]
     if hold:
         steps["hold"] = f"{', '.join(hold)}: upgrades come when they are declared"
     if released:
@@ -203,12 +203,12 @@ def work(facts: Facts, options: Options) -> dict[str, Any]:
     }
 
 
-def is_elsewhere(docker: Mapping[str, Any]) -> bool:
+def is_elsewhere(docker: Docker) -> bool:
     """Whether the Docker daemon answers but is no process of this host, as Docker Desktop's: its files are not here."""
     return bool(docker["running"] and not docker["process"])
 
 
-def settings_change(facts: Facts, options: Options) -> daemon.Change:
+def settings_change(facts: DockerHost, options: Options) -> daemon.Change:
     """What the declared settings change on the host, with users and passwords replaced on both sides."""
     docker, given = facts["docker"], settings_options(options)
     state, version = docker["daemon"], engine_version(facts)
@@ -217,11 +217,11 @@ def settings_change(facts: Facts, options: Options) -> daemon.Change:
         daemon.comparable(daemon.declared(given, state["settings"], version)),
         loaded=state["loaded"],
         has=state["environment"],
-        sets=daemon.comparable(daemon.environment(given, version)),
+        sets={name: daemon.hashed(value) for name, value in daemon.environment(given, version).items()},
     )
 
 
-def _daemon_steps(facts: Facts, options: Options, may_restart: bool) -> dict[str, str]:
+def _daemon_steps(facts: DockerHost, options: Options, may_restart: bool) -> dict[str, str]:
     docker = facts["docker"]
     if not docker["running"] or is_elsewhere(docker):
         return {}
@@ -237,7 +237,7 @@ def _daemon_steps(facts: Facts, options: Options, may_restart: bool) -> dict[str
     return steps
 
 
-def _repository_reason(facts: Facts, options: Options) -> str:
+def _repository_reason(facts: DockerHost, options: Options) -> str:
     """Why Docker's repository has to be set up, "" when it is there: by us, or by somebody else for the same address."""
     wanted, have = repository(facts["system"], options), facts["docker"]["repositories"]
     own = have.get(SOURCES_FILE)
@@ -255,7 +255,7 @@ def _repository_reason(facts: Facts, options: Options) -> str:
     return "" if key["fingerprints"] == [fingerprint] else "its key is not the declared one"
 
 
-def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
+def _refusal(facts: DockerHost, options: Options, steps: Mapping[str, str]) -> str:
     """The first reason not to touch this host, with what to do; "" without one."""
     docker, system = facts["docker"], facts["system"]
     running, there = docker["running"], docker["installed"] or docker["running"]
@@ -314,12 +314,12 @@ def _refusal(facts: Facts, options: Options, steps: Mapping[str, str]) -> str:
     return ""
 
 
-def _reads_defaults(docker: Mapping[str, Any]) -> bool:
+def _reads_defaults(docker: Docker) -> bool:
     """Whether the Docker daemon takes its environment from /etc/default/docker, as that of Debian and Ubuntu does."""
     return "docker.io" in docker["packages"]
 
 
-def _upgrade_refusal(facts: Facts, options: Options) -> str:
+def _upgrade_refusal(facts: DockerHost, options: Options) -> str:
     docker = facts["docker"]
     if not docker["running"] or docker["running_containers"] == 0:
         return ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.module_utils.llm.base import files
 from ansible.module_utils.llm.base.module import Module
+from ansible.module_utils.llm.declare.facts import DaemonSettings
 from ansible.module_utils.llm.docker import daemon
 from ansible.module_utils.llm.docker import host as docker_host
 from ansible.module_utils.llm.docker.process import DaemonFailed, Engine
@@ -28,7 +29,8 @@ class Daemon:
             text = f"{self.file} is not what Docker reads: {error}. Repair it (nothing was written), and run again"
             raise DaemonFailed(text) from error
         has = daemon.read_environment(self.before[self.defaults] or "")
-        self.loaded = docker_host.loaded(self.engine.process) or {"settings": found, "environment": has}
+        in_files: DaemonSettings = {"settings": found, "environment": has}
+        self.loaded = docker_host.loaded(self.engine.process) or in_files
         self.found = found
         self.version = self.engine.version()
         options = module.params

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.llm.declare.facts import DaemonSettings, System
 from ansible.module_utils.llm.docker import daemon
 from ansible.module_utils.llm.docker import host as docker_host
 from ansible.module_utils.llm.docker import packages as docker_packages
@@ -40,11 +41,11 @@ def options(**change: Any) -> dict[str, Any]:
     return {**DEFAULTS, "repository_key_sha256": "", **change}
 
 
-def system(name: str) -> dict[str, Any]:
+def system(name: str) -> System:
     return {**read_host.system_of((RELEASES / name).read_text()), "systemd": True, "wsl": False}
 
 
-def facts(name: str = "debian-12", **docker: Any) -> dict[str, Any]:
+def facts(name: str = "debian-12", **docker: Any) -> Any:
     """A host without Docker, but for what is named."""
     empty = {
         "installed": False,
@@ -59,7 +60,7 @@ def facts(name: str = "debian-12", **docker: Any) -> dict[str, Any]:
     return {"system": system(name), "docker": {**empty, **docker}}
 
 
-def settled(source: str = "distribution", version: str = "26.1.5", **docker: Any) -> dict[str, Any]:
+def settled(source: str = "distribution", version: str = "26.1.5", **docker: Any) -> Any:
     """A host with an engine on which nothing is to be done."""
     name = {"distribution": "debian-13", "docker": "debian-12"}[source]
     names = docker_packages.packages(system(name), source)
@@ -339,7 +340,7 @@ def test_reading_a_host(tmp_path: Path) -> None:
     assert "s3cret" not in str(seen)
     engine = docker_host.process(tmp_path)
     assert engine is not None
-    loaded = {"settings": {"a": 1}, "environment": {}}
+    loaded: DaemonSettings = {"settings": {"a": 1}, "environment": {}}
     put("run/llm-docker-loaded.json", json.dumps({"engine": engine["born"], **loaded}))
     assert docker_host.read(tmp_path)["daemon"]["loaded"] == loaded
     put("proc/42/stat", "42 (dockerd) S " + " ".join(str(n + 1) for n in range(30)))
