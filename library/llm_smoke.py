@@ -443,13 +443,13 @@ def main() -> None:
 
 def keep_speed(record: Path, found: judge.Speed) -> None:
     """Add a speed to the history of its release; no room for it is no failure."""
-    entry = {
+    speed: history.Speed = {
         "at": round(time.time(), 3),
         "tokens_per_second": round(found.tokens_per_second, 2),
         "ttft_ms": round(found.ttft_ms, 1),
     }
     try:
-        history.add(record, "speeds", entry)
+        history.add_speed(record, speed)
     except OSError:
         return
 

@@ -97,6 +97,7 @@ class Deployments:
             at = datetime.datetime.fromisoformat(json.loads(kept.read_text())["at"].replace("Z", "+00:00")).timestamp()
             back = min([a.at for a in answers if a.status == 200 and a.at > at], default=time.time())
             self.record("recovery_seconds", back - at)
+            assert on_record is not None
             self.record("boot_seconds", on_record["slowest"])
         assert WORD in machine.answer()
 

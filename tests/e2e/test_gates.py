@@ -56,7 +56,7 @@ class Stub:
     def cache(self) -> Path:
         return self.place / "cache"
 
-    def speeds(self) -> list[dict[str, float]]:
+    def speeds(self) -> list[history.Speed]:
         return history.read(self.place / "history" / f"{NAME}-{RELEASE}.json")["speeds"]
 
     def gates(self) -> Run:

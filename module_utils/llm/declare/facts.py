@@ -267,14 +267,19 @@ class Serving(_OlderServing, total=False):
     stopped: bool
 
 
-class Attempt(TypedDict):
-    """The last failed deployment of a service. proven_since: whether the current release gave right answers after it."""
+class FailedDeployment(TypedDict):
+    """A deployment that failed, by what is kept of it in `folder`. cause: in short."""
 
     at: str
     release: str
     step: str
     cause: str
     folder: str
+
+
+class Attempt(FailedDeployment):
+    """The last failed deployment of a service. proven_since: whether the current release gave right answers after it."""
+
     proven_since: bool
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from ansible.module_utils.llm.base import files
 from ansible.module_utils.llm.base.redact import redact, shorten
+from ansible.module_utils.llm.declare.facts import FailedDeployment
 from ansible.module_utils.llm.docker import api as docker_api
 
 FOLDER = "diagnostics"
@@ -170,20 +171,24 @@ def collect(
         return "", {**missing, str(place): error.strerror or str(error)}
 
 
-def last_attempt(service: Path) -> tuple[float, dict[str, str]] | None:
+def last_attempt(service: Path) -> tuple[float, FailedDeployment] | None:
     """The newest deployment of a service that failed, of what is kept of it; None when there is none.
 
-    service: its folder. Returns when that was written (seconds since the epoch, by the clock of its file system), and
-    {at, release, step, cause (short), folder}.
+    service: its folder. Returns when that was written (seconds since the epoch, by the clock of its file system), and what it was.
     """
-    found: list[tuple[float, dict[str, str]]] = []
+    found: list[tuple[float, FailedDeployment]] = []
     for path in (service / FOLDER).glob(f"*/{CAUSE}"):
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if _NAME.fullmatch(path.parent.name) and kept["attempt"] is True:
-                told = {key: str(kept[key]) for key in ("at", "release", "step")}
-                cause = shorten(" ".join(str(kept["cause"]).split()), SHORT)
-                found.append((path.lstat().st_mtime, {**told, "cause": cause, "folder": str(path.parent)}))
+                failed: FailedDeployment = {
+                    "at": str(kept["at"]),
+                    "release": str(kept["release"]),
+                    "step": str(kept["step"]),
+                    "cause": shorten(" ".join(str(kept["cause"]).split()), SHORT),
+                    "folder": str(path.parent),
+                }
+                found.append((path.lstat().st_mtime, failed))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return max(found, key=lambda entry: entry[0], default=None)

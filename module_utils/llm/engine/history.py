@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare.facts import BootRecord
 
 KEPT = 10
 """Boots and speeds of a release that are kept, the newest ones."""
@@ -24,11 +24,34 @@ PATIENCE, PATIENCE_LEAST = 10, 900
 """So many times its slowest recorded boot a release may take, and so many seconds in any case: without caches, and with weights
 that have to come from a slow disk, a boot may rightly take several times as long as any before."""
 
-History = dict[str, list[dict[str, Any]]]
-"""{"boots": [{"at", "seconds", "phases", "cache"}], "speeds": [{"at", "tokens_per_second", "ttft_ms"}]}, oldest first.
 
-at: seconds since the epoch. phases: {phase: seconds}. cache: see boot.compile_cache.
-"""
+class _Entry(TypedDict):
+    at: float  # seconds since the epoch
+
+
+class _Told(TypedDict, total=False):
+    phases: dict[str, float]
+    cache: str
+
+
+class Boot(_Entry, _Told):
+    """A boot that ended well. phases: to seconds. cache: see boot.compile_cache."""
+
+    seconds: float
+
+
+class Speed(_Entry):
+    """A stream of one request at an idle engine. ttft_ms: milliseconds to the first token."""
+
+    tokens_per_second: float
+    ttft_ms: float
+
+
+class History(TypedDict):
+    """What a release did, oldest first."""
+
+    boots: list[Boot]
+    speeds: list[Speed]
 
 
 def file_name(service: str, release: str) -> str:
@@ -36,7 +59,7 @@ def file_name(service: str, release: str) -> str:
     return f"{service}-{release}.json"
 
 
-def _numbers(entry: Any, *keys: str) -> bool:
+def _numbers(entry: object, *keys: str) -> bool:
     return isinstance(entry, dict) and all(
         isinstance(entry.get(key), (int, float)) and not isinstance(entry.get(key), bool) for key in keys
     )
@@ -48,13 +71,13 @@ def parse(text: str) -> History:
         held = json.loads(text)
     except ValueError:
         held = None
-    held = held if isinstance(held, dict) else {}
-    wanted = {"boots": ("at", "seconds"), "speeds": ("at", "tokens_per_second", "ttft_ms")}
-    found: History = {}
-    for kind, keys in wanted.items():
-        entries = held.get(kind)
-        found[kind] = [e for e in entries if _numbers(e, *keys)] if isinstance(entries, list) else []
-    return found
+    boots, speeds = (held.get(kind) if isinstance(held, dict) else None for kind in ("boots", "speeds"))
+    return {
+        "boots": [b for b in boots if _numbers(b, "at", "seconds")] if isinstance(boots, list) else [],
+        "speeds": [s for s in speeds if _numbers(s, "at", "tokens_per_second", "ttft_ms")]
+        if isinstance(speeds, list)
+        else [],
+    }
 
 
 def read(path: Path) -> History:
@@ -72,32 +95,39 @@ def of_service(place: Path, service: str) -> dict[str, History]:
     return found
 
 
-def add(path: Path, kind: str, entry: Mapping[str, Any]) -> bool:
-    """Add one boot or speed, unless the newest one is of the same time. Returns whether it was written; OSError when not.
-
-    Files of releases that nobody came back to are removed with the time.
-    """
+def add_boot(path: Path, boot: Boot) -> bool:
+    """Add a boot, unless the newest one is of the same time. Returns whether it was written; OSError when that failed."""
     history = read(path)
-    if history[kind] and history[kind][-1]["at"] == entry["at"]:
+    if history["boots"] and history["boots"][-1]["at"] == boot["at"]:
         return False
-    history[kind] = [*history[kind], dict(entry)][-KEPT:]
+    _write(path, {**history, "boots": [*history["boots"], boot][-KEPT:]})
+    return True
+
+
+def add_speed(path: Path, speed: Speed) -> None:
+    """Add a speed, unless the newest one is of the same time. OSError when it cannot be written."""
+    history = read(path)
+    if not history["speeds"] or history["speeds"][-1]["at"] != speed["at"]:
+        _write(path, {**history, "speeds": [*history["speeds"], speed][-KEPT:]})
+
+
+def _write(path: Path, history: History) -> None:
+    """Write a release's file. Those of releases that nobody came back to are removed with the time."""
     files.write(path, json.dumps(history, indent=1, sort_keys=True) + "\n")
     service = path.stem.rpartition("-")[0]
     siblings = [path.with_name(file_name(service, release)) for release in of_service(path.parent, service)]
     for old in sorted(siblings, key=lambda p: p.stat().st_mtime)[:-RELEASES]:
         old.unlink(missing_ok=True)
-    return True
 
 
-def boot_record(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Sum up the boots of a release; {} without any.
+def boot_record(history: History) -> BootRecord | None:
+    """Sum up the boots of a release; None without any.
 
-    {"boots": number, "last", "slowest", "typical" (median), "expected": seconds}. `expected` is when a release that returns
-    should have answered; it ends no boot, see patience.
+    `typical` is the median. `expected` is when a release that returns should have answered; it ends no boot, see patience.
     """
-    boots = history.get("boots", [])
+    boots = history["boots"]
     if not boots:
-        return {}
+        return None
     seconds = [float(boot["seconds"]) for boot in boots]
     return {
         "boots": len(boots),
@@ -108,23 +138,23 @@ def boot_record(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
     }
 
 
-def patience(record: Mapping[str, Any], declared: int) -> int:
+def patience(record: BootRecord | None, declared: int) -> int:
     """Seconds after which a boot is given up: those declared, or less where boots on record (see boot_record) were far shorter."""
     return min(declared, max(PATIENCE_LEAST, round(PATIENCE * record["slowest"]))) if record else declared
 
 
-def boot_records(place: Path, service: str) -> dict[str, dict[str, Any]]:
-    """Boots of every release of a service that has booted on this host, summed up: {release: record as of boot_record}."""
+def boot_records(place: Path, service: str) -> dict[str, BootRecord]:
+    """Boots of every release of a service that has booted on this host, summed up, by release."""
     found = {release: boot_record(history) for release, history in of_service(place, service).items()}
     return {release: record for release, record in found.items() if record}
 
 
-def usual_speed(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[float, float] | None:
+def usual_speed(history: History) -> tuple[float, float] | None:
     """Median of a release's recorded speeds, as tokens per second and milliseconds to the first token; None without any.
 
     Only speeds of a release that passed are recorded, so a slow boot does not lower what the next one is held against.
     """
-    speeds = history.get("speeds", [])
+    speeds = history["speeds"]
     if not speeds:
         return None
     return (

@@ -88,7 +88,7 @@ class Watch:
         self.inspected = docker_api.inspect(self.container)
         labels = (self.inspected.get("Config") or {}).get("Labels") or {}
         self.history = _history_file(params["history_folder"], labels)
-        self.earlier = history.boot_record(history.read(self.history)) if self.history else {}
+        self.earlier = history.boot_record(history.read(self.history)) if self.history else None
         self.timeout = history.patience(self.earlier, params["timeout"])
         self.first = self.state = read_state(self.inspected)
         begin = self.first.started
@@ -202,8 +202,8 @@ def success(watch: Watch, *, waited: bool) -> dict[str, Any]:
         boot_seconds = round(watch.boot.elapsed(ready if ready is not None else time.time()), 1)
     found = watch.result() | {"ready": True, "boot_seconds": boot_seconds}
     if watch.history:
-        found["earlier"] = watch.earlier
-        found["late"] = bool(watch.earlier) and (boot_seconds or 0.0) > watch.earlier["expected"]
+        found["earlier"] = watch.earlier or {}
+        found["late"] = watch.earlier is not None and (boot_seconds or 0.0) > watch.earlier["expected"]
     return found
 
 
@@ -211,14 +211,14 @@ def keep_boot(watch: Watch, found: Mapping[str, Any]) -> bool:
     """Add a boot to the history of its release. Returns whether it was new; no room for it is no failure."""
     if not watch.history or found["boot_seconds"] is None:
         return False
-    entry = {
+    made: history.Boot = {
         "at": round(watch.boot.started, 3),
         "seconds": found["boot_seconds"],
         "cache": found["cache"],
         "phases": {row["phase"]: row["seconds"] for row in found["phases"]},
     }
     try:
-        return history.add(watch.history, "boots", entry)
+        return history.add_boot(watch.history, made)
     except OSError:
         return False
 
@@ -270,7 +270,7 @@ def _watched(module: Module) -> dict[str, Any]:
         if time.monotonic() >= end:
             remedy = "Raise `boot_timeout` of the service if the engine is only slow; log_tail has its last lines."
             what = f"was not ready after {watch.timeout} s"
-            if watch.timeout < module.params["timeout"]:
+            if watch.earlier and watch.timeout < module.params["timeout"]:
                 what += f", and its slowest boot on this host took {watch.earlier['slowest']:g} s"
                 remedy = f"log_tail has its last lines. If this host is that slow now, remove {watch.history}."
             return watch.failure(what, remedy=remedy)

@@ -420,8 +420,8 @@ def test_speeds_are_recorded_and_a_slow_engine_is_told(
     file = tmp_path / "micro-0123456789ab.json"
     (recorded,) = history.read(file)["speeds"]
     assert recorded["tokens_per_second"] > 0 and recorded["ttft_ms"] > 0
-    history.add(file, "speeds", {"at": 1, "tokens_per_second": 1e12, "ttft_ms": 1.0})
-    history.add(file, "speeds", {"at": 2, "tokens_per_second": 1e12, "ttft_ms": 1.0})
+    history.add_speed(file, {"at": 1, "tokens_per_second": 1e12, "ttft_ms": 1.0})
+    history.add_speed(file, {"at": 2, "tokens_per_second": 1e12, "ttft_ms": 1.0})
     again = run_module(llm_smoke, arguments)
     assert again["slow"] and not again["ok"] and "caches may be damaged" in again["msg"]
     assert len(history.read(file)["speeds"]) == 3, "a speed that failed is not what the next one is held against"

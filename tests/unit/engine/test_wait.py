@@ -97,7 +97,7 @@ def test_boots_are_recorded_and_compared(script: Script, run_module: Run, tmp_pa
 
 @pytest.mark.usefixtures("script")
 def test_a_boot_later_than_any_before_is_said_and_ends_nothing(run_module: Run, tmp_path: Path) -> None:
-    history.add(tmp_path / "micro-0123456789ab.json", "boots", {"at": 1, "seconds": 10.0, "cache": "warm"})
+    history.add_boot(tmp_path / "micro-0123456789ab.json", {"at": 1, "seconds": 10.0, "cache": "warm"})
     file = tmp_path / "progress"
     arguments = {"container": "web", "history_folder": str(tmp_path), "progress_file": str(file)}
     result = run_module(llm_engine, arguments)
@@ -195,7 +195,7 @@ def test_a_boot_far_longer_than_those_on_record_is_given_up(
 ) -> None:
     monkeypatch.setattr(wait, "POLL", 0.05)
     monkeypatch.setattr(history, "PATIENCE_LEAST", 0)
-    history.add(tmp_path / "micro-0123456789ab.json", "boots", {"at": 1, "seconds": 0.01, "cache": "warm"})
+    history.add_boot(tmp_path / "micro-0123456789ab.json", {"at": 1, "seconds": 0.01, "cache": "warm"})
     script.health = [0]
     result = run_module(llm_engine, {"container": "web", "timeout": 600, "history_folder": str(tmp_path)})
     assert "was not ready after 0 s, and its slowest boot on this host took 0.01 s" in result["msg"]

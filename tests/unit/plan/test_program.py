@@ -108,7 +108,7 @@ def test_a_program_is_good_when_it_runs_as_it_is_declared_or_is_gone_as_it_is(
     [
         (
             "engine_supervisor/files/engine_supervisor",
-            "base/files base/http base/lease base/redact docker/api engine/diagnostics engine/metrics",
+            "base/dpkg base/files base/http base/lease base/redact declare/facts docker/api engine/diagnostics engine/metrics",
         ),
         ("gateway/files/acme_client", "base/files gateway/acme gateway/certificates gateway/haproxy"),
     ],
