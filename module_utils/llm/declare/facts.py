@@ -99,19 +99,20 @@ class OwnedImage(TypedDict):
 
 
 class Proof(TypedDict):
-    """What an image was asked, and what it answered."""
+    """What an image was asked, whether it held, and by what that was seen."""
 
     proof: str
-    found: str
+    ok: bool
+    evidence: str
 
 
 class ImageRecord(TypedDict):
-    """What was written down when an image was made. names: those that came along."""
+    """What was written down when an image was made. names: those that came along. found: what a build found in its base."""
 
     id: str
     source: str
     names: list[str]
-    found: Content
+    found: list[str]
     proofs: list[Proof]
 
 
@@ -328,6 +329,7 @@ class Quality(TypedDict, total=False):
 
 class _Source(TypedDict, total=False):
     source_digest: str
+    text: Content  # that it was quantized with
 
 
 class Made(_Source):
@@ -339,6 +341,13 @@ class Made(_Source):
     quality: Quality
     packed: int
     untouched: int
+
+
+class ModelFacts(TypedDict):
+    """What an estimate of memory needs of a model: its config.json, and its tensors by kind; see models/artifacts.summary."""
+
+    config: Content
+    tensors: list[list[object]]
 
 
 class _Whole(TypedDict, total=False):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible.module_utils.llm.declare.facts import ImageRecord, Proof
+
 CA_BUNDLE = "/run/secrets/ca.pem"
 PIP_CONFIG = "/run/secrets/pip.conf"
 CHECK = "image_check.py"  # the program that looks at an image from inside
@@ -242,12 +244,12 @@ def proof_request(job: Mapping[str, Any], require: Iterable[str] = ()) -> dict[s
     return {"require": require, "proofs": dict(job.get("proofs") or {}), "services": services}
 
 
-def proof_lines(proofs: Iterable[Mapping[str, Any]]) -> list[str]:
+def proof_lines(proofs: Iterable[Proof]) -> list[str]:
     """Proofs a person can read, one a line."""
     return [f"{'proven' if p['ok'] else 'NOT PROVEN'}: {p['proof']} ({p['evidence']})" for p in proofs]
 
 
-def is_proven(image: str, proofs: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
+def is_proven(image: str, proofs: Mapping[str, Any], record: ImageRecord | None) -> bool:
     """Whether proofs were held in exactly the image that has the name now. image: its id."""
     return not proofs or bool(record and record.get("id") == image and record.get("proofs"))
 

@@ -16,6 +16,7 @@ from typing import Any
 from ansible.module_utils.llm.base import files, names
 from ansible.module_utils.llm.base.module import Module
 from ansible.module_utils.llm.base.progress import Progress
+from ansible.module_utils.llm.declare.facts import ImageRecord, Proof
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.host import read as read_host
 from ansible.module_utils.llm.images import images
@@ -37,7 +38,7 @@ class Delivery:
     names: list[str] = dataclasses.field(default_factory=list)
     found: list[str] = dataclasses.field(default_factory=list)
     require: list[str] = dataclasses.field(default_factory=list)
-    proofs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    proofs: list[Proof] = dataclasses.field(default_factory=list)
     tried: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -99,7 +100,7 @@ class Maker:
 
     # -- one image ------------------------------------------------------------------------------------------------
 
-    def record_of(self, ref: str) -> dict[str, Any] | None:
+    def record_of(self, ref: str) -> ImageRecord | None:
         """What was written down when an image was made."""
         return read_host.image_records(self.records).get(ref) if self.records else None
 
@@ -144,7 +145,7 @@ class Maker:
         """Write down what was made, and give it its name."""
         found = image_id(delivery.image)
         if self.records:
-            record = {
+            record: ImageRecord = {
                 "id": found,
                 "source": delivery.source,
                 "names": [n for n in delivery.names if n != job["ref"]],
@@ -280,7 +281,7 @@ def names_here() -> set[str]:
     return {name for image in docker_api.get("/images/json") for name in image.get("RepoTags") or []}
 
 
-def write_records(path: Path, records: Mapping[str, Any]) -> None:
+def write_records(path: Path, records: Mapping[str, ImageRecord]) -> None:
     """Keep what was made; see image_records of host/read.py."""
     files.write(path, json.dumps(records, indent=1, sort_keys=True) + "\n")
 

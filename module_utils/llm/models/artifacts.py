@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.llm.declare.facts import Content, ModelFacts, ModelState
+
 MANIFEST = "manifest.json"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 HEADER_LIMIT = 100 * 2**20  # the format's own limit
@@ -97,7 +99,7 @@ def _header(raw: bytes, length: int, name: str) -> tuple[Header, int]:
     return tensors, int(8 + length + end)
 
 
-def summary(headers: Iterable[Header], layers: int = 0) -> list[list[Any]]:
+def summary(headers: Iterable[Header], layers: int = 0) -> list[list[object]]:
     """Tensors in few lines: [[name, dtype, shape, how many]], with `#` for the numbers of layers and experts.
 
     layers: how many the model serves with; layers beyond those are those of a draft model, and named so. See architecture.Tensor.
@@ -113,29 +115,41 @@ def summary(headers: Iterable[Header], layers: int = 0) -> list[list[Any]]:
     return [[name, dtype, list(size), times] for (name, dtype, size), times in sorted(found.items())]
 
 
-def facts(folder: Path) -> dict[str, Any]:
-    """What an estimate of memory needs of a folder that `check_folder` passed: {config, tensors}."""
+def facts(folder: Path) -> ModelFacts:
+    """What an estimate of memory needs of a folder that `check_folder` passed."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     headers = [safetensors_header(shard)[0] for shard in sorted(folder.glob("*.safetensors"))]
     return {"config": memory_config(config), "tensors": summary(headers, _layers(config))}
 
 
-def memory_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def memory_config(config: Content) -> dict[str, object]:
     """A config.json without its long tables (labels, tokens): what is left fits in a fact."""
     return {k: v for k, v in config.items() if len(json.dumps(v)) < 20_000 and k not in ("id2label", "label2id")}
 
 
-def _layers(config: Mapping[str, Any]) -> int:
+def _layers(config: Content) -> int:
     text = config.get("text_config") or config
     found = text.get("num_hidden_layers") if isinstance(text, Mapping) else None
     return found if isinstance(found, int) else 0
 
 
+class RemoteFacts(ModelFacts):
+    """What an estimate of memory needs of a model that is elsewhere. bytes: of its weights."""
+
+    bytes: int
+
+
+class HubFacts(RemoteFacts):
+    """The same of a model on a hub. source: repo@commit."""
+
+    source: str
+
+
 Read = Callable[[str, "tuple[int, int] | None"], bytes]
 
 
-def remote_facts(read: Read) -> dict[str, Any]:
-    """What `facts` gives, of a model that is not on this machine, with the bytes of its weights: {config, tensors, bytes}.
+def remote_facts(read: Read) -> RemoteFacts:
+    """What `facts` gives, of a model that is not on this machine, with the bytes of its weights.
 
     Reads headers and no weights. read: gives a file by its name, or a range of its bytes; raises Broken when it can't.
     Raises Broken when something is missing or no safetensors file, and says which.
@@ -159,8 +173,8 @@ def remote_facts(read: Read) -> dict[str, Any]:
         raise Broken(f"config.json or the index of the weights is unreadable ({type(error).__name__})") from error
 
 
-def facts_text(found: Mapping[str, Any]) -> str:
-    """What `remote_facts` found as JSON, a line for each kind of tensor."""
+def facts_text(found: HubFacts) -> str:
+    """What hub.model_facts found as JSON, a line for each kind of tensor."""
     rest = json.dumps({k: v for k, v in found.items() if k != "tensors"}, indent=1)
     rows = ",\n".join(f"  {json.dumps(row)}" for row in found["tensors"])
     return f'{rest[:-2]},\n "tensors": [\n{rows}\n ]\n}}\n'
@@ -250,11 +264,8 @@ def check_listed(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
         raise Broken(f"{name} has {size} bytes, expected {entry['size']}")
 
 
-def look(folder: Path) -> dict[str, Any]:
-    """State of a model folder, quickly: {present, digest, problem, bytes}. `problem` is "" for a good one.
-
-    A good one also has {config, tensors}, see `facts`; and if it was made here `made`, what of and what it cost.
-    """
+def look(folder: Path) -> ModelState:
+    """State of a model folder, quickly. A good one also has {config, tensors}, see `facts`; and if it was made here `made`."""
     if not folder.is_dir():
         return {"present": False, "digest": None, "problem": "", "bytes": 0}
     try:
@@ -264,7 +275,8 @@ def look(folder: Path) -> dict[str, Any]:
             check_listed(folder, name, entry)
             total += entry["size"]
         check_folder(folder)
-        memory = manifest.get("memory") or facts(folder)
+        memory: ModelFacts = manifest.get("memory") or facts(folder)
+        config, tensors = memory["config"], memory["tensors"]
     except Broken as broken:
         return {"present": True, "digest": None, "problem": str(broken), "bytes": 0}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -274,8 +286,17 @@ def look(folder: Path) -> dict[str, Any]:
             "problem": f"{MANIFEST} is unreadable ({type(error).__name__})",
             "bytes": 0,
         }
-    made = {"made": manifest["origin"]["made"]} if "made" in (manifest.get("origin") or {}) else {}
-    return {"present": True, "digest": manifest["digest"], "problem": "", "bytes": total, **memory, **made}
+    found: ModelState = {
+        "present": True,
+        "digest": manifest["digest"],
+        "problem": "",
+        "bytes": total,
+        "config": config,
+        "tensors": tensors,
+    }
+    if "made" in (manifest.get("origin") or {}):
+        found["made"] = manifest["origin"]["made"]
+    return found
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:

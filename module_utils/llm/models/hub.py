@@ -43,8 +43,8 @@ def model_commit(text: str, ask: Ask, endpoint: str = HUB, token: str = "") -> s
     return commit
 
 
-def model_facts(repo: str, commit: str, ask: Ask, endpoint: str = HUB, token: str = "") -> dict[str, Any]:
-    """What an estimate of memory needs of a model on the hub (artifacts.remote_facts), with `source`. Raises Unresolved."""
+def model_facts(repo: str, commit: str, ask: Ask, endpoint: str = HUB, token: str = "") -> artifacts.HubFacts:
+    """What an estimate of memory needs of a model on the hub. Raises Unresolved."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     folder = f"{endpoint.rstrip('/')}/{repo}/resolve/{commit}"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare.facts import StoredModel
 from ansible.module_utils.llm.models import artifacts
 
 SPARE = 16 * 2**20  # bytes that stay free beside a model: its manifest, and what file systems keep to themselves
@@ -187,9 +188,9 @@ def damage(folder: Path, deep: bool = False, say: Callable[[str], None] = lambda
 # What lies on a host.
 
 
-def stored(models: Path) -> list[dict[str, Any]]:
-    """All that lies in the folder of the models: [{name, revision, folder, bytes, partial}]; partial: not, or not yet, a model."""
-    found = []
+def stored(models: Path) -> list[StoredModel]:
+    """All that lies in the folder of the models."""
+    found: list[StoredModel] = []
     for place in sorted(p for p in models.glob("*/*") if p.is_dir() and not p.is_symlink()):
         hidden = re.fullmatch(r"\.(?P<revision>.+?)(?:\.[0-9a-f]{8})?\.(?:partial|refused)", place.name)
         if place.name.startswith(".") and not hidden:
