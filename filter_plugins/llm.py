@@ -15,6 +15,7 @@ if _LIBRARY not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(_LIBRARY)
 
 from ansible.module_utils.llm.base import addresses, dpkg, files
+from ansible.module_utils.llm.declare.facts import AcmeRequest, Content
 from ansible.module_utils.llm.docker import packages
 from ansible.module_utils.llm.gateway import routes
 from ansible.module_utils.llm.gpu import nvidia
@@ -60,12 +61,12 @@ def packed(folder: str) -> dict[str, str]:
     return program.packed(place.name, own, library)
 
 
-def program_wanted(folder: str, config: Mapping[str, Any], compose: str, found: Mapping[str, Any]) -> program.Wanted:
+def program_wanted(folder: str, config: Content, compose: str, found: program.Found) -> program.Wanted:
     """See program.wanted; folder: see `packed`."""
     return program.wanted(packed(folder), config, compose, found)
 
 
-def acme_wanted(folder: str, request: Mapping[str, Any], compose: str, found: Mapping[str, Any]) -> program.Wanted:
+def acme_wanted(folder: str, request: AcmeRequest, compose: str, found: gateway_plan.Found) -> program.Wanted:
     """See gateway_plan.acme_wanted; folder: see `packed`."""
     return gateway_plan.acme_wanted(packed(folder), request, compose, found)
 

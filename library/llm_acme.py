@@ -68,19 +68,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import files, names
+from ansible.module_utils.llm.declare.facts import AcmeConfig
 from ansible.module_utils.llm.gateway import acme, certificates
 
 LED_WITHIN = 120.0  # beside what lego gets: until the client looks, and HAProxy leads the server's questions to it
 
 
-def lacks(folder: Path, config: dict[str, Any]) -> str:
+def lacks(folder: Path, config: AcmeConfig) -> str:
     """Why there is no certificate as it is declared, "" when there is."""
     data = folder / acme.DATA
-    issued = acme.record(files.read(data / acme.ISSUED))
+    issued = acme.issued(files.read(data / acme.ISSUED))
     return acme.missing(config, issued, certificates.read(data / acme.certificate_files(config)[0]))
 
 
-def request(config: dict[str, Any], why: str) -> dict[str, str]:
+def request(config: AcmeConfig, why: str) -> dict[str, str]:
     """An entry of Ansible's diff: what a server would be asked for."""
     return {
         "before_header": f"certificate: {why}",
@@ -90,12 +91,12 @@ def request(config: dict[str, Any], why: str) -> dict[str, str]:
     }
 
 
-def await_attempt(module: AnsibleModule, folder: Path, within: float) -> dict[str, Any]:
+def await_attempt(module: AnsibleModule, folder: Path, within: float) -> acme.Attempt:
     """What came of the client's next attempt."""
     place = folder / acme.DATA / acme.ATTEMPT
     end = time.monotonic() + within
     while True:
-        attempt = acme.record(files.read(place))
+        attempt = acme.attempt(files.read(place))
         if attempt and not attempt.get("asking"):
             return attempt
         if time.monotonic() > end:
@@ -107,7 +108,8 @@ def await_attempt(module: AnsibleModule, folder: Path, within: float) -> dict[st
 def act(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and have asked for what is missing."""
     folder = Path(module.params["folder"])
-    config = {key: module.params[key] for key in ("server", "email", "names")}
+    given = module.params
+    config: AcmeConfig = {"server": given["server"], "email": given["email"], "names": given["names"]}
     why = lacks(folder, config)
     if not why:
         return {"changed": False, "action": "none"}

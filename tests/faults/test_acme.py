@@ -219,8 +219,8 @@ def client(pebble: Pebble, root: Path | None = None) -> Iterator[Client]:
         found.close()
 
 
-def attempt(host: StubHost) -> dict[str, Any]:
-    return acme.record((host.root / "gateway" / acme.DATA / acme.ATTEMPT).read_text())
+def attempt(host: StubHost) -> acme.Attempt:
+    return acme.attempt((host.root / "gateway" / acme.DATA / acme.ATTEMPT).read_text())
 
 
 def failed(host: StubHost) -> bool:

@@ -522,8 +522,47 @@ class Program(TypedDict):
     loaded: str
 
 
+class AcmeConfig(TypedDict, total=False):
+    """With what an ACME server is asked for a certificate."""
+
+    server: str
+    email: str
+    names: list[str]
+
+
+class AcmeRequest(AcmeConfig, total=False):
+    """What the plan has asked for, {} where no certificate is. ca_file: on the host, "" for a server that all trust."""
+
+    ca_file: str
+
+
+class GatewaySettings(TypedDict, total=False):
+    """The gateway as it is declared, beside its routes; {} where nothing is. certificate, key: files of the host, "" for none.
+
+    names: under which it answers for all services. certificate_names: all that a certificate has to have. wait: seconds for which
+    requests wait at a closed route. body_limit: bytes. connections: at most.
+    """
+
+    https_port: int
+    http_port: int
+    ports_address: str
+    names: list[str]
+    certificate_names: list[str]
+    domain: str
+    certificate: str
+    key: str
+    acme: AcmeRequest
+    wait: int
+    body_limit: int
+    connections: int
+
+
 class AcmeState(TypedDict, total=False):
-    """What the ACME client did. missing: why the certificate is not what is declared, "" when it is."""
+    """What the ACME client did. missing: why the certificate is not what is declared, "" when it is. failures: in a row.
+
+    error: of the last attempt. ca_differs: the client has a copy of another CA file than is declared. ca_problem: what is wrong
+    with that.
+    """
 
     missing: str
     error: str
@@ -558,7 +597,12 @@ class ClientKeys(TypedDict, total=False):
 
 
 class GatewayState(TypedDict):
-    """What gateway/host.facts says of the gateway."""
+    """What gateway/host.facts says of the gateway. now: seconds since the epoch.
+
+    due: why it has to be changed though its files are as declared. engine_key: fingerprint of the newest key between gateway and
+    engines, "" before it was rotated. old_engine_keys: services whose engine lacks that key. stopped: backends whose clients are
+    told that the service was stopped.
+    """
 
     now: int
     certificate: Certificate

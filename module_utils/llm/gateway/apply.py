@@ -90,7 +90,7 @@ def wait_for_ports(module: Module) -> None:
                 time.sleep(0.2)
 
 
-def tell(folder: Path, changes: list[dict[str, str]]) -> bool:
+def tell(folder: Path, changes: list[routes.Switch]) -> bool:
     """Lead servers elsewhere without a reload. False when HAProxy does not follow in time: a reload then does it."""
     for change in changes:
         server = change["server"]

@@ -11,23 +11,36 @@ import hashlib
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare.facts import Certificate
 
 
-def read(path: Path) -> dict[str, Any]:
-    """{names, begins, expires (seconds since 1970), problem} of a PEM file's first certificate."""
+class GivenCertificate(Certificate, total=False):
+    """A certificate that an operator gives. pem: with its key in one text, as HAProxy reads them; "" where there is a problem."""
+
+    pem: str
+
+
+class _Decoded(TypedDict, total=False):
+    subjectAltName: tuple[tuple[str, str], ...]
+    notBefore: str
+    notAfter: str
+
+
+def read(path: Path) -> Certificate:
+    """The first certificate of a PEM file, of no names and times where `problem` says why it can't be read."""
     try:
         path.read_bytes()
         # The public interface of `ssl` shows a certificate only of a connection; this is what Python tests that with.
-        found: dict[str, Any] = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
+        found: _Decoded = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         damaged = isinstance(error, (ssl.SSLError, ValueError))
         why = "is no certificate in PEM" if damaged else getattr(error, "strerror", "") or "cannot be read"
         return {"names": [], "begins": 0, "expires": 0, "problem": f"{path}: {why}"}
     named = [value for kind, value in found.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
-    begins, expires = (int(ssl.cert_time_to_seconds(found[k])) for k in ("notBefore", "notAfter"))
+    begins, expires = (int(ssl.cert_time_to_seconds(t)) for t in (found["notBefore"], found["notAfter"]))
     return {"names": named, "begins": begins, "expires": expires, "problem": ""}
 
 
@@ -38,12 +51,9 @@ def fingerprint(pem: str) -> str:
     return hashlib.sha1(der, usedforsecurity=False).hexdigest().upper()
 
 
-def given(cert: Path, key: Path, now: float) -> dict[str, Any]:
-    """{names, begins, expires, problem, pem} of a certificate that an operator gives, judged together with its private key.
-
-    problem: what is wrong with either, by time `now`; pem: certificate and key in one text, as HAProxy reads them.
-    """
-    found: dict[str, Any] = {**read(cert), "pem": ""}
+def given(cert: Path, key: Path, now: float) -> GivenCertificate:
+    """A certificate that an operator gives, judged together with its private key; problem: what is wrong with either, by `now`."""
+    found: GivenCertificate = {**read(cert), "pem": ""}
     if found["problem"]:
         return found
     try:

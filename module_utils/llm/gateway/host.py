@@ -13,9 +13,16 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.llm.base import addresses, files
+from ansible.module_utils.llm.declare.facts import (
+    AcmeRequest,
+    AcmeState,
+    Certificate,
+    GatewaySettings,
+    GatewayState,
+    ValidKey,
+)
 from ansible.module_utils.llm.declare.values import NAME
 from ansible.module_utils.llm.gateway import acme, certificates, haproxy, routes
 from ansible.module_utils.llm.gateway import keys as gateway_keys
@@ -62,7 +69,7 @@ def keep_clients(folder: Path, keys: Iterable[gateway_keys.ClientKey]) -> None:
     files.write(folder / CLIENTS, json.dumps(gateway_keys.document(keys), indent=1) + "\n", 0o600)
 
 
-def service_keys(root: Path, backends: Iterable[Mapping[str, Any]] = ()) -> dict[str, list[str]]:
+def service_keys(root: Path, backends: Iterable[routes.Backend] = ()) -> dict[str, list[str]]:
     """Keys of the services' own: those that clients use, and those of releases that a route is about to lead to."""
     found: dict[str, list[str]] = {}
     folder = root / "keys"
@@ -70,18 +77,18 @@ def service_keys(root: Path, backends: Iterable[Mapping[str, Any]] = ()) -> dict
         if NAME.fullmatch(path.name) and path.is_file() and (key := files.read(path).strip()):
             found.setdefault(path.name, []).append(key)
     for server in (s for p in backends for s in p["servers"]):
-        for place in _releases(root, server):
+        for place in _releases(root, server["name"], server["container"]):
             if key := files.read(place / "secrets" / "client-key").strip():
                 found.setdefault(server["name"], []).append(key)
     return {service: list(dict.fromkeys(keys)) for service, keys in found.items()}
 
 
-def _releases(root: Path, server: Mapping[str, Any]) -> list[Path]:
+def _releases(root: Path, service: str, container: str) -> list[Path]:
     """Folders of the releases whose container this may be: its name ends with the first digits of the release."""
-    prefix = f"llm-{server['name']}-"
-    if not server["container"].startswith(prefix):
+    prefix = f"llm-{service}-"
+    if not container.startswith(prefix):
         return []
-    return sorted((root / "services" / server["name"] / "releases").glob(server["container"][len(prefix) :] + "*"))
+    return sorted((root / "services" / service / "releases").glob(container[len(prefix) :] + "*"))
 
 
 def accepted(engine_file: Path) -> list[str]:
@@ -106,9 +113,9 @@ def new_engine_key(folder: Path) -> list[str]:
 
 def maps(
     root: Path,
-    backends: Sequence[Mapping[str, Any]],
+    backends: Sequence[routes.Backend],
     returns: Mapping[str, int],
-    leaving: Iterable[Mapping[str, str]] = (),
+    leaving: Iterable[routes.Switch] = (),
 ) -> dict[str, str]:
     """HAProxy's maps: clients, keys of engines and models by backend, and when a closed route opens again.
 
@@ -116,12 +123,12 @@ def maps(
     """
     engines = []
     for backend in backends:
-        old = [
-            {"name": c["server"].partition("/")[2], "container": c["before"]}
-            for c in leaving
-            if c["server"].partition("/")[0] == backend["name"]
-        ]
-        lists = [accepted(place / ENGINE_FILE) for s in [*backend["servers"], *old] for place in _releases(root, s)]
+        engines_of = [(s["name"], s["container"]) for s in backend["servers"]]
+        for change in leaving:
+            name, _, service = change["server"].partition("/")
+            if name == backend["name"]:
+                engines_of.append((service, change["before"]))
+        lists = [accepted(place / ENGINE_FILE) for engine in engines_of for place in _releases(root, *engine)]
         if key := gateway_keys.front_key([keys for keys in lists if keys]):
             engines.append(f"{backend['name']} {key}\n")
     return {
@@ -189,29 +196,25 @@ def own_is_due(folder: Path, names: Sequence[str], now: float) -> str:
 
 def stand_in_is_due(folder: Path) -> str:
     """Why our own authority has to issue a certificate to begin with, until ACME gives one; "" when there is any."""
-    return "there is none" if not (folder / PEM).exists() else str(certificates.read(folder / PEM)["problem"])
+    return "there is none" if not (folder / PEM).exists() else certificates.read(folder / PEM)["problem"]
 
 
-def acme_certificate(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The certificate that ACME gave: what certificates.read says, and `acme`: {missing, error, failures, ca_differs, ca_problem}.
-
-    request: {server, names, ca_file} of the plan. missing: why it is not what is declared. error, failures: of the last attempts.
-    ca_differs: whether the declared CA file is another than the client's copy.
-    """
+def acme_certificate(folder: Path, request: AcmeRequest) -> Certificate:
+    """The certificate that ACME gave, with what its client did; {} where the plan asks for no name."""
     if not request["names"]:  # the plan refuses that
         return {}
     data = folder / acme.DATA
     found = certificates.read(data / acme.certificate_files(request)[0])
-    attempt = acme.record(files.read(data / acme.ATTEMPT))
+    attempt = acme.attempt(files.read(data / acme.ATTEMPT))
     if attempt.get("asking"):  # what comes of it is not known yet
         attempt = acme.NO_ATTEMPT
     ca_file = request["ca_file"]
-    state = {
-        "missing": acme.missing(request, acme.record(files.read(data / acme.ISSUED)), found),
+    state: AcmeState = {
+        "missing": acme.missing(request, acme.issued(files.read(data / acme.ISSUED)), found),
         "error": str(attempt.get("error", "")),
         "failures": int(attempt.get("failures", 0)),
         "ca_differs": bool(ca_file) and files.read(Path(ca_file)) != files.read(folder / acme.FOLDER / acme.CA),
-        "ca_problem": str(certificates.read(Path(ca_file))["problem"]) if ca_file else "",
+        "ca_problem": certificates.read(Path(ca_file))["problem"] if ca_file else "",
     }
     return {**found, "acme": state}
 
@@ -223,19 +226,12 @@ def _as_in_certificate(name: str) -> str:
     return name.upper()
 
 
-def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """What module llm_host_facts says of the gateway: {now, certificate, clients, due, old_engine_keys, engine_key, stopped}.
-
-    due: why the gateway has to be changed though its files are as declared. old_engine_keys: services whose engine lacks the newest
-    key. stopped: backends whose clients get the answer that the service was stopped.
-    engine_key: fingerprint of the newest key between gateway and engines, "" before it was rotated.
-
-    wanted: {https_port, certificate_names, certificate, key, acme} of the plan; {} when there is none yet.
-    """
+def facts(root: Path, wanted: GatewaySettings, now: float) -> GatewayState:
+    """What module llm_host_facts says of the gateway beside its files and its container. wanted: {} when nothing is planned yet."""
     folder = root / "gateway"
     newest = engine_keys(folder)
     current = {p.parent.name: accepted(p / ENGINE_FILE) for p in sorted((root / "services").glob("*/current"))}
-    found: dict[str, Any] = {
+    found: GatewayState = {
         "now": int(now),
         "certificate": {},
         "clients": {},
@@ -245,7 +241,9 @@ def facts(root: Path, wanted: Mapping[str, Any], now: float) -> dict[str, Any]:
         "stopped": routes.stopped(files.read(folder / MAPS / "returns.map")),
     }
     known, problem = read_clients(folder)
-    valid = [{"id": k.id, "client": k.client, "services": list(k.services)} for k in known if k.state(now) == "valid"]
+    valid: list[ValidKey] = [
+        {"id": k.id, "client": k.client, "services": list(k.services)} for k in known if k.state(now) == "valid"
+    ]
     found["clients"] = {"keys": valid, "problem": problem}
     loaded = files.read(folder / "loaded").split()
     if wanted.get("https_port"):

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict
+
+from ansible.module_utils.llm.declare.facts import Route
 
 STOPPED = -1  # in the place of the seconds until a service is back; door.lua knows it too
 
 
-def backends(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict[str, Any]]:
-    """Backends of the gateway: [{name, services, ports, hosts, prefixes, models, servers: [{name, container, at_once}]}].
+class Server(TypedDict):
+    """An engine of a backend. name: its service. container: "" while its route is closed. at_once: requests, 0 if it decides."""
 
-    routes: of the plan. One backend a service, for its port and its prefix; services of one model (placement refuses one name for
+    name: str
+    container: str
+    at_once: int
+
+
+class Backend(TypedDict):
+    """Engines that answer for the same services, and by which ports, host names, first parts of a path, and models they do."""
+
+    name: str
+    services: list[str]
+    ports: list[int]
+    hosts: list[str]
+    prefixes: list[str]
+    models: list[str]
+    servers: list[Server]
+
+
+class Switch(TypedDict):
+    """A server (`backend/name`) that leads elsewhere: containers before and after, "" for a closed route."""
+
+    server: str
+    before: str
+    after: str
+
+
+def backends(routes: Iterable[Route], domain: str = "") -> list[Backend]:
+    """Backends of the gateway.
+
+    One backend a service, for its port and its prefix; services of one model (placement refuses one name for
     different models) form a further backend, `all-<the first of them>`, for requests by model or by a host name that they share.
     """
     routes = list(routes)
-    found = [
+    found: list[Backend] = [
         {
             "name": r["service"],
             "services": [r["service"]],
@@ -29,7 +59,7 @@ def backends(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict
         for r in routes
     ]
     own = {p["name"]: p for p in found}
-    by_model: dict[str, list[Mapping[str, Any]]] = {}
+    by_model: dict[str, list[Route]] = {}
     for route in routes:
         by_model.setdefault(route.get("model") or "", []).append(route)
     for model, members in by_model.items():
@@ -56,14 +86,14 @@ def backends(routes: Iterable[Mapping[str, Any]], domain: str = "") -> list[dict
     return found
 
 
-def _server(route: Mapping[str, Any]) -> dict[str, Any]:
+def _server(route: Route) -> Server:
     return {"name": route["service"], "container": route["container"], "at_once": route.get("at_once") or 0}
 
 
-def returns(routes: Iterable[Mapping[str, Any]], domain: str = "") -> dict[str, int]:
+def returns(routes: Iterable[Route], domain: str = "") -> dict[str, int]:
     """Seconds until closed backends are expected back, STOPPED for those that are not; unknown ones are left out.
 
-    routes: of the plan, with `returns_in` or `stopped`. A backend of several services is back with the first of them.
+    Routes say so with `returns_in` or `stopped`. A backend of several services is back with the first of them.
     """
     routes = list(routes)
     closed = [r for r in routes if not r.get("container")]
@@ -90,15 +120,16 @@ def listing(model: str) -> str:
     return "'%[var(txn.models)]," + entry.replace("%", "%%").replace("'", "'\\''") + "'"
 
 
-def switched(before: str, after: str) -> list[dict[str, str]] | None:
-    """Which servers lead elsewhere between two configurations: [{server, before, after}]; None when more differs.
+def switched(before: str, after: str) -> list[Switch] | None:
+    """Which servers lead elsewhere between two configurations; None when more differs.
 
-    Only differences of this kind can be made in the running HAProxy, without a reload. "" stands for a closed route.
+    Only differences of this kind can be made in the running HAProxy, without a reload.
     """
     old, new = (text.splitlines() for text in (before, after))
     if len(old) != len(new):
         return None
-    found, backend = [], ""
+    found: list[Switch] = []
+    backend = ""
     for was, now in zip(old, new, strict=True):
         if now.startswith("backend "):
             backend = now.split()[1]

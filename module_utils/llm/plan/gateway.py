@@ -5,11 +5,20 @@ Pure functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypedDict, overload
 
 from ansible.module_utils.llm.base import addresses
 from ansible.module_utils.llm.base.spelling import did_you_mean
+from ansible.module_utils.llm.declare.facts import (
+    AcmeConfig,
+    AcmeRequest,
+    Certificate,
+    ClientKeys,
+    Content,
+    GatewaySettings,
+    Route,
+)
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.declare.objects import Declared
 from ansible.module_utils.llm.declare.values import size_bytes
@@ -31,12 +40,62 @@ NEAR = 8  # requests under way at an engine below which it gets all that begin a
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
 
 
-def setting(declared: Declared, key: str) -> Any:
+Port = Literal["https_port", "http_port"]
+PORTS: tuple[Port, ...] = ("https_port", "http_port")
+
+
+class Values(TypedDict):
+    """What role gateway's templates and module are filled with, beside the role's own variables; see `values`.
+
+    ports: its own first. buffer, whole: bytes. near: requests at an engine. stalled: service to seconds without a token after which
+    its engine gets no new requests.
+    """
+
+    https_port: int
+    http_port: int
+    ports: list[int]
+    ports_address: str
+    backends: list[gateway_routes.Backend]
+    returns: dict[str, int]
+    wait: int
+    body_limit: int
+    connections: int
+    buffer: int
+    whole: int
+    large: int
+    copies: int
+    near: int
+    stalled: dict[str, int]
+
+
+class Found(TypedDict, total=False):
+    """What module llm_host_facts says of a gateway (see declare/facts.Gateway); {} where the host was not read."""
+
+    files: dict[str, str | None]
+    loaded: str | None
+    id: str
+    state: str
+    due: list[str]
+    certificate: Certificate
+    acme: program.Found
+
+
+@overload
+def setting(declared: Declared, key: Literal["https_port", "http_port", "wait"]) -> int: ...
+@overload
+def setting(declared: Declared, key: Literal["ports_address", "certificate", "key", "body_limit"]) -> str: ...
+@overload
+def setting(declared: Declared, key: Literal["names"]) -> Sequence[str]: ...
+@overload
+def setting(declared: Declared, key: Literal["acme"]) -> Content: ...
+
+
+def setting(declared: Declared, key: str) -> object:
     """One key of `llm_gateway`, or what holds without it."""
     return declared.settings.gateway.get(key, GATEWAY[key].default)
 
 
-def settings(declared: Declared) -> dict[str, Any]:
+def settings(declared: Declared) -> GatewaySettings:
     """What role gateway wants to know beside its routes."""
     return {
         "https_port": setting(declared, "https_port"),
@@ -54,18 +113,19 @@ def settings(declared: Declared) -> dict[str, Any]:
     }
 
 
-def values(settings: Mapping[str, Any], routes: Iterable[Mapping[str, Any]], bind_address: str) -> dict[str, Any]:
-    """What role gateway's templates and module are filled with, beside the role's own variables.
+def values(settings: GatewaySettings, routes: Iterable[Route], bind_address: str) -> Values:
+    """What role gateway is filled with. settings: {} gives services their ports alone.
 
-    settings: see `settings`; {} gives services their ports alone. routes: of the plan. bind_address: where ports are
+    bind_address: where ports are
     published, unless the settings have another address for the services' own.
     """
     routes, domain = list(routes), settings.get("domain", "")
     backends = gateway_routes.backends(routes, domain)
-    own = {key: settings.get(key, 0) for key in ("https_port", "http_port")}
+    https_port, http_port = settings.get("https_port", 0), settings.get("http_port", 0)
     return {
-        **own,
-        "ports": [*filter(None, own.values()), *(route["port"] for route in routes)],
+        "https_port": https_port,
+        "http_port": http_port,
+        "ports": [*filter(None, (https_port, http_port)), *(route["port"] for route in routes)],
         "ports_address": settings.get("ports_address") or bind_address,
         "backends": backends,
         "returns": gateway_routes.returns(routes, domain),
@@ -81,19 +141,18 @@ def values(settings: Mapping[str, Any], routes: Iterable[Mapping[str, Any]], bin
     }
 
 
-def _stalled(routes: Iterable[Mapping[str, Any]], backends: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def _stalled(routes: Iterable[Route], backends: Iterable[gateway_routes.Backend]) -> dict[str, int]:
     """Seconds without a token after which an engine gets no new requests, by service; only of those that share them with others."""
     usual = LIVENESS["progress_timeout"].default
     given = {route["service"]: route.get("progress_timeout", usual) for route in routes}
     return {s["name"]: given[s["name"]] for b in backends if len(b["servers"]) > 1 for s in b["servers"]}
 
 
-def wanted(texts: Mapping[str, str], routes: Iterable[Any], found: Mapping[str, Any]) -> program.Wanted:
+def wanted(texts: Mapping[str, str], routes: Iterable[Route], found: Found) -> program.Wanted:
     """The gateway as it is to be on a host: without routes there is to be none.
 
-    texts: of compose.yml, etc/haproxy.cfg and etc/door.lua, by these names. found: the gateway's facts, {} where the host was not
-    read. loaded: the words that module llm_gateway writes down for files and container; those after them, for keys and
-    certificate, are in `due` of the facts.
+    texts: of compose.yml, etc/haproxy.cfg and etc/door.lua, by these names. loaded: the words that module llm_gateway
+    writes down for files and container; those after them, for keys and certificate, are in `due` of the facts.
     """
     if not list(routes):
         return {"files": {}, "loaded": "", "good": found.get("state", "absent") == "absent"}
@@ -107,14 +166,14 @@ def wanted(texts: Mapping[str, str], routes: Iterable[Any], found: Mapping[str, 
     return {"files": dict(texts), "loaded": " ".join(loaded), "good": good}
 
 
-def acme_wanted(
-    code: Mapping[str, str], request: Mapping[str, Any], compose: str, found: Mapping[str, Any]
-) -> program.Wanted:
+def acme_wanted(code: Mapping[str, str], request: AcmeRequest, compose: str, found: Found) -> program.Wanted:
     """The client that gets the certificate by ACME, as it is to be on a host; good when it has brought what is declared, too.
 
-    code, compose: see program.wanted. request: see acme_request. found: the gateway's facts.
+    code, compose: see program.wanted. request: see acme_request.
     """
-    config = {key: request[key] for key in ("server", "email", "names")} if compose else {}
+    config: AcmeConfig = {}
+    if compose:
+        config = {"server": request["server"], "email": request["email"], "names": request["names"]}
     client = program.wanted(code, config, compose, found.get("acme", {}))
     if not compose:
         return client
@@ -161,13 +220,13 @@ def acme_names(declared: Declared) -> list[str]:
     return [n.lower() for n in certificate_names(declared) if n not in addresses.LOCAL and not addresses.is_address(n)]
 
 
-def acme_request(declared: Declared) -> dict[str, Any]:
-    """What a certificate is asked for with; {} where none is. ca_file: on the host, "" for a server that all trust."""
+def acme_request(declared: Declared) -> AcmeRequest:
+    """With what a certificate is asked for; {} where none is."""
     wanted = setting(declared, "acme")
     if not wanted or not declared.host_services:  # a host that lists no service has no gateway
         return {}
-    told = {k: wanted.get(k, ACME[k].default) for k in ("server", "email", "ca_file")}
-    return {**told, "names": acme_names(declared)}
+    server, email, ca_file = (str(wanted.get(k, ACME[k].default)) for k in ("server", "email", "ca_file"))
+    return {"server": server, "email": email, "ca_file": ca_file, "names": acme_names(declared)}
 
 
 def findings(declared: Declared) -> dict[str, list[Finding]]:
@@ -175,7 +234,7 @@ def findings(declared: Declared) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {"": [*_acme_findings(declared), *_plain_findings(declared)]}
     running = placement.deployed(declared)
     ports = {declared.services[s].port: f"service `{s}`" for s in running}
-    for key in ("https_port", "http_port"):
+    for key in PORTS:
         port = setting(declared, key)
         if port and port in ports:
             message = f"{port} is the port of {ports[port]} too"
@@ -240,11 +299,11 @@ def _acme_findings(declared: Declared) -> list[Finding]:
 
 def ports(declared: Declared) -> dict[int, str]:
     """Ports of the gateway itself: port to the key that declares it."""
-    return {setting(declared, k): f"llm_gateway.{k}" for k in ("https_port", "http_port") if setting(declared, k)}
+    return {setting(declared, k): f"llm_gateway.{k}" for k in PORTS if setting(declared, k)}
 
 
-def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> list[Finding]:
-    """What the host says of a certificate that was given. found: `certificate` of the gateway's facts."""
+def host_findings(declared: Declared, found: Certificate, now: float) -> list[Finding]:
+    """What is wrong with the gateway's certificate on the host, where it was given or comes by ACME."""
     if not setting(declared, "https_port"):
         return []
     if acme_request(declared):
@@ -272,9 +331,9 @@ def host_findings(declared: Declared, found: Mapping[str, Any], now: float) -> l
     return []
 
 
-def _acme_host_findings(found: Mapping[str, Any], now: float) -> list[Finding]:
-    """What the host says of the certificate that ACME gives. found: `certificate` of its facts, with `acme` in it."""
-    state = found.get("acme") or {}
+def _acme_host_findings(found: Certificate, now: float) -> list[Finding]:
+    """What is wrong with the certificate that ACME gives."""
+    state = found.get("acme", {})
     if state.get("ca_problem"):
         return [Finding("acme-ca", "error", "llm_gateway.acme.ca_file", state["ca_problem"], "Give the server's CA")]
     if not state.get("error") or state.get("missing"):  # of what is missing the run itself says whether it got it
@@ -289,8 +348,8 @@ def _acme_host_findings(found: Mapping[str, Any], now: float) -> list[Finding]:
     return [Finding("acme-renewal", "warn", "llm_gateway.acme", f"{why}; {left}", remedy)]
 
 
-def key_findings(declared: Declared, found: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with the clients' keys on the host, a file that people edit. found: `clients` of the gateway's facts.
+def key_findings(declared: Declared, found: ClientKeys) -> list[Finding]:
+    """What is wrong with the clients' keys on the host, a file that people edit.
 
     A key for a service that is not declared any more is no reason to keep the service from going.
     """

@@ -6,7 +6,9 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from ansible.module_utils.llm.declare.facts import Content
 
 LIBRARY = "ansible.module_utils.llm"
 SUM = "LOADED"  # in a compose file: stands for the checksum, which is taken before it is there
@@ -18,6 +20,14 @@ class Wanted(TypedDict):
     files: dict[str, str]
     loaded: str
     good: bool
+
+
+class Found(TypedDict, total=False):
+    """What module llm_host_facts says of a program (see declare/facts.Program); {} where the host was not read."""
+
+    files: dict[str, str | None]
+    state: str
+    loaded: str
 
 
 def sha256(text: str) -> str:
@@ -59,10 +69,10 @@ def packed(name: str, own: Mapping[str, str], library: Callable[[str], str | Non
     return found
 
 
-def wanted(code: Mapping[str, str], config: Mapping[str, Any], compose: str, found: Mapping[str, Any]) -> Wanted:
+def wanted(code: Mapping[str, str], config: Content, compose: str, found: Found) -> Wanted:
     """A program as it is to be on a host. code: see `packed`. compose: its compose file, "" where it is not to run.
 
-    found: what module llm_host_facts says of it, {} where the host was not read. The label with the checksum is what its container
+    The label with the checksum is what its container
     was started with: files that were replaced since are not loaded.
     """
     state = found.get("state", "absent")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.llm.declare import parse
+from ansible.module_utils.llm.declare.facts import AcmeConfig, AcmeRequest, Certificate
 from ansible.module_utils.llm.gateway import acme, certificates, haproxy
 from ansible.module_utils.llm.gateway import host as gateway_host
 from ansible.module_utils.llm.plan import gateway as gateway_plan
@@ -21,8 +22,8 @@ DAY = 86400
 NOW = 1_800_000_000.0
 ACME = {"email": "ops@example.org", "terms_agreed": True}
 OPEN = {"domain": "llm.example.org", "bind_address": "192.0.2.1"}
-CONFIG = {"server": "https://s/dir", "email": "a@b.c", "names": ["x.org", "y.org"]}
-ISSUED = {"server": "https://s/dir", "names": ["y.org", "x.org"]}
+CONFIG: AcmeConfig = {"server": "https://s/dir", "email": "a@b.c", "names": ["x.org", "y.org"]}
+ISSUED: acme.Issued = {"server": "https://s/dir", "names": ["y.org", "x.org"]}
 
 
 def found(acme_of: dict[str, Any] | None = None, **host: Any) -> list[tuple[str, str, str]]:
@@ -109,8 +110,8 @@ def test_the_client_s_image_is_made_where_there_is_a_client() -> None:
 # What is there.
 
 
-def certificate(begins: float, ends: float, **more: Any) -> dict[str, Any]:
-    return {"names": ["x.org"], "begins": begins, "expires": ends, "problem": "", **more}
+def certificate(begins: float, ends: float, problem: str = "") -> Certificate:
+    return {"names": ["x.org"], "begins": begins, "expires": ends, "problem": problem}
 
 
 def test_one_is_asked_for_when_it_is_not_what_is_declared_or_ends() -> None:
@@ -121,7 +122,7 @@ def test_one_is_asked_for_when_it_is_not_what_is_declared_or_ends() -> None:
     assert acme.due(CONFIG, {}, good, NOW) == "there is none"
     assert acme.due(CONFIG, {**ISSUED, "server": "https://other/dir"}, good, NOW) == "it is of another server"
     assert acme.due(CONFIG, {**ISSUED, "names": ["x.org"]}, good, NOW) == "it is for other names"
-    assert acme.due(CONFIG, ISSUED, {**good, "problem": "has ended"}, NOW) == "has ended"
+    assert acme.due(CONFIG, ISSUED, certificate(NOW, NOW + 90 * DAY, "has ended"), NOW) == "has ended"
 
 
 def test_failures_are_followed_by_ever_longer_pauses() -> None:
@@ -149,7 +150,8 @@ def test_of_a_failure_the_reason_is_told(output: str, told: str) -> None:
 
 
 def test_a_damaged_record_is_none() -> None:
-    assert [acme.record(text) for text in ("", "{", "[]", '{"next": 1}')] == [{}, {}, {}, {"next": 1}]
+    assert [acme.attempt(text) for text in ("", "{", "[]", '{"next": 1}')] == [{}, {}, {}, {"next": 1}]
+    assert [acme.issued(text) for text in ("", "{", "[]", '{"server": "s"}')] == [{}, {}, {}, {"server": "s"}]
 
 
 def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> None:
@@ -157,8 +159,9 @@ def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> 
     state = {"missing": "", "error": "", "failures": 0, "ca_problem": ""}
     good = certificate(NOW - 65 * DAY, NOW + 25 * DAY)
 
-    def said(base: dict[str, Any] = good, **more: Any) -> list[tuple[str, str, str]]:
-        findings = gateway_plan.host_findings(declared, {**base, "acme": {**state, **more}}, NOW)
+    def said(base: Certificate = good, **more: Any) -> list[tuple[str, str, str]]:
+        seen: Any = {**base, "acme": {**state, **more}}
+        findings = gateway_plan.host_findings(declared, seen, NOW)
         return [(f.severity, f.key, f.message) for f in findings]
 
     assert said() == []
@@ -173,10 +176,10 @@ def test_the_plan_warns_of_renewals_that_fail_and_of_one_that_nobody_tries() -> 
     assert gateway_plan.host_findings(declared, {}, NOW) == []
 
 
-REQUEST = {**CONFIG, "ca_file": "/etc/ca.pem"}
+REQUEST: Any = {**CONFIG, "ca_file": "/etc/ca.pem"}
 
 
-def client_wanted(found: dict[str, Any], compose: str = "x: LOADED") -> program.Wanted:
+def client_wanted(found: Any, compose: str = "x: LOADED") -> program.Wanted:
     return gateway_plan.acme_wanted({"app/a.py": ""}, REQUEST, compose, found)
 
 
@@ -242,15 +245,21 @@ def client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def attempt(folder: Path) -> dict[str, Any]:
-    return acme.record((folder / acme.DATA / acme.ATTEMPT).read_text())
+def attempt(folder: Path) -> acme.Attempt:
+    return acme.attempt((folder / acme.DATA / acme.ATTEMPT).read_text())
 
 
 def test_it_asks_once_and_has_haproxy_use_what_it_got(client: Any, folder: Path) -> None:
     client.look()
     pem = (folder / gateway_host.PEM).read_text()
     assert (client.asked, client.told) == (1, [certificates.fingerprint(pem)]) and attempt(folder)["error"] == ""
-    assert gateway_host.acme_certificate(folder, {**CONFIG, "ca_file": ""})["acme"]["missing"] == ""
+    request: AcmeRequest = {
+        "server": CONFIG["server"],
+        "email": CONFIG["email"],
+        "names": CONFIG["names"],
+        "ca_file": "",
+    }
+    assert gateway_host.acme_certificate(folder, request)["acme"]["missing"] == ""
     client.look()
     assert (client.asked, len(client.told)) == (1, 1)
 
@@ -312,5 +321,5 @@ def test_an_account_that_the_server_forgot_is_known_by_the_error_and_its_file_by
     said = "acme: error: 400 :: POST :: https://a/order :: urn:ietf:params:acme:error:accountDoesNotExist :: not found"
     assert acme.account_is_lost(said)
     assert not acme.account_is_lost(said.replace("accountDoesNotExist", "rateLimited"))
-    config = {"server": "https://pebble:14000/dir", "email": "ops@example.org", "names": ["a.example.org"]}
+    config: AcmeConfig = {"server": "https://pebble:14000/dir", "email": "ops@example.org", "names": ["a.example.org"]}
     assert acme.account_file(config) == "accounts/pebble_14000/ops@example.org/account.json"

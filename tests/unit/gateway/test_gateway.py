@@ -18,6 +18,7 @@ import llm_key_leaks
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import names
+from ansible.module_utils.llm.declare.facts import Route
 from ansible.module_utils.llm.declare.findings import Finding
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.gateway import certificates, haproxy, leaks
@@ -32,7 +33,7 @@ from tests import catalogs
 NOW = 1_800_000_000.0
 
 
-def route(service: str, port: int, container: str = "c", model: str = "", hostname: str = "") -> dict[str, Any]:
+def route(service: str, port: int, container: str = "c", model: str = "", hostname: str = "") -> Route:
     return {
         "service": service,
         "port": port,
@@ -69,14 +70,14 @@ def test_without_a_domain_there_are_no_host_names() -> None:
 
 
 def test_a_pool_is_back_with_its_first_and_stopped_with_its_last() -> None:
-    open_, closed = route("a", 1, "ca", "m"), {**route("a", 1, "", "m"), "returns_in": 90}
-    unknown, stopped = route("b", 2, "", "m"), {**route("b", 2, "", "m"), "stopped": True}
+    open_, unknown = route("a", 1, "ca", "m"), route("b", 2, "", "m")
+    closed: Any = {**route("a", 1, "", "m"), "returns_in": 90}
+    stopped: Any = {**route("b", 2, "", "m"), "stopped": True}
     assert gateway_routes.returns([open_, stopped]) == {"b": gateway_routes.STOPPED}
     assert gateway_routes.returns([closed, unknown]) == {"a": 90, "all-a": 90}
     assert gateway_routes.returns([closed, stopped]) == {"a": 90, "b": gateway_routes.STOPPED, "all-a": 90}
-    assert gateway_routes.returns([{**closed, "stopped": True}, stopped]) == dict.fromkeys(
-        ("a", "b", "all-a"), gateway_routes.STOPPED
-    )
+    both: list[Any] = [{**closed, "stopped": True}, stopped]
+    assert gateway_routes.returns(both) == dict.fromkeys(("a", "b", "all-a"), gateway_routes.STOPPED)
     assert gateway_routes.returns([route("a", 1, "", "m"), stopped]) == {"b": gateway_routes.STOPPED}, (
         "nobody knows of a"
     )
@@ -195,12 +196,13 @@ def test_the_gateway_s_own_ports_come_first_and_services_may_be_published_elsewh
 
 
 def test_engines_that_share_requests_have_their_own_patience_or_the_usual_one() -> None:
-    routes = [route("a", 1, model="m"), {**route("b", 2, model="m"), "progress_timeout": 180}, route("c", 3, model="n")]
+    own: Any = {**route("b", 2, model="m"), "progress_timeout": 180}
+    routes = [route("a", 1, model="m"), own, route("c", 3, model="n")]
     assert gateway_plan.values({}, routes, "::1")["stalled"] == {"a": 60, "b": 180}
 
 
 LOADED = " ".join([program.sha256("c"), program.sha256("hl"), "0123456789ab"])
-RUNS = {
+RUNS: Any = {
     "state": "running",
     "id": "0123456789ab",
     "files": program.sums(TEXTS),
@@ -222,7 +224,8 @@ RUNS = {
     ],
 )
 def test_a_gateway_is_left_alone_when_it_runs_with_what_is_declared(changed: dict[str, Any], good: bool) -> None:
-    wanted = gateway_plan.wanted(TEXTS, ROUTES, {**RUNS, **changed})
+    found: Any = {**RUNS, **changed}
+    wanted = gateway_plan.wanted(TEXTS, ROUTES, found)
     assert wanted["good"] is good and wanted["files"] == TEXTS
     assert changed.get("id") or wanted["loaded"] == LOADED
 
@@ -232,7 +235,8 @@ def test_a_host_that_was_not_read_has_no_gateway() -> None:
 
 
 def test_without_routes_there_is_to_be_none() -> None:
-    found = [gateway_plan.wanted({}, [], facts) for facts in ({}, {"state": "absent"}, {"state": "exited"}, RUNS)]
+    states: list[gateway_plan.Found] = [{}, {"state": "absent"}, {"state": "exited"}, RUNS]
+    found = [gateway_plan.wanted({}, [], facts) for facts in states]
     assert [w["good"] for w in found] == [True, True, False, False] and all(not w["files"] for w in found)
 
 
@@ -572,7 +576,8 @@ def test_the_plan_refuses_one_that_is_not_for_these_names_and_warns_before_it_en
     good = {"names": names, "expires": NOW + 90 * 86400, "problem": ""}
 
     def said(**found: Any) -> list[tuple[str, str]]:
-        return [(f.id, f.severity) for f in gateway_plan.host_findings(declared, {**good, **found}, NOW)]
+        seen: Any = {**good, **found}
+        return [(f.id, f.severity) for f in gateway_plan.host_findings(declared, seen, NOW)]
 
     assert said() == []
     assert said(names=["api.example.org"]) == [("certificate-names", "error")]

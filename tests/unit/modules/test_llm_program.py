@@ -228,7 +228,7 @@ def test_a_look_says_what_would_be_asked_for_and_asks_nobody(client: Asked, cert
     assert (
         said["action"] == "asked" and diff["after"] == "x.org\ny.org\n" and diff["before_header"].endswith("has ended")
     )
-    assert acme.record(client.record.read_text())["error"] == "refused"
+    assert acme.attempt(client.record.read_text())["error"] == "refused"
 
 
 def test_a_client_that_waits_after_a_failure_asks_at_once(client: Asked, certificate: Run) -> None:

@@ -60,7 +60,7 @@ def test_a_program_comes_with_what_it_needs_in_the_end_and_nothing_else() -> Non
     }
 
 
-def wanted(found: dict[str, Any] | None = None, compose: str = COMPOSE) -> program.Wanted:
+def wanted(found: program.Found | None = None, compose: str = COMPOSE) -> program.Wanted:
     return program.wanted({"app/x/y.py": "1"}, {"b": 1, "a": [2]}, compose, found or {})
 
 
@@ -97,7 +97,7 @@ THERE = {"files": SUMS, "state": "running", "loaded": wanted()["loaded"]}
     ],
 )
 def test_a_program_is_good_when_it_runs_as_it_is_declared_or_is_gone_as_it_is(
-    found: dict[str, Any], compose: str, good: bool
+    found: program.Found, compose: str, good: bool
 ) -> None:
     assert wanted(found, compose)["good"] is good
     assert bool(wanted(found, compose)["files"]) is bool(compose)
@@ -110,7 +110,10 @@ def test_a_program_is_good_when_it_runs_as_it_is_declared_or_is_gone_as_it_is(
             "engine_supervisor/files/engine_supervisor",
             "base/dpkg base/files base/http base/lease base/redact declare/facts docker/api engine/diagnostics engine/metrics",
         ),
-        ("gateway/files/acme_client", "base/files gateway/acme gateway/certificates gateway/haproxy"),
+        (
+            "gateway/files/acme_client",
+            "base/dpkg base/files base/lease declare/facts gateway/acme gateway/certificates gateway/haproxy",
+        ),
     ],
 )
 def test_our_programs_come_with_few_modules(filters: Any, folder: str, modules: str) -> None:

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare.facts import AcmeConfig
 from ansible.module_utils.llm.gateway import acme, certificates, haproxy
 
 LOOK_EVERY = 10.0
@@ -28,7 +27,7 @@ class Client:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / acme.DATA
-        self.config: dict[str, Any] = json.loads((folder / acme.FOLDER / "config.json").read_text(encoding="utf-8"))
+        self.config: AcmeConfig = json.loads((folder / acme.FOLDER / "config.json").read_text(encoding="utf-8"))
         self.ended = threading.Event()
         self.process: subprocess.Popen[str] | None = None
 
@@ -51,14 +50,15 @@ class Client:
         """Ask for a certificate when one is due, and see that HAProxy has the one that there is."""
         now = time.time()
         LOOKED.touch()
-        before = acme.record(files.read(self.data / acme.ATTEMPT))
-        attempt = {k: v for k, v in before.items() if k != "asking"}  # which was before this program began
-        issued = acme.record(files.read(self.data / acme.ISSUED))
+        before = acme.attempt(files.read(self.data / acme.ATTEMPT))
+        attempt = before.copy()
+        attempt.pop("asking", None)  # which was before this program began
+        issued = acme.issued(files.read(self.data / acme.ISSUED))
         found = self._found(now)
         why = acme.due(self.config, issued, found, now)
         if why and now >= attempt.get("next", 0):
             attempt = self._attempt(why, int(attempt.get("failures", 0)))
-            issued = acme.record(files.read(self.data / acme.ISSUED))
+            issued = acme.issued(files.read(self.data / acme.ISSUED))
             found = self._found(time.time())
         if self.ended.is_set():
             return
@@ -69,12 +69,12 @@ class Client:
         if after != before:  # else one that a run has just taken away would be there again
             self._note(after)
 
-    def _found(self, now: float) -> dict[str, Any]:
+    def _found(self, now: float) -> certificates.GivenCertificate:
         cert, key = (self.data / f for f in acme.certificate_files(self.config))
         return certificates.given(cert, key, now)
 
-    def _attempt(self, why: str, failures: int) -> dict[str, Any]:
-        """Ask, and say what came of it: {at, error, failures, next}."""
+    def _attempt(self, why: str, failures: int) -> acme.Attempt:
+        """Ask, and say what came of it."""
         names = ", ".join(self.config["names"])
         print(f"asks {self.config['server']} for {names}: {why}", flush=True)
         # Should this program be killed while it asks, that counts: servers count as well.
@@ -83,7 +83,7 @@ class Client:
         if error:
             print(f"failed: {error}", flush=True)
             return self._failed(error, failures + 1)
-        kept = {k: self.config[k] for k in ("server", "names")}
+        kept: acme.Issued = {"server": self.config["server"], "names": self.config["names"]}
         files.write(self.data / acme.ISSUED, json.dumps(kept) + "\n")
         found = self._found(time.time())
         if wrong := acme.missing(self.config, kept, found):
@@ -91,11 +91,11 @@ class Client:
         print(f"got one that ends at {certificates.moment(found['expires'])}", flush=True)
         return {"at": int(time.time()), "error": "", "failures": 0, "next": 0}
 
-    def _failed(self, error: str, failures: int) -> dict[str, Any]:
+    def _failed(self, error: str, failures: int) -> acme.Attempt:
         now = int(time.time())
         return {"at": now, "error": error, "failures": failures, "next": now + acme.pause(failures)}
 
-    def _note(self, attempt: Mapping[str, Any]) -> None:
+    def _note(self, attempt: acme.Attempt) -> None:
         files.write(self.data / acme.ATTEMPT, json.dumps(attempt) + "\n")
 
     def _led(self) -> str:
