@@ -184,12 +184,13 @@ ansible_facts:
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.llm.base import lease, names
+from ansible.module_utils.llm.declare.facts import Docker, Facts
 from ansible.module_utils.llm.docker import api as docker_api
 from ansible.module_utils.llm.docker import host as docker_host
+from ansible.module_utils.llm.docker.api import ListedContainer, ListedImage, ListedNetwork
 from ansible.module_utils.llm.engine import history
 from ansible.module_utils.llm.gateway import acme
 from ansible.module_utils.llm.gateway import host as gateway_host
@@ -199,14 +200,16 @@ from ansible.module_utils.llm.images.images import RECORDS
 from ansible.module_utils.llm.models import dataset_files, store
 
 
-def docker_facts(module: AnsibleModule, root: Path) -> tuple[dict[str, Any], list[Any], list[Any], list[Any]]:
+def docker_facts(
+    module: AnsibleModule, root: Path
+) -> tuple[Docker, list[ListedContainer], list[ListedImage], list[ListedNetwork]]:
     """State of the engine, all its containers, all its images, all its networks."""
 
     def ask(plugin: str) -> str | None:
         rc, out, _ = module.run_command([plugin, "version", "--short"])
         return out.strip().lstrip("v") if rc == 0 else None
 
-    state: dict[str, Any] = {
+    state: Docker = {
         "installed": module.get_bin_path("dockerd") is not None,
         "running": False,
         "version": None,
@@ -269,7 +272,7 @@ def main() -> None:
     ids = {image["Id"] for image in images}
     ours = {engine["service"] for engine in engines}
     gateway = next((c for c in containers if f"/{names.GATEWAY}" in (c.get("Names") or [])), None)
-    facts = {
+    facts: Facts = {
         "system": read_host.system(),
         "docker": docker,
         "networks": {n["Name"]: n["Internal"] for n in networks if n["Name"] in names.NETWORKS},

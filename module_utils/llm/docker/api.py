@@ -16,7 +16,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote, urlencode
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
@@ -50,6 +50,70 @@ class LogLine:
     def seconds(self) -> float:
         """Time in seconds since the epoch."""
         return self.at / 1e9
+
+
+class Port(TypedDict, total=False):
+    """A port of a container, and that of the host where it is published."""
+
+    PrivatePort: int
+    PublicPort: int
+
+
+class Mount(TypedDict, total=False):
+    """Something that is mounted in a container. Source: on the host."""
+
+    Type: str
+    Source: str
+    RW: bool
+
+
+class Attached(TypedDict, total=False):
+    """How a container is attached to a network; IPAddress is "" while it does not run."""
+
+    IPAddress: str
+
+
+class Attachments(TypedDict, total=False):
+    """The networks of a container, by name."""
+
+    Networks: dict[str, Attached] | None
+
+
+class _Listed(TypedDict):
+    Id: str
+    ImageID: str
+    State: str
+
+
+class ListedContainer(_Listed, total=False):
+    """What is read here of an entry of /containers/json, in Docker's own words. Names begin with a slash."""
+
+    Names: list[str] | None
+    Image: str
+    Status: str
+    Labels: dict[str, str] | None
+    Ports: list[Port] | None
+    Mounts: list[Mount] | None
+    NetworkSettings: Attachments | None
+
+
+class _Identified(TypedDict):
+    Id: str
+
+
+class ListedImage(_Identified, total=False):
+    """What is read here of an entry of /images/json, in Docker's own words. Size: bytes."""
+
+    RepoTags: list[str] | None
+    RepoDigests: list[str] | None
+    Size: int
+
+
+class ListedNetwork(TypedDict):
+    """What is read here of an entry of /networks, in Docker's own words. Internal: it has no way out."""
+
+    Name: str
+    Internal: bool
 
 
 def socket_path() -> str:

@@ -12,9 +12,31 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.declare.facts import (
+    Attempt,
+    Before,
+    Container,
+    Content,
+    Disk,
+    Distribution,
+    ForeignContainer,
+    ImageRecord,
+    KnownAnswer,
+    Listener,
+    Memory,
+    ModelState,
+    OwnedImage,
+    Processor,
+    Program,
+    ReleaseFacts,
+    Releases,
+    Serving,
+    System,
+)
+from ansible.module_utils.llm.docker.api import ListedContainer, ListedImage
 from ansible.module_utils.llm.engine import diagnostics
 from ansible.module_utils.llm.models import artifacts, store
 
@@ -39,8 +61,16 @@ _ARM = {("0x41", "0xd0c"): "N1", ("0x41", "0xd40"): "V1", ("0x41", "0xd49"): "N2
 """Neoverse by implementer and part, as in the kernel's arch/arm64/include/asm/cputype.h: ARM's processors tell no name."""
 
 
-def system() -> dict[str, Any]:
-    """{id, version, codename, systemd, wsl}: the distribution, whether systemd is PID 1, whether this is WSL2."""
+class Written(TypedDict, total=False):
+    """A release.json, which llm_release writes; see library/llm_release.py. files: path to SHA-256."""
+
+    facts: ReleaseFacts
+    files: dict[str, str]
+    serving: Serving
+
+
+def system() -> System:
+    """The distribution, whether systemd is PID 1, whether this is WSL2."""
     return {
         **system_of(_read("/etc/os-release")),
         "systemd": Path("/run/systemd/system").is_dir(),
@@ -48,8 +78,8 @@ def system() -> dict[str, Any]:
     }
 
 
-def system_of(os_release: str) -> dict[str, str]:
-    """{id, version, codename} of the distribution, of its os-release file."""
+def system_of(os_release: str) -> Distribution:
+    """The distribution, of the text of its os-release file."""
     release: dict[str, str] = {}
     for line in os_release.splitlines():
         key, _, value = line.partition("=")
@@ -90,15 +120,12 @@ def compose_version(plugin: str, kept: Path, ask: Callable[[str], str | None], *
     return answer
 
 
-def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """From Docker's list of all containers: our engines, and who publishes which port.
-
-    Returns ([{id, name, service, release, state, status, image_id, made_of, ip}], {port: container name}); made_of: Compose's own
-    hash of the settings that a container was made of.
-    """
-    engines, published = [], {}
+def containers(listed: Iterable[ListedContainer]) -> tuple[list[Container], dict[str, str]]:
+    """From Docker's list of all containers: our engines, and who publishes which port, {port: container name}."""
+    engines: list[Container] = []
+    published = {}
     for entry in listed:
-        name = entry["Names"][0].lstrip("/") if entry.get("Names") else entry["Id"][:12]
+        name = _name(entry)
         for port in entry.get("Ports") or []:
             if "PublicPort" in port:
                 published[str(port["PublicPort"])] = name
@@ -121,16 +148,16 @@ def containers(listed: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
     return sorted(engines, key=lambda e: e["name"]), published
 
 
-def foreign(listed: Iterable[Mapping[str, Any]], prefix: str, own: Collection[str]) -> list[dict[str, Any]]:
-    """From Docker's list of all containers those that are not ours, and could be in our way: [{name, image, state, writes}].
+def foreign(listed: Iterable[ListedContainer], prefix: str, own: Collection[str]) -> list[ForeignContainer]:
+    """From Docker's list of all containers those that are not ours, and could be in our way.
 
-    prefix: of our names. own: labels of which ours have one. writes: folders of the host that a running one may write to.
+    prefix: of our names. own: labels of which ours have one. Only one that runs writes anywhere.
     """
-    found = []
+    found: list[ForeignContainer] = []
     for entry in listed:
         if {*own} & {*(entry.get("Labels") or {})}:
             continue
-        name = entry["Names"][0].lstrip("/") if entry.get("Names") else entry["Id"][:12]
+        name = _name(entry)
         mounts = entry.get("Mounts") or [] if entry["State"] == "running" else []
         writes = sorted(m["Source"] for m in mounts if m.get("Type") == "bind" and m.get("RW"))
         if name.startswith(prefix) or writes:
@@ -138,7 +165,13 @@ def foreign(listed: Iterable[Mapping[str, Any]], prefix: str, own: Collection[st
     return found
 
 
-def image_ids(listed: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> dict[str, str]:
+def _name(entry: ListedContainer) -> str:
+    """A container's name, or the start of its id where it has none."""
+    names = entry.get("Names")
+    return names[0].lstrip("/") if names else entry["Id"][:12]
+
+
+def image_ids(listed: Iterable[ListedImage], wanted: Iterable[str]) -> dict[str, str]:
     """Ids of the wanted references that are there: {reference: id}."""
     ids: dict[str, str] = {}
     for image in listed:
@@ -152,32 +185,29 @@ def image_ids(listed: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> dic
     return found
 
 
-def image_records(path: Path) -> dict[str, dict[str, Any]]:
-    """What module llm_image wrote down of the images that it made: {reference: record}.
-
-    A record: {id, source, names, found, proofs}; names are those that came along, such as the one that was pulled.
-    """
+def image_records(path: Path) -> dict[str, ImageRecord]:
+    """What module llm_image wrote down of the images that it made: {reference: record}."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records: dict[str, ImageRecord] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {ref: record for ref, record in records.items() if isinstance(record, dict) and "names" in record}
 
 
 def owned_images(
-    listed: Iterable[Mapping[str, Any]],
-    containers: Iterable[Mapping[str, Any]],
-    records: Mapping[str, Mapping[str, Any]],
+    listed: Iterable[ListedImage],
+    containers: Iterable[ListedContainer],
+    records: Mapping[str, ImageRecord],
     prefix: str,
-) -> list[dict[str, Any]]:
-    """Names that this project made (they begin with `prefix`) or brought (as recorded): [{name, id, size, containers}].
+) -> list[OwnedImage]:
+    """Names that this project made (they begin with `prefix`) or brought (as recorded).
 
-    listed, containers: Docker's lists of all. containers of an entry: names of those that use the image.
+    listed, containers: Docker's lists of all.
     """
     listed = list(listed)
     users: dict[str, list[str]] = {}
     for entry in containers:
-        users.setdefault(entry["ImageID"], []).append(entry["Names"][0].lstrip("/") if entry.get("Names") else "?")
+        users.setdefault(entry["ImageID"], []).append(_name(entry) if entry.get("Names") else "?")
     brought = [name for record in records.values() for name in record["names"]] + list(records)
     names = image_ids(listed, brought)
     for image in listed:
@@ -222,8 +252,8 @@ def _spellings(reference: str) -> list[str]:
     return spellings
 
 
-def listening(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
-    """Who listens on the wanted TCP ports: {port: {pid, process}}; pid is None where it may not be read."""
+def listening(ports: Iterable[int]) -> dict[str, Listener]:
+    """Who listens on the wanted TCP ports, by port."""
     wanted = set(ports)
     inodes: dict[str, int] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -232,7 +262,7 @@ def listening(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
             port = int(fields[1].rpartition(":")[2], 16)
             if fields[3] == "0A" and port in wanted:
                 inodes[f"socket:[{fields[9]}]"] = port
-    found: dict[str, dict[str, Any]] = {str(p): {"pid": None, "process": ""} for p in inodes.values()}
+    found: dict[str, Listener] = {str(p): {"pid": None, "process": ""} for p in inodes.values()}
     if not found:
         return {}
     for process in Path("/proc").iterdir():
@@ -248,33 +278,37 @@ def listening(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def disk(path: str) -> dict[str, Any]:
-    """{path, device, free}: free bytes of the file system that holds the path, or its nearest existing parent."""
+def disk(path: str) -> Disk:
+    """The file system that holds the path, or its nearest existing parent."""
     place = Path(path)
     while not place.exists():
         place = place.parent
     return {"path": path, "device": place.stat().st_dev, "free": shutil.disk_usage(place).free}
 
 
-def memory() -> dict[str, int | None]:
-    """{total, available}: bytes of the host's memory, and of what programs can get without swapping."""
+def memory() -> Memory:
+    """The host's memory, and what of it programs can get without swapping."""
     return memory_of(_read("/proc/meminfo"))
 
 
-def memory_of(meminfo: str) -> dict[str, int | None]:
-    """{total, available} in bytes from the text of /proc/meminfo; None for what it does not say."""
+def memory_of(meminfo: str) -> Memory:
+    """The same from the text of /proc/meminfo."""
     sizes = {line.partition(":")[0]: line.split() for line in meminfo.splitlines()}
-    found = {"total": sizes.get("MemTotal"), "available": sizes.get("MemAvailable")}
-    return {k: int(v[1]) * 1024 if v and len(v) > 1 and v[1].isdigit() else None for k, v in found.items()}
+
+    def size(name: str) -> int | None:
+        words = sizes.get(name, [])
+        return int(words[1]) * 1024 if len(words) > 1 and words[1].isdigit() else None
+
+    return {"total": size("MemTotal"), "available": size("MemAvailable")}
 
 
-def processor() -> dict[str, Any]:
-    """{model, cores, features}: the host's processor."""
+def processor() -> Processor:
+    """The host's processor."""
     return processor_of(_read("/proc/cpuinfo"))
 
 
-def processor_of(cpuinfo: str) -> dict[str, Any]:
-    """{model, cores, features} from /proc/cpuinfo's text: "" for an unnamed model, cores (not threads), features of ROUNDING."""
+def processor_of(cpuinfo: str) -> Processor:
+    """The same from /proc/cpuinfo's text: "" for an unnamed model, cores (not threads), features of ROUNDING."""
     blocks = [
         {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
         for block in cpuinfo.strip().split("\n\n")
@@ -293,17 +327,15 @@ def processor_of(cpuinfo: str) -> dict[str, Any]:
     }
 
 
-def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
-    """Releases of a service: {current, previous, facts, drift, proven, known, serving, started, before, attempt}.
+def release(folder: Path, images: Collection[str] = ()) -> Releases:
+    """Releases of a service.
 
     Of the current release: drift, files that are not as they were written; proven, its clients got right answers (verdict.json);
-    known, the known answer with the margin that the engine showed, {question, answer, margin}, None before it was asked;
-    serving, what it needs to be started and proven again; started, what Compose made its container of. before: the same
-    of the previous release, {serving, missing}, None without one; missing: what it lacks to run again. images: ids that
-    the host has. attempt: see `attempt`.
+    known, the known answer, None before it was asked; serving, what it needs to be started and proven again; started, what
+    Compose made its container of. before: see `before`. images: ids that the host has. attempt: see `attempt`.
     """
     current = _link(folder / "current")
-    found: dict[str, Any] = {
+    found: Releases = {
         "current": current,
         "previous": _link(folder / "previous"),
         "facts": None,
@@ -319,7 +351,7 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
         return found
     place = folder / "releases" / current
     try:
-        written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
+        written: Written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {**found, "drift": [RELEASE_FILE]}
     found["facts"] = written.get("facts")
@@ -332,12 +364,8 @@ def release(folder: Path, images: Collection[str] = ()) -> dict[str, Any]:
     return found
 
 
-def attempt(folder: Path) -> dict[str, Any] | None:
-    """The last deployment of a service that failed, None where there is none or a release was made current since.
-
-    {at, release, step, cause, folder} as in diagnostics.last_attempt, and proven_since, whether clients got right answers from
-    the current release after it.
-    """
+def attempt(folder: Path) -> Attempt | None:
+    """The last deployment of a service that failed, None where there is none or a release was made current since."""
     failed = diagnostics.last_attempt(folder)
     if failed is None:
         return None
@@ -349,14 +377,14 @@ def attempt(folder: Path) -> dict[str, Any] | None:
     return {**found, "proven_since": _verdict(verdict, folder.name)[0] and _changed(verdict) > since}
 
 
-def before(folder: Path, images: Collection[str]) -> dict[str, Any] | None:
-    """The release that a service can go back to: {serving, facts, missing}; see `release`."""
+def before(folder: Path, images: Collection[str]) -> Before | None:
+    """The release that a service can go back to, None without one; see `release`."""
     previous = _link(folder / "previous")
     if previous is None:
         return None
     place = folder / "releases" / previous
     try:
-        written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
+        written: Written = json.loads((place / RELEASE_FILE).read_text(encoding="utf-8"))
         serving, facts, image = written["serving"], written["facts"], written["facts"]["image"]["id"]
     except (OSError, ValueError, KeyError, TypeError):
         why = f"{place} has no plan of its own: it was made by an older version of this project, or is damaged"
@@ -383,8 +411,8 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
-def program(folder: Path, containers: Iterable[Mapping[str, Any]], name: str, label: str) -> dict[str, Any]:
-    """{files: path to checksum, state, loaded}: files of a program of ours, its container's state, the label with their sum."""
+def program(folder: Path, containers: Iterable[ListedContainer], name: str, label: str) -> Program:
+    """Files of a program of ours, its container's state, and of that the label with their sum."""
     places = [folder / "compose.yml", folder / "config.json", *sorted((folder / "app").rglob("*.py"))]
     found = next((c for c in containers if f"/{name}" in (c.get("Names") or [])), None)
     return {
@@ -402,8 +430,8 @@ def fingerprint(path: Path) -> str | None:
         return None
 
 
-def model(folder: str) -> dict[str, Any]:
-    """State of a model folder, see artifacts.look. A refused quantization adds {refused: its record, aside: its folder}."""
+def model(folder: str) -> ModelState:
+    """State of a model folder, see artifacts.look. A refused quantization adds its record, and in `aside` its folder."""
     path = Path(folder)
     found = artifacts.look(path)
     try:
@@ -413,12 +441,12 @@ def model(folder: str) -> dict[str, Any]:
     return {**found, "refused": refused, "aside": str(store.aside(path))}
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
+def records(folder: Path) -> list[Content]:
     """Records of boots (see records.record); one that cannot be read helps nobody and is left out."""
-    found = []
+    found: list[Content] = []
     for path in sorted(folder.glob("*.json")):
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept: object = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(kept, dict) and isinstance(kept.get("flags"), dict) and isinstance(kept.get("measured"), dict):
@@ -437,7 +465,7 @@ def first_line(path: Path) -> str | None:
     return read.splitlines()[0].strip() if read else None
 
 
-def _verdict(path: Path, service: str) -> tuple[bool, dict[str, Any] | None]:
+def _verdict(path: Path, service: str) -> tuple[bool, KnownAnswer | None]:
     """Of a verdict.json: whether the service passed, and its `known` answer; see `release`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -446,7 +474,7 @@ def _verdict(path: Path, service: str) -> tuple[bool, dict[str, Any] | None]:
         return False, None
     try:
         numbers = found["services"][service]["numbers"]
-        return right, {key: numbers[key] for key in ("question", "answer", "margin")}
+        return right, {"question": numbers["question"], "answer": numbers["answer"], "margin": numbers["margin"]}
     except (KeyError, TypeError):
         return right, None
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.llm.base import files
+from ansible.module_utils.llm.docker.api import ListedContainer, ListedImage, Mount
 from ansible.module_utils.llm.host import read as read_host
 
-LISTED: list[dict[str, Any]] = [
+LISTED: list[ListedContainer] = [
     {
         "Id": "1" * 64,
         "Names": ["/llm-micro-01234567"],
@@ -39,13 +40,19 @@ def test_engines_and_published_ports_are_read_from_the_list() -> None:
 
 
 def test_strangers_are_those_with_names_like_ours_or_that_write_somewhere() -> None:
-    binds = [
+    binds: list[Mount] = [
         {"Type": "bind", "Source": "/data", "RW": True},
         {"Type": "bind", "Source": "/etc", "RW": False},
         {"Type": "volume", "Source": "/var/lib/docker/volumes/x", "RW": True},
     ]
-    web = {**LISTED[1], "Image": "nginx:1", "Mounts": binds}
-    taken = {**LISTED[1], "Image": "nginx:1", "Names": ["/llm-gateway"], "State": "exited", "Mounts": binds}
+    web: ListedContainer = {**LISTED[1], "Image": "nginx:1", "Mounts": binds}
+    taken: ListedContainer = {
+        **LISTED[1],
+        "Image": "nginx:1",
+        "Names": ["/llm-gateway"],
+        "State": "exited",
+        "Mounts": binds,
+    }
     found = read_host.foreign([*LISTED, web, taken], "llm-", ("llm.service", "llm.gateway"))
     assert found == [
         {"name": "web", "image": "nginx:1", "state": "running", "writes": ["/data"]},
@@ -89,9 +96,9 @@ def test_compose_is_asked_for_its_version_once_for_each_file(tmp_path: Path) -> 
     ],
 )
 def test_image_references_are_found_however_docker_spells_them(
-    reference: str, tags: list[str], digests: list[str]
+    reference: str, tags: list[str] | None, digests: list[str] | None
 ) -> None:
-    listed = [{"Id": "sha256:1", "RepoTags": tags, "RepoDigests": digests}]
+    listed: list[ListedImage] = [{"Id": "sha256:1", "RepoTags": tags, "RepoDigests": digests}]
     assert read_host.image_ids(listed, [reference, "other:1"]) == {reference: "sha256:1"}
 
 
@@ -103,7 +110,8 @@ def test_a_release_and_its_drift(tmp_path: Path) -> None:
     assert read_host.release(tmp_path)["current"] is None
     files.link(tmp_path / "current", "releases/abc")
     found = read_host.release(tmp_path)
-    assert (found["current"], found["facts"], found["drift"], found["proven"]) == ("abc", {"a": 1}, [], False)
+    assert (found["current"], found["drift"], found["proven"]) == ("abc", [], False)
+    assert found["facts"] is not None and {**found["facts"]} == {"a": 1}
     files.write(place / read_host.VERDICT_FILE, '{"ok": true, "services": {}}')
     assert (read_host.release(tmp_path)["proven"], read_host.release(tmp_path)["known"]) == (True, None)
     known = {"question": "Q", "answer": "A", "margin": 2.5}
@@ -128,7 +136,7 @@ def test_an_attempt_is_known_until_a_release_is_made_current(tmp_path: Path) -> 
     assert read_host.release(tmp_path)["attempt"] is None
     fail(tmp_path, 50)
     failed = read_host.release(tmp_path)["attempt"]  # there is no release at all
-    assert (failed["step"], failed["cause"], failed["proven_since"]) == ("Ask the engine", "wrong", False)
+    assert failed and (failed["step"], failed["cause"], failed["proven_since"]) == ("Ask the engine", "wrong", False)
     assert failed["folder"] == str(tmp_path / "diagnostics" / "20261201T101530Z-abc")
     verdict = tmp_path / "releases" / "old" / read_host.VERDICT_FILE
     files.write(verdict, '{"ok": true, "services": {}}')
@@ -140,7 +148,8 @@ def test_an_attempt_is_known_until_a_release_is_made_current(tmp_path: Path) -> 
         assert (found and found["proven_since"]) is known
     os.utime(tmp_path / "current", (40, 40), follow_symlinks=False)
     verdict.write_text('{"ok": false, "services": {}}')
-    assert read_host.release(tmp_path)["attempt"]["proven_since"] is False
+    failed = read_host.release(tmp_path)["attempt"]
+    assert failed and failed["proven_since"] is False
 
 
 CPUINFO = Path(__file__).parents[1] / "data" / "cpuinfo"
@@ -215,16 +224,16 @@ def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
 
 
 def test_images_of_ours_are_those_with_our_names_and_those_that_were_brought(tmp_path: Path) -> None:
-    listed: list[dict[str, Any]] = [
+    listed: list[ListedImage] = [
         {"Id": "1", "RepoTags": ["llm/a:1", "vendor/a:1"], "Size": 10},
         {"Id": "2", "RepoTags": ["theirs/b:1"], "Size": 20},
         {"Id": "3", "RepoTags": ["haproxy:3"], "Size": 30},
         {"Id": "4", "RepoTags": None, "Size": 40},
     ]
-    containers = [{"Names": ["/x"], "ImageID": "1"}]
+    containers: list[ListedContainer] = [{"Id": "c", "Names": ["/x"], "ImageID": "1", "State": "running"}]
     path = tmp_path / "images.json"
     assert read_host.image_records(path) == {}
-    gone = {"id": "9", "names": ["gone:1"]}
+    gone: Any = {"id": "9", "names": ["gone:1"]}
     path.write_text(
         json.dumps(
             {
