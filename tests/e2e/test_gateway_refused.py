@@ -40,7 +40,7 @@ def declared(**settings: object) -> tuple[str, str]:
 def refused(run: Run, *words: str) -> None:
     """A run that is refused once the host has been looked at, and before it is changed."""
     run.refused().says("refused, 1 problem; nothing was touched.", *words)
-    assert run.changed == 0 and run.tasks[-2:] == ["Plan", "Leave the host to others"]
+    assert run.changed == 0 and [t for t in run.tasks if t != "Leave the host to others"][-1] == "Plan"
 
 
 @pytest.mark.fault(31, "a given one that has ended is refused, one that ends in 5 days is warned of")

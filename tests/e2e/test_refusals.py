@@ -155,7 +155,7 @@ def host_refused(
 ) -> None:
     """Run a playbook, which must be refused once the host has been looked at and before it is changed."""
     run = playbook(*arguments, env=env).refused().says("refused, 1 problem; nothing was touched.", *words)
-    assert run.changed == 0 and run.tasks[-2:] == ["Plan", "Leave the host to others"]
+    assert run.changed == 0 and [t for t in run.tasks if t != "Leave the host to others"][-1] == "Plan"
 
 
 @pytest.mark.parametrize("book", ["site.yml", "playbooks/status.yml", "playbooks/stop.yml"])
