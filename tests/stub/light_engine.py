@@ -43,9 +43,14 @@ def request(buffer: bytearray) -> dict[str, Any] | None:
 
 
 def send(connection: socket.socket, data: bytes) -> bool:
-    """Whether there is still somebody to get it."""
+    """Send all of it, also where there is no room for it at once. Returns whether there is still somebody to get it."""
+    left = memoryview(data)
     try:
-        connection.send(data)
+        while left:
+            try:
+                left = left[connection.send(left) :]
+            except BlockingIOError:
+                select.select([], [connection], [])
     except OSError:
         return False
     return True
