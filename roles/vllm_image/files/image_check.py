@@ -286,7 +286,7 @@ def mla(config: Mapping[str, Any]) -> tuple[bool, str]:
 
 def command_line(engine: Any, checker: Any, service: Mapping[str, Any]) -> tuple[bool, str]:
     """The engine's parser takes a command line, its parsers are registered, its variables known."""
-    found = engine.check(checker.Service(tuple(service["argv"]), service.get("env") or {}, service.get("files") or {}))
+    found = engine.check(checker.Wanted(tuple(service["argv"]), service.get("env") or {}, service.get("files") or {}))
     wrong = [f"{f.key} {f.message}. {f.remedy}" for f in found if f.severity == "error"]
     return not wrong, "; ".join(wrong) or "accepted by its parser: " + " ".join(service["argv"])[:200]
 
