@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from ansible.module_utils.llm.base.lease import FREE
 from ansible.module_utils.llm.declare.facts import NO_MODEL, NO_RELEASES, Facts
 
 EMPTY: Facts = {
@@ -48,19 +49,7 @@ EMPTY: Facts = {
     "stored_models": [],
     "release_models": [],
     "calibration": [],
-    "lease": {
-        "holder": "",
-        "controller": "",
-        "pid": 0,
-        "started": "",
-        "processes": "",
-        "run": "",
-        "since": 0.0,
-        "expires": 0.0,
-        "services": [],
-        "generation": 0,
-        "left": 0.0,
-    },
+    "lease": {**FREE, "left": 0.0},
     "boot_records": {},
     "disk": {},
     "memory": {"total": None, "available": None},
