@@ -40,7 +40,7 @@ LOST = 120.0
 ALIVE_EVERY = 5.0
 """Seconds between two looks for the module's processes."""
 MARK = "--llm-live--"
-KILLED = "Poll for the kernel's out-of-memory killer (`dmesg`) and for a reboot on that host, then run the play again."
+KILLED = "Look for the kernel's out-of-memory killer (`dmesg`) and for a reboot on that host, then run the play again."
 
 
 @dataclass(frozen=True)

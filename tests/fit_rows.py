@@ -30,7 +30,7 @@ BOX_TOKENS = 222_000  # what the operator measured there, before CUDA graphs cou
 
 @dataclass(frozen=True)
 class Row:
-    """One boot: what the engine was flags and what it measured."""
+    """One boot: the flags of an engine and what it measured."""
 
     name: str
     config: str

@@ -56,7 +56,7 @@ class Watched:
         self.probed, self.probing, self.refused = 0.0, False, 0
 
     def look(self, container: str) -> None:
-        """Observation once, and act on what is seen."""
+        """Look once, and act on what is seen."""
         inspected = docker_api.inspect(container)
         state = inspected["State"]
         run = run_of(inspected)
@@ -255,7 +255,7 @@ class Supervisor:
             self.event("", "state", problem="state.json cannot be read; the budgets begin anew")
 
     def current(self, listed: list[dict[str, Any]]) -> dict[str, str]:
-        """Watched to the container of its current release; services and containers that are none are left out.
+        """Service to the container of its current release; services and containers that are none are left out.
 
         One that was made and did not start counts by its own name alone: Compose and this program give another one to what is to
         take an engine's place.
@@ -267,7 +267,7 @@ class Supervisor:
         }
 
     def staged(self, listed: list[dict[str, Any]]) -> dict[str, str]:
-        """Watched to the successor of its engine that a recovery has made, and has not put in its place."""
+        """Service to the successor of its engine that a recovery has made, and has not put in its place."""
         made = [(name, entry) for name, entry in self._ours(listed) if entry["State"] == "created"]
         return {
             name: entry["Id"] for name, entry in made if own_name(entry) + host.STAGED in (entry.get("Names") or [])
@@ -283,7 +283,7 @@ class Supervisor:
                 yield name, entry
 
     def watch(self) -> None:
-        """Observation at all services until told to end, or until Docker is gone.
+        """Look at all services until told to end, or until Docker is gone.
 
         Docker makes a new socket whenever it starts, and a container keeps the old one: Docker starts this program anew then.
         """
